@@ -1,0 +1,110 @@
+"""Backbones by name, from torchvision and timm, without their classifier."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+Stem = Literal["standard", "small"]
+
+
+class Backbone(NamedTuple):
+    """A module from images to features, and how many features it gives."""
+
+    module: nn.Module
+    feature_dim: int
+
+
+def build_backbone(
+    name: str, stem: Stem = "standard", in_chans: int = 3, zero_init_residual: bool = True
+) -> Backbone:
+    """Builds a backbone with random weights and no classifier; its keys are its library's own.
+
+    Args:
+        name: "torchvision/NAME" or "timm/NAME".
+        stem: "small" replaces a ResNet's 7x7 convolution of stride 2 and its max-pool by a 3x3 of
+            stride 1, for images of 64 px and less.
+        in_chans: Channels of the images.
+        zero_init_residual: Whether a ResNet's residual branches start as zero, as in the official code.
+
+    Raises:
+        ValueError: If there is no such backbone, or it has no ResNet stem to make small.
+
+    Source:
+        zero_init_residual: facebookresearch/barlowtwins main.py:194 at 8e8d284. Small stem: Chen et
+        al. 2020 (SimCLR), appendix B.9.
+    """
+    library, _, model = name.partition("/")
+    if library == "torchvision":
+        backbone = _torchvision(model, in_chans, zero_init_residual)
+    elif library == "timm":
+        backbone = _timm(model, in_chans, zero_init_residual)
+    else:
+        raise ValueError(f"backbone {name!r} is not allowed; it must be torchvision/NAME or timm/NAME")
+    if stem == "small":
+        _make_stem_small(backbone.module, name)
+    return backbone
+
+
+def _torchvision(model: str, in_chans: int, zero_init_residual: bool) -> Backbone:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if model not in names:
+        raise ValueError(f"backbone torchvision/{model} does not exist{_nearest(model, names)}")
+    is_resnet = models.get_model_builder(model).__module__ == "torchvision.models.resnet"
+    options = {"zero_init_residual": zero_init_residual} if is_resnet else {}
+    module = models.get_model(model, weights=None, **options)
+    # torchvision calls its classifiers fc, classifier or heads; all end in the model's last Linear.
+    linears = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    if not linears:
+        raise ValueError(f"backbone torchvision/{model} has no linear classifier to remove; take another")
+    path, classifier = linears[-1]
+    _replace(module, path, nn.Identity())
+    if in_chans != 3:
+        path, conv = next((path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Conv2d))
+        _replace(module, path, _conv_like(conv, in_channels=in_chans))
+    return Backbone(module, classifier.in_features)
+
+
+def _timm(model: str, in_chans: int, zero_init_residual: bool) -> Backbone:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"backbone timm/{model} needs timm: pip install timm") from error
+
+    if not timm.is_model(model):
+        raise ValueError(f"backbone timm/{model} does not exist{_nearest(model, timm.list_models())}")
+    is_resnet = timm.model_entrypoint(model).__module__ == "timm.models.resnet"
+    options = {"zero_init_last": zero_init_residual} if is_resnet else {}
+    module = timm.create_model(model, pretrained=False, num_classes=0, in_chans=in_chans, **options)
+    return Backbone(module, getattr(module, "head_hidden_size", module.num_features))
+
+
+def _make_stem_small(module: nn.Module, name: str) -> None:
+    conv, pool = getattr(module, "conv1", None), getattr(module, "maxpool", None)
+    if not isinstance(conv, nn.Conv2d) or not isinstance(pool, nn.Module):
+        raise ValueError(f"stem: small is not allowed for {name}; only ResNets with a conv1 and a maxpool have it")
+    module.conv1 = _conv_like(conv, kernel_size=3, stride=1, padding=1)
+    module.maxpool = nn.Identity()
+
+
+def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    options = {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None} | changes
+    new = nn.Conv2d(**options)
+    # ResNet's own initialisation of its convolutions: He et al. 2015, fan-out.
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new
+
+
+def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, new)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""

@@ -1,0 +1,31 @@
+"""The command line: one subcommand a file, whose heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from bt_plugin.cli import check, demo_data, pretrain
+
+_COMMANDS = (pretrain, check, demo_data)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a subcommand; returns 0, 2 for what the user can correct, or 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="bt_plugin", description="Barlow Twins pretraining.")
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except (ValueError, ImportError) as error:
+        # One rank speaks for all: each meets the same recipe.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0

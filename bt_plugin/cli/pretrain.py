@@ -1,0 +1,48 @@
+"""`pretrain`: from a recipe to an exported, evaluated backbone."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bt_plugin.recipe import load_recipe
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser("pretrain", help="pretrain a backbone; alone or under `accelerate launch`")
+    add_recipe_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """A recipe, and changes to it."""
+    parser.add_argument("recipe", help="a YAML file, such as recipes/pretrain/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains, and prints where the results lie."""
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+
+    from bt_plugin import distributed
+    from bt_plugin.train import pretrain
+
+    summary = pretrain(recipe)
+    if distributed.is_main():
+        _print_summary(summary)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    run_dir = summary["run"]
+    print(f"\n{summary['step']} steps done; results in {run_dir}")
+    print(f"  backbone   {run_dir}/export/backbone.safetensors")
+    print(f"  metrics    {run_dir}/metrics.jsonl, {run_dir}/tensorboard")
+    print(f"  summary    {run_dir}/summary.json")
+    knn = summary["knn_top1"]
+    if knn is None:
+        print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")
+        return
+    print("kNN top-1 on data.val")
+    for name, label in (("raw", "raw pixels"), ("untrained", "untrained network"), ("pretrained", "pretrained")):
+        print(f"  {label:<18} {knn[name]:6.1%}")

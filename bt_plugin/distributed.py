@@ -1,0 +1,62 @@
+"""Collectives over the ranks of a run; the only file of the package that names torch.distributed.
+
+Every function works without a process group too, as in a group of one.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, distributed
+
+
+def is_available() -> bool:
+    return distributed.is_available()
+
+
+def world_size() -> int:
+    """The number of ranks that collectives run over."""
+    return distributed.get_world_size() if _is_grouped() else 1
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, which alone prints and writes."""
+    return not _is_grouped() or distributed.get_rank() == 0
+
+
+def all_reduce_sum_(tensor: Tensor) -> Tensor:
+    """Sums over ranks, in place. Not seen by autograd."""
+    if world_size() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def all_gather(tensor: Tensor) -> list[Tensor]:
+    """Each rank's tensor of the same shape, by rank. Not seen by autograd."""
+    if world_size() == 1:
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return parts
+
+
+def check_launch() -> None:
+    """Refuses to train N copies of a run that believe they are alone.
+
+    `accelerate launch` can start processes that do not join one group: without CUDA, unless the
+    script asks for the CPU; see recipes/accelerate/cpu_2proc.yaml.
+
+    Raises:
+        RuntimeError: If $WORLD_SIZE and the size of the process group differ.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != world_size():
+        raise RuntimeError(
+            f"WORLD_SIZE is {launched}, but this process is in a group of {world_size()}: each rank would train alone."
+            " Launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
+        )
+
+
+def _is_grouped() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,47 @@
+"""Features of every image of a source, on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.nn import functional
+
+from dali_pipelines.loaders import EvalLoader
+
+# 32 x 32 pixels, CIFAR's size, are enough to tell pictures apart by their pixels.
+_RAW_PX = 32
+
+
+class Features(NamedTuple):
+    """Shape: values (N, F) float32, targets (N,) int64, both on the CPU, the same on every rank."""
+
+    values: Tensor
+    targets: Tensor
+
+
+@torch.no_grad()
+def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, device: torch.device) -> Features:
+    """Features of every image once, gathered from all ranks.
+
+    Args:
+        embed: From images (n, C, H, W) on the device to features (n, F).
+        loader: This rank's images.
+        device: Of embed.
+    """
+    values, targets = [], []
+    for images, labels, _ in loader:
+        values.append(embed(images.to(device)).flatten(start_dim=1).float().cpu())
+        targets.append(labels)
+    mine = [(torch.cat(values), torch.cat(targets))] if values else []
+    ranks = gather_object(mine)
+    return Features(torch.cat([part[0] for part in ranks]), torch.cat([part[1] for part in ranks]))
+
+
+def raw_pixels(images: Tensor) -> Tensor:
+    """The pixels themselves, shrunk to 32 x 32 where they are more."""
+    size = min(_RAW_PX, images.shape[-1])
+    return functional.adaptive_avg_pool2d(images, size)

@@ -1,0 +1,42 @@
+"""Weighted k-nearest-neighbour classification (Wu et al. 2018) by Lightly's knn_predict."""
+
+from __future__ import annotations
+
+import torch
+from lightly.utils.benchmarking import knn_predict
+from torch.nn import functional
+
+from bt_plugin.evaluate.features import Features
+
+# Queries at a time: knn_predict holds (queries * k, classes) votes.
+_CHUNK = 256
+
+
+def knn_top1(bank: Features, queries: Features, k: int = 20, temperature: float = 0.1) -> float:
+    """The share of queries whose class the votes of their neighbours name, 0 to 1.
+
+    Args:
+        bank: Images with known classes.
+        queries: Images to classify.
+        k: Neighbours that vote; all of the bank where it has fewer.
+        temperature: A vote weighs exp(cosine similarity / temperature).
+
+    Raises:
+        ValueError: If either has no labels.
+    """
+    if min(int(bank.targets.min()), int(queries.targets.min())) < 0:
+        raise ValueError("kNN needs labels; give folders with one sub-folder a class")
+    num_classes = int(max(bank.targets.max(), queries.targets.max())) + 1
+    columns = functional.normalize(bank.values, dim=1).T
+    correct = 0
+    for values, targets in zip(queries.values.split(_CHUNK), queries.targets.split(_CHUNK)):
+        predicted = knn_predict(
+            functional.normalize(values, dim=1),
+            columns,
+            bank.targets,
+            num_classes,
+            knn_k=min(k, len(bank.targets)),
+            knn_t=temperature,
+        )
+        correct += int(torch.sum(predicted[:, 0] == targets))
+    return correct / len(queries.targets)

@@ -1,0 +1,240 @@
+"""Loaders: iterables of batches in the structure that Lightly expects, views, targets, filenames."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dali_pipelines.draws import draw_views
+from dali_pipelines.params import EvalParams, Preset, resolve_views
+from dali_pipelines.shards import Shards, eval_indices
+from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.stream import (
+    Device,
+    Plan,
+    Stream,
+    default_num_threads,
+    encoded_paths,
+    import_graphs,
+    resolve_device,
+)
+
+
+class Batch(NamedTuple):
+    """A batch of several views.
+
+    Shape:
+        - views: each (batch_size_per_rank, C, H, W) float32, channels_last, on the loader's device.
+        - targets: (batch_size_per_rank,) int64 on the CPU; -1 where the source has no labels.
+        - filenames: batch_size_per_rank names relative to the source's root.
+    """
+
+    views: tuple[Tensor, ...]
+    targets: Tensor
+    filenames: list[str]
+
+
+class EvalBatch(NamedTuple):
+    """A batch of the evaluation view: images (n, C, H, W), the rest as in Batch."""
+
+    images: Tensor
+    targets: Tensor
+    filenames: list[str]
+
+
+class TwoViewLoader:
+    """Random views of every image, made by DALI, an epoch for each time it is iterated over.
+
+    Batches are a pure function of (seed, epoch, step): they are the same after a resume, and the
+    global batch of a step is the same on any number of ranks. Leaving an epoch early and iterating
+    again begins the next epoch; after load_state_dict it goes on where the state was taken.
+
+    Args:
+        source: The images, or the folder of them (see open_source).
+        batch_size_per_rank: Images a rank gets each step.
+        views: A preset's name ("barlow_twins", "barlow_twins_32") or a Preset.
+        device: Where DALI decodes and augments; "auto" is "gpu" where torch sees one.
+        rank: Of this process, 0 to world_size - 1. Default: torch.distributed's, else $RANK, else 0.
+        world_size: Number of processes. Default: likewise, $WORLD_SIZE, else 1.
+        seed: Of order and augmentations, the same on every rank.
+        num_threads: DALI's, default this process's share of the cores.
+        prefetch: Batches made ahead.
+
+    Raises:
+        ValueError: For an argument out of range, or fewer images than one global batch.
+        ImportError: Without DALI.
+
+    Examples:
+        >>> for views, targets, filenames in TwoViewLoader("images/", batch_size_per_rank=256):
+        ...     z_a, z_b = model(views[0]), model(views[1])
+    """
+
+    def __init__(
+        self,
+        source: ImageSource | str | Path,
+        batch_size_per_rank: int,
+        views: str | Preset = "barlow_twins",
+        device: Device = "auto",
+        rank: int | None = None,
+        world_size: int | None = None,
+        seed: int = 0,
+        num_threads: int | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        self.source = source if isinstance(source, ImageSource) else open_source(source)
+        self.views = resolve_views(views).views
+        self.device = resolve_device(device)
+        rank, world_size = _rank_and_world_size(rank, world_size)
+        self.shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
+        self._build = partial(
+            Stream,
+            self.source,
+            partial(import_graphs().two_views, views=self.views),
+            batch_size=batch_size_per_rank,
+            device=self.device,
+            num_threads=num_threads or default_num_threads(),
+            prefetch=prefetch,
+        )
+        self._stream: Stream | None = None
+        self._stream_at = 0
+        # The next batch to hand out, counted over all epochs.
+        self._position = 0
+        self._resumed = False
+
+    def __len__(self) -> int:
+        """Steps of an epoch, the same on every rank."""
+        return self.shards.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        steps = len(self)
+        if self._position % steps and not self._resumed:
+            self._position += steps - self._position % steps
+        self._resumed = False
+        first = self._position
+        for position in range(first, first - first % steps + steps):
+            plan, views = self._take(position)
+            self._position = position + 1
+            targets = torch.from_numpy(self.source.labels[plan.indices])
+            yield Batch(views, targets, [self.source.files[index] for index in plan.indices])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch is, and what the stream of batches depends on."""
+        epoch, step = divmod(self._position, len(self))
+        return {"epoch": epoch, "step": step, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state; the batches that follow are bitwise those that would have followed then.
+
+        Raises:
+            ValueError: If anything that the stream depends on is different now; the message names it.
+        """
+        for key, value in self._identity().items():
+            if state.get(key) != value:
+                raise ValueError(
+                    f"loader state: {key} was {state.get(key)!r} and is {value!r} now, so the batches would differ;"
+                    " restore it, or start a new run"
+                )
+        self._position = state["epoch"] * len(self) + state["step"]
+        self._resumed = True
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "source": self.source.fingerprint,
+            "n_samples": len(self.source),
+            "global_batch_size": self.shards.global_batch_size,
+            "seed": self.shards.seed,
+            "views": hashlib.sha256(repr(self.views).encode()).hexdigest()[:16],
+        }
+
+    def _take(self, position: int) -> tuple[Plan, tuple[Tensor, ...]]:
+        if self._stream is None:
+            self._stream = self._build(self._plans(position))
+        elif self._stream_at != position:
+            self._stream.restart(self._plans(position))
+        batch = next(self._stream)
+        self._stream_at = position + 1
+        return batch
+
+    def _plans(self, position: int) -> Iterator[Plan]:
+        feed_of = import_graphs().feed_of
+        shards = self.shards
+        for number in count(position):
+            epoch, step = divmod(number, len(self))
+            indices = shards.indices(epoch, step)
+            draws = draw_views(self.views, shards.global_batch_size, shards.seed, epoch, step)
+            mine = tuple(view.rows(shards.slots) for view in draws)
+            yield Plan(indices, feed_of(encoded_paths(self.source, indices), self.views, mine))
+
+
+class EvalLoader:
+    """Every image once, in order, in its evaluation view.
+
+    Args:
+        source: The images, or the folder of them.
+        batch_size: Of this rank; the last batch may be smaller.
+        params: The view.
+        device: As for TwoViewLoader.
+        rank: As for TwoViewLoader; rank r takes the images r, r + world_size, ...
+        world_size: As for TwoViewLoader.
+        num_threads: As for TwoViewLoader.
+        prefetch: As for TwoViewLoader.
+
+    Raises:
+        ValueError: For an argument out of range.
+        ImportError: Without DALI.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource | str | Path,
+        batch_size: int,
+        params: EvalParams | None = None,
+        device: Device = "auto",
+        rank: int | None = None,
+        world_size: int | None = None,
+        num_threads: int | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size} is not allowed; it must be at least 1")
+        self.source = source if isinstance(source, ImageSource) else open_source(source)
+        self.device = resolve_device(device)
+        self._batches = eval_indices(len(self.source), batch_size, *_rank_and_world_size(rank, world_size))
+        self._build = partial(
+            Stream,
+            self.source,
+            partial(import_graphs().eval_view, params=params or EvalParams()),
+            batch_size=batch_size,
+            device=self.device,
+            num_threads=num_threads or default_num_threads(),
+            prefetch=prefetch,
+        )
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        plans = (Plan(indices, [encoded_paths(self.source, indices)]) for indices in self._batches)
+        for plan, (images,) in self._build(plans):
+            targets = torch.from_numpy(self.source.labels[plan.indices])
+            yield EvalBatch(images, targets, [self.source.files[index] for index in plan.indices])
+
+
+def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    from torch import distributed
+
+    grouped = distributed.is_available() and distributed.is_initialized()
+    if rank is None:
+        rank = distributed.get_rank() if grouped else int(os.environ.get("RANK", "0"))
+    if world_size is None:
+        world_size = distributed.get_world_size() if grouped else int(os.environ.get("WORLD_SIZE", "1"))
+    return rank, world_size

@@ -1,0 +1,159 @@
+"""What a view is: the parameters of its augmentations, and the presets.
+
+Standard library only, so that a recipe is checked without importing torch or DALI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ViewParams:
+    """One random view of an image. The operations run in the order of the fields.
+
+    Args:
+        size_px: Height and width of the view.
+        crop_scale: Range of the crop's area, as a fraction of the image's, in (0, 1].
+        crop_ratio: Range of the crop's width / height, drawn log-uniformly.
+        interpolation: Of the resize, always antialiased as PIL does.
+        flip_p: Probability of a horizontal flip.
+        jitter_p: Probability that the four colour steps run at all.
+        brightness: Factor drawn from [max(0, 1 - brightness), 1 + brightness].
+        contrast: Likewise, around the image's own mean gray.
+        saturation: Likewise, around each pixel's gray.
+        hue: Shift drawn from [-hue, hue], in turns of the colour wheel, at most 0.5.
+        gray_p: Probability of a conversion to gray.
+        blur_p: Probability of a Gaussian blur.
+        blur_sigma_px: Range of its standard deviation, in pixels of the view.
+        solarize_p: Probability that pixel values of 128 and above are inverted.
+        channels: 3, or 1 for a view that ends as ITU-R 601 gray, normalised by the averages of mean and std.
+        mean: Subtracted per channel from values in [0, 1].
+        std: Divided by, per channel.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field.
+
+    Source:
+        Defaults are view a of the official code, facebookresearch/barlowtwins
+        main.py:258-276 at 8e8d284, which follows BYOL (Grill et al. 2020, appendix B).
+    """
+
+    size_px: int = 224
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    flip_p: float = 0.5
+    jitter_p: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    gray_p: float = 0.2
+    blur_p: float = 1.0
+    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
+    solarize_p: float = 0.0
+    channels: Literal[1, 3] = 3
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name.endswith("_p"):
+                self._require(field.name, 0 <= getattr(self, field.name) <= 1, "a probability, 0 to 1")
+        self._require("size_px", self.size_px >= 8, "at least 8")
+        self._require("crop_scale", _is_range(self.crop_scale, 0, 1), "0 < low <= high <= 1")
+        self._require("crop_ratio", _is_range(self.crop_ratio, 0), "0 < low <= high")
+        self._require("blur_sigma_px", _is_range(self.blur_sigma_px, 0), "0 < low <= high")
+        self._require("hue", 0 <= self.hue <= 0.5, "0 to 0.5")
+        for name in ("brightness", "contrast", "saturation"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("interpolation", self.interpolation in ("bicubic", "bilinear"), "bicubic or bilinear")
+        self._require("channels", self.channels in (1, 3), "1 or 3")
+        self._require("std", min(self.std) > 0, "above 0 in every channel")
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}: {getattr(self, name)!r} is not allowed; it must be {rule}")
+
+
+@dataclass(frozen=True)
+class EvalParams:
+    """The deterministic view for evaluation: resize the shorter side, crop the centre.
+
+    Args:
+        size_px: Height and width of the view.
+        resize_px: The shorter side after the resize, at least size_px.
+        interpolation: Of the resize, always antialiased.
+        channels: As in ViewParams.
+        mean: Subtracted per channel from values in [0, 1].
+        std: Divided by, per channel.
+
+    Source:
+        resize 256 and crop 224: facebookresearch/barlowtwins evaluate.py at 8e8d284.
+    """
+
+    size_px: int = 224
+    resize_px: int = 256
+    interpolation: Literal["bicubic", "bilinear"] = "bilinear"
+    channels: Literal[1, 3] = 3
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.resize_px < self.size_px:
+            raise ValueError(f"resize_px: {self.resize_px} is not allowed; it must be at least size_px ({self.size_px})")
+
+
+def _is_range(pair: tuple[float, float], above: float, most: float = float("inf")) -> bool:
+    return len(pair) == 2 and above < pair[0] <= pair[1] <= most
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The views that a method trains on, and the ratio resize_px / size_px it is evaluated at."""
+
+    views: tuple[ViewParams, ...]
+    eval_resize_ratio: float = 256 / 224
+
+    def changed(self, **changes: Any) -> Preset:
+        """The same preset with fields of every view changed."""
+        return replace(self, views=tuple(replace(view, **changes) for view in self.views))
+
+    def eval_params(self) -> EvalParams:
+        """The evaluation view that fits the first training view."""
+        view = self.views[0]
+        resize_px = round(view.size_px * self.eval_resize_ratio)
+        return EvalParams(view.size_px, resize_px, view.interpolation, view.channels, view.mean, view.std)
+
+
+# View b of the official code: main.py:277-291 at 8e8d284.
+_VIEW_A = ViewParams()
+_VIEW_B = ViewParams(blur_p=0.1, solarize_p=0.2)
+
+PRESETS: dict[str, Preset] = {
+    "barlow_twins": Preset((_VIEW_A, _VIEW_B)),
+    # At 32 px a blur of sigma 2 leaves no shape to learn from; the field's CIFAR recipes drop it and
+    # evaluate on the whole image.
+    "barlow_twins_32": Preset(
+        (replace(_VIEW_A, size_px=32, blur_p=0.0), replace(_VIEW_B, size_px=32, blur_p=0.0)),
+        eval_resize_ratio=1.0,
+    ),
+}
+
+
+def resolve_views(views: str | Preset) -> Preset:
+    """A preset by name, or the preset itself.
+
+    Raises:
+        ValueError: If there is no preset of that name.
+    """
+    if isinstance(views, Preset):
+        return views
+    if views not in PRESETS:
+        raise ValueError(f"views: there is no preset {views!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[views]
