@@ -17,9 +17,7 @@ class Backbone(NamedTuple):
     feature_dim: int
 
 
-def build_backbone(
-    name: str, stem: Stem = "standard", in_chans: int = 3, zero_init_residual: bool = True
-) -> Backbone:
+def build_backbone(name: str, stem: Stem = "standard", in_chans: int = 3, zero_init_residual: bool = True) -> Backbone:
     """Builds a backbone with random weights and no classifier; its keys are its library's own.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from bt_plugin.errors import RecipeError
 from bt_plugin.rundir import write_atomically
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -64,7 +65,7 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
     """The checkpoint that `run.resume` means, None to start from the beginning.
 
     Raises:
-        ValueError: If a path is given that is no checkpoint of this run.
+        RecipeError: If a path is given that is no checkpoint of this run.
     """
     if resume == "never":
         return None
@@ -73,7 +74,7 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
         return found[-1] if found else None
     if Path(resume).resolve() not in [path.resolve() for path in found]:
         there = ", ".join(path.name for path in found) or "none yet"
-        raise ValueError(f"run.resume: {resume} is not a complete checkpoint of {run_dir}; there are: {there}")
+        raise RecipeError(f"run.resume: {resume} is not a complete checkpoint of {run_dir}; there are: {there}")
     return Path(resume)
 
 

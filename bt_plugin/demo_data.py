@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from bt_plugin.errors import UserError
 
 TRAIN_PER_CLASS = 120
 VAL_PER_CLASS = 40
@@ -36,13 +39,13 @@ def write_demo_data(folder: str | Path) -> int:
         How many images were written; 0 where the folder has them already.
 
     Raises:
-        ValueError: If the folder has something else in it.
+        UserError: If the folder has something else in it.
         ImportError: Without scikit-image and scikit-learn.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         if not _is_complete(folder):
-            raise ValueError(f"{folder}: has files that are not the demo data's; name a folder that does not exist yet")
+            raise UserError(f"{folder}: has files that are not the demo data's; name a folder that does not exist yet")
         return 0
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -63,7 +66,7 @@ def _photographs() -> dict[str, NDArray[np.uint8]]:
     except ImportError as error:
         raise ImportError("the demo data needs scikit-image and scikit-learn: pip install 'bt-plugin[demo]'") from error
     loaders: dict[str, Callable[[], Any]] = {name: getattr(data, name) for name in _FROM_SKIMAGE}
-    loaders |= {name: lambda name=name: load_sample_image(f"{name}.jpg") for name in _FROM_SKLEARN}
+    loaders |= {name: partial(load_sample_image, f"{name}.jpg") for name in _FROM_SKLEARN}
     return {name: np.asarray(Image.fromarray(load()).convert("RGB")) for name, load in loaders.items()}
 
 

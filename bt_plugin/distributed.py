@@ -10,6 +10,8 @@ import os
 import torch
 from torch import Tensor, distributed
 
+from bt_plugin.errors import LaunchError
+
 
 def is_available() -> bool:
     return distributed.is_available()
@@ -21,8 +23,8 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which alone prints and writes."""
-    return not _is_grouped() or distributed.get_rank() == 0
+    """Whether this is rank 0, which alone prints; also before the group is formed and after it ended."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:
@@ -48,11 +50,11 @@ def check_launch() -> None:
     script asks for the CPU; see recipes/accelerate/cpu_2proc.yaml.
 
     Raises:
-        RuntimeError: If $WORLD_SIZE and the size of the process group differ.
+        LaunchError: If $WORLD_SIZE and the size of the process group differ.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != world_size():
-        raise RuntimeError(
+        raise LaunchError(
             f"WORLD_SIZE is {launched}, but this process is in a group of {world_size()}: each rank would train alone."
             " Launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
         )

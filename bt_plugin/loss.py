@@ -58,9 +58,7 @@ class BarlowTwinsLoss(nn.Module):
         >>> loss = loss_fn(model(view_a), model(view_b))
     """
 
-    def __init__(
-        self, lambda_param: float = 5e-3, gather_distributed: bool = False, form: Form = "auto"
-    ) -> None:
+    def __init__(self, lambda_param: float = 5e-3, gather_distributed: bool = False, form: Form = "auto") -> None:
         super().__init__()
         if lambda_param < 0:
             raise ValueError(f"lambda_param: {lambda_param} is not allowed; it must be 0 or more")
@@ -128,9 +126,7 @@ class _BarlowTwins(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         # Scaled before the cast, so that a GradScaler's factor lifts small fp16 gradients.
-        gradients = (
-            (grad_loss * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes)
-        )
+        gradients = ((grad_loss * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes))
         return (*gradients, None, None, None)
 
 
@@ -197,7 +193,9 @@ def _cross_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
 def _gram_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
     """C C^T and C^T C are never formed: b C^T = (b B^T) A / N with A and B the samples of all ranks."""
     d = x.a.shape[1]
-    all_a, all_b = torch.cat(distributed.all_gather(torch.stack((x.a, x.b))) if gather else [torch.stack((x.a, x.b))], dim=1)
+    all_a, all_b = torch.cat(
+        distributed.all_gather(torch.stack((x.a, x.b))) if gather else [torch.stack((x.a, x.b))], dim=1
+    )
     b_ct = (x.b @ all_b.T) @ all_a / n_global
     a_c = (x.a @ all_a.T) @ all_b / n_global
     sums = torch.stack(((x.a * x.b).sum(dim=0), (x.a * b_ct).sum(dim=0), (x.b * a_c).sum(dim=0)))
@@ -210,7 +208,7 @@ def _gram_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
 
 
 def _gradients(x: _Standardised, c: _Correlation, lambda_param: float, n_global: int) -> tuple[Tensor, Tensor]:
-    """dloss / dz_a and dloss / dz_b of this rank's samples.
+    """The derivatives of the loss by z_a and z_b of this rank's samples.
 
     With G = dloss / dC, the gradient of the standardised a is b G^T / N. Through the standardisation,
     as in BatchNorm's backward, its mean over the batch is subtracted, which is 0 because b's mean is,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ class BarlowTwins(nn.Module):
         projector: From features (N, F) to embeddings (N, D).
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Sequential) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
@@ -45,6 +46,6 @@ def build_projector(feature_dim: int, widths: Sequence[int] = (8192, 8192, 8192)
     """
     layers: list[nn.Module] = []
     sizes = [feature_dim, *widths]
-    for inputs, outputs in zip(sizes[:-2], sizes[1:-1]):
+    for inputs, outputs in pairwise(sizes[:-1]):
         layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1], bias=False))

@@ -5,25 +5,18 @@ Imports neither torch nor DALI, so that a mistake is answered at once.
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from bt_plugin.errors import RecipeError
 from dali_pipelines.params import PRESETS, Preset, ViewParams
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be run; the message names the key, the value, the rule and the remedy."""
 
 
 class _Section(BaseModel):
@@ -47,21 +40,25 @@ class _Changes(_Section):
 
 
 # Every field of ViewParams, each optional: what a recipe changes of a preset.
-_ViewChanges: type[_Changes] = create_model(
-    "_ViewChanges",
-    __base__=_Changes,
-    **{name: (hint | None, None) for name, hint in get_type_hints(ViewParams).items() if name != "channels"},
-)
+if TYPE_CHECKING:
+    _ViewChanges = _Changes
+else:
+    _hints = get_type_hints(ViewParams)
+    _ViewChanges = create_model(
+        "_ViewChanges",
+        __base__=_Changes,
+        **{name: (hint | None, None) for name, hint in _hints.items() if name != "channels"},
+    )
 
 
 class Views(_Section):
     preset: str = "barlow_twins"
     """barlow_twins, or barlow_twins_32 for images of about 32 px (no blur)."""
-    both: _ViewChanges = _ViewChanges()  # type: ignore[valid-type]
+    both: _ViewChanges = _ViewChanges()
     """Changes to both views, such as {size_px: 64}."""
-    a: _ViewChanges = _ViewChanges()  # type: ignore[valid-type]
+    a: _ViewChanges = _ViewChanges()
     """Changes to the first view alone."""
-    b: _ViewChanges = _ViewChanges()  # type: ignore[valid-type]
+    b: _ViewChanges = _ViewChanges()
     """Changes to the second view alone."""
 
     @model_validator(mode="after")
@@ -139,8 +136,8 @@ class Run(_Section):
     """Of weights, order and augmentations."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Of training and of DALI; auto is gpu where there is one."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Of the backbone and the projector; the loss is float32 always."""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """Of the backbone and the projector; auto is what `accelerate launch` says. The loss is float32 always."""
     log_every_steps: Positive = 10
     """Steps between two lines of metrics."""
     checkpoint_every_steps: Positive | None = None
@@ -230,94 +227,3 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """The resolved recipe as a file."""
         return yaml.safe_dump(self.resolved_dict(), sort_keys=False, default_flow_style=None, width=120)
-
-
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads a recipe and applies `section.key=value` overrides to it.
-
-    Raises:
-        RecipeError: For a file that cannot be read, and for every key that is wrong.
-    """
-    try:
-        content = _parse(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}; give the path of a recipe") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path}: must hold the sections {', '.join(Recipe.model_fields)}")
-    for override in overrides or []:
-        _apply(content, override)
-    try:
-        # As JSON, because pydantic's strict mode then takes lists for tuples, and nothing else for another.
-        return Recipe.model_validate_json(json.dumps(content, default=str), strict=True)
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        lines = "\n".join(f"  {_explained(detail)}" for detail in details)
-        raise RecipeError(f"{path}: {len(details)} thing(s) to correct\n{lines}") from error
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    *sections, key = path.split(".")
-    if not equals or not sections or not key:
-        raise RecipeError(f"{override!r}: is not section.key=value, such as optim.epochs=100")
-    for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise RecipeError(f"{override!r}: {section} is not a section")
-    try:
-        content[key] = _parse(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{override!r}: the value is not YAML: {error}") from error
-
-
-def _explained(detail: ErrorDetails) -> str:
-    """One error of pydantic's, with the remedy."""
-    where = ".".join(str(part) for part in detail["loc"]) or "recipe"
-    if detail["type"] == "extra_forbidden":
-        keys = _keys_beside(detail["loc"])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys)}"
-        return f"{where}: {detail['input']!r} is given to an unknown key; {remedy}"
-    if detail["type"] == "missing":
-        return f"{where}: is missing; every recipe must give it"
-    message = detail["msg"].removeprefix("Value error, ")
-    if isinstance(detail["input"], dict):
-        return f"{where}: {message}"
-    return f"{where}: {detail['input']!r} is not allowed; {message[0].lower()}{message[1:]}"
-
-
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for part in loc[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel), "only sections have keys"
-        model = annotation
-    return list(model.model_fields)
-
-
-class _Yaml12Loader(yaml.SafeLoader):
-    """PyYAML speaks YAML 1.1, where `no` is false, 1e-6 is a string and a repeated key is silent."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        repeated = {key for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise yaml.constructor.ConstructorError(None, None, f"key {repeated.pop()!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("bool", r"true|false", list("tf")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-):
-    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Yaml12Loader)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bt_plugin.recipe import Recipe, RecipeError, load_recipe
+from bt_plugin.errors import RecipeError
+from bt_plugin.recipe import Recipe
+from bt_plugin.recipe_file import load_recipe
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"

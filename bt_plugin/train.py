@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ from tqdm.auto import tqdm
 from bt_plugin import distributed
 from bt_plugin.backbones import build_backbone
 from bt_plugin.checkpoint import load_checkpoint, resume_from, save_checkpoint
+from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
 from bt_plugin.method import BarlowTwins, build_projector
 from bt_plugin.monitor import MetricsFile, Speed
 from bt_plugin.optim import LARS, lr_scale, parameter_groups
-from bt_plugin.recipe import Recipe, RecipeError
+from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource, open_source
@@ -35,7 +38,7 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         RecipeError: For whatever cannot be run as the recipe says, before anything is written.
-        RuntimeError: If the launcher's ranks are not one group.
+        LaunchError: If the launcher's ranks are not one group.
     """
     accelerator = build_accelerator(recipe)
     distributed.check_launch()
@@ -75,12 +78,14 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     if recipe.run.device == "gpu" and not has_gpu:
         raise RecipeError("run.device: gpu is not allowed here, torch sees no CUDA device; take auto or cpu")
     cpu = recipe.run.device == "cpu" or not has_gpu
-    if cpu and recipe.run.mixed_precision == "fp16":
+    asked = recipe.run.mixed_precision
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
+    if cpu and precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
     # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
     return Accelerator(
         cpu=cpu,
-        mixed_precision=recipe.run.mixed_precision,
+        mixed_precision=precision,
         log_with="tensorboard",
         project_dir=recipe.run.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -172,7 +177,6 @@ class Training:
                         break
         if metrics:
             metrics.close()
-        self.accelerator.end_training()
 
     def _train_step(self, batch: Batch) -> LossTerms:
         scale = self._lr_scale()
@@ -201,7 +205,8 @@ class Training:
         metrics.write({"step": self.step, "epoch": (self.step - 1) // len(self.loader), **values})
         self.accelerator.log(values, step=self.step)
         bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}"
+            f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}",
+            refresh=False,
         )
 
     def _save(self) -> None:
@@ -209,14 +214,14 @@ class Training:
         save_checkpoint(self.accelerator, self.run_dir, self.step, self.loader.state_dict(), keep)
 
     def _resume(self) -> None:
-        try:
-            checkpoint = resume_from(self.run_dir, self.recipe.run.resume)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
+        checkpoint = resume_from(self.run_dir, self.recipe.run.resume)
         if checkpoint is None:
             return
         progress = load_checkpoint(self.accelerator, checkpoint)
-        self.loader.load_state_dict(progress["loader"])
+        try:
+            self.loader.load_state_dict(progress["loader"])
+        except ValueError as error:
+            raise RecipeError(f"{checkpoint}: {error}") from error
         self.step = progress["step"]
         logger.info("continuing from %s", checkpoint)
 
@@ -226,6 +231,8 @@ class Training:
             initial=self.step,
             desc="pretrain",
             unit="step",
+            # A log file wants few lines.
+            mininterval=0.1 if sys.stderr.isatty() else 30,
             disable=not self.accelerator.is_main_process,
         )
 
@@ -243,10 +250,12 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
         "epochs": training.step / len(training.loader),
         "world_size": accelerator.num_processes,
         "device": accelerator.device.type,
+        "mixed_precision": accelerator.mixed_precision,
         "knn_top1": knn,
         "versions": versions(),
     }
     if accelerator.is_main_process:
         write_atomically(training.run_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    accelerator.wait_for_everyone()
+    # Closes the trackers, and the process group with them.
+    accelerator.end_training()
     return summary

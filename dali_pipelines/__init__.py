@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dali_pipelines.errors import BadImageError
     from dali_pipelines.loaders import Batch, EvalBatch, EvalLoader, TwoViewLoader
     from dali_pipelines.params import PRESETS, EvalParams, Preset, ViewParams
     from dali_pipelines.sources import ImageSource, flat_folder, image_folder, open_source
-    from dali_pipelines.stream import BadImageError
 
 __all__ = [
     "PRESETS",
@@ -29,7 +29,7 @@ __all__ = [
     "open_source",
 ]
 
-_MODULES = ("loaders", "params", "sources", "stream")
+_MODULES = ("errors", "loaders", "params", "sources")
 
 
 def __getattr__(name: str) -> Any:

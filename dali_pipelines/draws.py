@@ -71,10 +71,10 @@ def _draw_view(view: ViewParams, n: int, rng: np.random.Generator) -> ViewDraws:
     def factor(strength: float) -> NDArray[np.float32]:
         return rng.uniform(max(0.0, 1 - strength), 1 + strength, n).astype(np.float32)
 
-    log_ratio = np.log(view.crop_ratio)
+    low, high = np.log(view.crop_ratio)
     return ViewDraws(
         crop_area=rng.uniform(*view.crop_scale, (n, CROP_TRIES)),
-        crop_ratio=np.exp(rng.uniform(*log_ratio, (n, CROP_TRIES))),
+        crop_ratio=np.exp(rng.uniform(low, high, (n, CROP_TRIES))),
         crop_position=rng.random((n, 2)),
         flip=rng.random(n) < view.flip_p,
         jitter=rng.random(n) < view.jitter_p,

@@ -106,7 +106,9 @@ class EvalParams:
 
     def __post_init__(self) -> None:
         if self.resize_px < self.size_px:
-            raise ValueError(f"resize_px: {self.resize_px} is not allowed; it must be at least size_px ({self.size_px})")
+            raise ValueError(
+                f"resize_px: {self.resize_px} is not allowed; it must be at least size_px ({self.size_px})"
+            )
 
 
 def _is_range(pair: tuple[float, float], above: float, most: float = float("inf")) -> bool:

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dali_pipelines.errors import BadImageError
 from dali_pipelines.sources import ImageSource
 
 Device = Literal["auto", "cpu", "gpu"]
-
-
-class BadImageError(ValueError):
-    """An image file that cannot be read or decoded."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import os
 import sys
 
 from bt_plugin.cli import check, demo_data, pretrain
+from bt_plugin.errors import RecipeError, UserError
+from dali_pipelines.errors import BadImageError
 
 _COMMANDS = (pretrain, check, demo_data)
 
@@ -20,9 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         parsed.run(parsed)
-    except (ValueError, ImportError) as error:
-        # One rank speaks for all: each meets the same recipe.
-        if os.environ.get("RANK", "0") == "0":
+    except (UserError, BadImageError, ImportError) as error:
+        # Every rank meets the same recipe, and one speaks for all; a bad file is met by one alone.
+        if not isinstance(error, RecipeError) or os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

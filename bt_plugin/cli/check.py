@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from bt_plugin.cli.pretrain import add_recipe_arguments
-from bt_plugin.recipe import RecipeError, load_recipe
+from bt_plugin.errors import RecipeError
+from bt_plugin.recipe_file import load_recipe
 
 
 def add_parser(subparsers: Any) -> None:

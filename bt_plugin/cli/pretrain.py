@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bt_plugin.recipe import load_recipe
+from bt_plugin.recipe_file import load_recipe
 
 
 def add_parser(subparsers: Any) -> None:

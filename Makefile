@@ -1,0 +1,36 @@
+# make quickstart   a pretrained, evaluated backbone in minutes, on two CPU cores
+# make test         the tests
+# make lint         style and types
+#
+# The virtual environment is .venv; it is made where it is missing. PYTHON is 3.10 or later. DALI is
+# cuda13, or cuda12 where the NVIDIA driver is older than 580; without a GPU either works.
+
+PYTHON ?= python3
+VENV ?= .venv
+DALI ?= cuda13
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/.demo
+	$(BIN)/python -m bt_plugin demo-data data/demo
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m bt_plugin pretrain recipes/pretrain/quickstart.yaml
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A stamp for each extra, so that the environment follows pyproject.toml.
+$(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[$*,$(DALI)]'
+	touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "PYTHON=$(PYTHON) is older than 3.10; name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

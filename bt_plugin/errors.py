@@ -1,0 +1,13 @@
+"""Errors that are the user's to correct; the command line prints them without a traceback."""
+
+
+class UserError(ValueError):
+    """Something to correct; the message names it, its value, the rule and the remedy."""
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be run as it is."""
+
+
+class LaunchError(UserError):
+    """Processes that were not launched as one group."""
