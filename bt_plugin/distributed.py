@@ -6,11 +6,14 @@ Every function works without a process group too, as in a group of one.
 from __future__ import annotations
 
 import os
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from bt_plugin.errors import LaunchError
+
+T = TypeVar("T")
 
 
 def is_available() -> bool:
@@ -41,6 +44,15 @@ def all_gather(tensor: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     distributed.all_gather(parts, tensor.contiguous())
     return parts
+
+
+def all_gather_objects(item: T) -> list[T]:
+    """Each rank's picklable object, by rank."""
+    if world_size() == 1:
+        return [item]
+    items: list[Any] = [None] * world_size()
+    distributed.all_gather_object(items, item)
+    return items
 
 
 def check_launch() -> None:

@@ -168,11 +168,32 @@ def normalize(images: DataNode, params: ViewParams | EvalParams, mirror: DataNod
     )
 
 
-def resize_center_crop(images: DataNode, params: EvalParams) -> DataNode:
-    """torchvision's Resize(resize_px) and CenterCrop(size_px)."""
+def resize_center_crop(images: DataNode, shape: DataNode, params: EvalParams) -> DataNode:
+    """torchvision's Resize(resize_px) and CenterCrop(size_px), to the pixel.
+
+    DALI's own resize_shorter and centred crop round sizes and halves otherwise: one pixel off.
+
+    Args:
+        images: The images.
+        shape: (3,) integers, height, width and channels of the image.
+        params: For both sizes.
+    """
+    sides = [fn.cast(shape[axis], dtype=types.FLOAT64) for axis in (0, 1)]
+    shorter = math.min(*sides)
+    resized = [math.floor(float(params.resize_px) * side / shorter) for side in sides]
+    starts = [_half(side - params.size_px) for side in resized]
+    height, width = (fn.cast(side, dtype=types.FLOAT) for side in resized)
     interp_type = INTERPOLATION[params.interpolation]
-    images = fn.resize(images, resize_shorter=params.resize_px, interp_type=interp_type, antialias=True)
-    return fn.crop(images, crop=(params.size_px, params.size_px), crop_pos_x=0.5, crop_pos_y=0.5)
+    images = fn.resize(images, resize_y=height, resize_x=width, interp_type=interp_type, antialias=True)
+    start = fn.cast(fn.stack(*starts), dtype=types.INT32)
+    return fn.slice(images, start=start, shape=[params.size_px, params.size_px], axes=[0, 1])
+
+
+def _half(node: DataNode) -> DataNode:
+    """Half of a whole number, rounded to even as Python's round."""
+    half = math.floor(node * 0.5)
+    is_odd_half = half - math.floor(half * 0.5) * 2.0
+    return half + (node - half * 2.0) * is_odd_half
 
 
 def _round(node: DataNode) -> DataNode:

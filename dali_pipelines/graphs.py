@@ -100,5 +100,7 @@ def eval_view(source: Callable[[], list[Any]], params: EvalParams, device: str) 
         Output: (size_px, size_px, 3) float32 a sample, layout HWC.
     """
     (paths,) = fn.external_source(source=source, num_outputs=1, batch=True)
-    images = augment.decode(fn.io.file.read(paths), device)
-    return augment.normalize(augment.resize_center_crop(images, params), params)
+    encoded = fn.io.file.read(paths)
+    images = augment.decode(encoded, device)
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    return augment.normalize(augment.resize_center_crop(images, shape, params), params)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
 
+from bt_plugin import distributed
 from dali_pipelines.loaders import EvalLoader
 
 # 32 x 32 pixels, CIFAR's size, are enough to tell pictures apart by their pixels.
@@ -36,9 +36,10 @@ def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, devi
     for images, labels, _ in loader:
         values.append(embed(images.to(device)).flatten(start_dim=1).float().cpu())
         targets.append(labels)
-    mine = [(torch.cat(values), torch.cat(targets))] if values else []
-    ranks = gather_object(mine)
-    return Features(torch.cat([part[0] for part in ranks]), torch.cat([part[1] for part in ranks]))
+    # A rank may have no image at all.
+    mine = Features(torch.cat(values), torch.cat(targets)) if values else None
+    ranks = [part for part in distributed.all_gather_objects(mine) if part is not None]
+    return Features(torch.cat([part.values for part in ranks]), torch.cat([part.targets for part in ranks]))
 
 
 def raw_pixels(images: Tensor) -> Tensor:

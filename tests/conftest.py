@@ -1,0 +1,79 @@
+"""Real photographs, a small data set of them, and a recipe that trains on it in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole demo data set."""
+    from bt_plugin.demo_data import write_demo_data
+
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    write_demo_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Image.Image]:
+    """Five photographs at 320 x 240, whole ones, so that every operator meets all tones."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    arrays = [data.astronaut(), data.coffee(), data.chelsea(), load_sample_image("china.jpg")]
+    arrays.append(load_sample_image("flower.jpg"))
+    return [Image.fromarray(array).resize((320, 240), Image.Resampling.LANCZOS) for array in arrays]
+
+
+@pytest.fixture(scope="session")
+def small_data(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of the demo data: train 3 x 12 images, val 3 x 4."""
+    root = tmp_path_factory.mktemp("small")
+    for split, count in (("train", 12), ("val", 4)):
+        for name in ("chelsea", "coffee", "rocket"):
+            (root / split / name).mkdir(parents=True)
+            for file in sorted((demo_data / split / name).iterdir())[:count]:
+                (root / split / name / file.name).symlink_to(file)
+    return root
+
+
+@pytest.fixture
+def small_recipe(small_data: Path, tmp_path: Path) -> Path:
+    """A recipe of three epochs of four steps each, on the small data, that writes to tmp_path/run."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"""
+data: {{train: {small_data}/train, val: {small_data}/val, num_threads: 1}}
+views: {{both: {{size_px: 32}}}}
+model: {{backbone: torchvision/shufflenet_v2_x0_5, projector: [32, 32]}}
+optim: {{epochs: 3, warmup_epochs: 1, global_batch_size: 8, lr_biases: 0.01}}
+run: {{output_dir: {tmp_path}/run, device: cpu, log_every_steps: 1}}
+eval: {{knn_k: 5}}
+"""
+    )
+    return path
+
+
+def write_image(path: Path, array: NDArray[np.uint8]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path

@@ -1,0 +1,61 @@
+"""The official transform, step by step, by PIL and torchvision, for given draws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from dali_pipelines.draws import COLOR_STEPS, ViewDraws
+from dali_pipelines.params import ViewParams
+
+ADJUST = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+    "hue": F.adjust_hue,
+}
+INTERPOLATION = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+
+
+def crop_window(
+    height: int, width: int, draws: ViewDraws, row: int, ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """torchvision's RandomResizedCrop.get_params with its random numbers given: top, left, height, width."""
+    v, h = draws.crop_position[row]
+    for area, aspect in zip(draws.crop_area[row], draws.crop_ratio[row]):
+        crop_w = round(math.sqrt(area * height * width * aspect))
+        crop_h = round(math.sqrt(area * height * width / aspect))
+        if 0 < crop_w <= width and 0 < crop_h <= height:
+            return int(v * (height - crop_h + 1)), int(h * (width - crop_w + 1)), crop_h, crop_w
+    if width / height < ratio[0]:
+        crop_w, crop_h = width, round(width / ratio[0])
+    elif width / height > ratio[1]:
+        crop_w, crop_h = round(height * ratio[1]), height
+    else:
+        crop_w, crop_h = width, height
+    return (height - crop_h) // 2, (width - crop_w) // 2, crop_h, crop_w
+
+
+def view(image: Image.Image, draws: ViewDraws, row: int, params: ViewParams) -> NDArray[np.uint8]:
+    """The view before its normalisation, (size_px, size_px, 3) uint8."""
+    window = crop_window(image.height, image.width, draws, row, params.crop_ratio)
+    size = [params.size_px, params.size_px]
+    x = F.resized_crop(image, *window, size, INTERPOLATION[params.interpolation])
+    if draws.flip[row]:
+        x = F.hflip(x)
+    if draws.jitter[row]:
+        for step in draws.color_order[row]:
+            name = COLOR_STEPS[step]
+            x = ADJUST[name](x, float(getattr(draws, name)[row]))
+    if draws.gray[row]:
+        x = x.convert("L").convert("RGB")
+    if draws.blur[row]:
+        x = x.filter(ImageFilter.GaussianBlur(float(draws.blur_sigma_px[row])))
+    if draws.solarize[row]:
+        x = ImageOps.solarize(x)
+    return np.asarray(x)

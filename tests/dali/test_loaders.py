@@ -1,0 +1,271 @@
+"""Real JPEG files through real DALI pipelines."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dali_pipelines import PRESETS, BadImageError, EvalLoader, EvalParams, TwoViewLoader, image_folder
+from dali_pipelines.draws import draw_views
+from dali_pipelines.loaders import Batch
+from tests.dali import reference
+
+SMALL = PRESETS["barlow_twins"].changed(size_px=32)
+
+
+def loader(data: Path, batch_size: int = 8, **options: object) -> TwoViewLoader:
+    return TwoViewLoader(data / "train", batch_size, SMALL, device="cpu", num_threads=2, **options)  # type: ignore[arg-type]
+
+
+def assert_same(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second)
+    assert first, "something to compare"
+    for one, other in zip(first, second):
+        assert one.filenames == other.filenames
+        assert torch.equal(one.targets, other.targets)
+        for view, same in zip(one.views, other.views):
+            assert torch.equal(view, same)
+
+
+def test_batch_is_lightlys_structure_in_channels_last(small_data: Path) -> None:
+    views, targets, filenames = next(iter(loader(small_data)))
+    assert len(views) == 2
+    for view in views:
+        assert view.shape == (8, 3, 32, 32)
+        assert view.dtype == torch.float32
+        assert view.is_contiguous(memory_format=torch.channels_last)
+    source = image_folder(small_data / "train")
+    assert [source.classes[target] for target in targets] == [name.split("/")[0] for name in filenames]
+    assert not torch.equal(*views)
+
+
+def test_views_are_the_official_transforms(demo_data: Path) -> None:
+    """The whole graph beside PIL with the same draws: every step runs, in its drawn order."""
+    preset = PRESETS["barlow_twins"].changed(size_px=64)
+    ours = TwoViewLoader(demo_data / "train", 48, preset, device="cpu", seed=3)
+    batch = next(iter(ours))
+    for params, view, draws in zip(preset.views, batch.views, draw_views(preset.views, 48, 3, 0, 0)):
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (params.mean, params.std))
+        levels = ((view * std + mean) * 255).round().permute(0, 2, 3, 1).numpy()
+        distances = []
+        for row, name in enumerate(batch.filenames):
+            expected = reference.view(Image.open(demo_data / "train" / name), draws, row, params)
+            distances.append(np.abs(levels[row] - expected).mean())
+        # Most of it is PIL's blur by boxes and its hue in 8 bits.
+        assert np.median(distances) < 0.8
+        assert max(distances) < 3.5
+
+
+def test_one_channel_is_gray(small_data: Path) -> None:
+    ours = TwoViewLoader(small_data / "train", 4, SMALL.changed(channels=1), device="cpu")
+    batch = next(iter(ours))
+    assert batch.views[0].shape == (4, 1, 32, 32)
+    assert -3 < batch.views[0].min() < batch.views[0].max() < 3
+
+
+def test_more_than_two_views(small_data: Path) -> None:
+    from dali_pipelines import Preset, ViewParams
+
+    views = (*SMALL.views, ViewParams(size_px=16, crop_scale=(0.05, 0.2)))
+    batch = next(iter(TwoViewLoader(small_data / "train", 4, Preset(views), device="cpu")))
+    assert [view.shape[-1] for view in batch.views] == [32, 32, 16]
+
+
+def test_batches_stay_as_they_are_while_they_are_held(small_data: Path) -> None:
+    """Zero-copy memory must not be written again by later batches."""
+    ours = loader(small_data)
+    held = [batch for _ in range(3) for batch in ours]
+    again = loader(small_data)
+    assert_same(held, [batch for _ in range(3) for batch in again])
+
+
+def test_epochs_differ_in_order_and_views(small_data: Path) -> None:
+    ours = loader(small_data)
+    first, second = list(ours), list(ours)
+    assert [batch.filenames for batch in first] != [batch.filenames for batch in second]
+    view_of = [
+        {name: view for batch in epoch for name, view in zip(batch.filenames, batch.views[0])}
+        for epoch in (first, second)
+    ]
+    common = set(view_of[0]) & set(view_of[1])
+    assert common
+    assert not any(torch.equal(view_of[0][name], view_of[1][name]) for name in common)
+
+
+@pytest.mark.parametrize(("n", "world_size", "batch_size"), [(401, 2, 50), (403, 4, 25), (401, 2, 40)])
+def test_every_image_once_where_dalis_reader_fails(demo_data: Path, n: int, world_size: int, batch_size: int) -> None:
+    from dali_pipelines.sources import ImageSource
+
+    whole = image_folder(demo_data / "train")
+    source = ImageSource(whole.root, whole.files[:n], whole.labels[:n], whole.classes)
+    ranks = [
+        TwoViewLoader(source, batch_size, SMALL, device="cpu", rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for _ in range(2):
+        seen = [list(itertools.chain.from_iterable(batch.filenames for batch in rank)) for rank in ranks]
+        assert len({len(names) for names in seen}) == 1
+        together = list(itertools.chain.from_iterable(seen))
+        assert len(together) == len(set(together)) == n - n % (world_size * batch_size)
+
+
+def test_ranks_see_the_one_ranks_global_batch(small_data: Path) -> None:
+    """Images and augmentations of a step do not depend on the number of ranks."""
+    alone = list(loader(small_data, 8))
+    ranks = [list(loader(small_data, 4, rank=rank, world_size=2)) for rank in range(2)]
+    for step, batch in enumerate(alone):
+        parts = [rank[step] for rank in ranks]
+        assert batch.filenames == parts[0].filenames + parts[1].filenames
+        for position, view in enumerate(batch.views):
+            assert torch.equal(view, torch.cat([part.views[position] for part in parts]))
+
+
+@pytest.mark.parametrize("stop", range(9))
+def test_a_resumed_stream_is_the_uninterrupted_one(small_data: Path, stop: int) -> None:
+    """At every step of two epochs, edges included; another prefetch and thread count change nothing."""
+    whole = list(itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader(small_data))), 12))
+    first = loader(small_data)
+    stream = itertools.chain.from_iterable(itertools.repeat(first))
+    head = list(itertools.islice(stream, stop))
+    state = first.state_dict()
+    second = TwoViewLoader(small_data / "train", 8, SMALL, device="cpu", num_threads=1, prefetch=1)
+    second.load_state_dict(state)
+    tail = list(itertools.islice(itertools.chain.from_iterable(itertools.repeat(second)), 12 - stop))
+    assert_same(head + tail, whole)
+
+
+def test_a_loader_that_ran_ahead_can_be_set_back(small_data: Path) -> None:
+    ours = loader(small_data)
+    state = ours.state_dict()
+    first = list(ours)
+    ours.load_state_dict(state)
+    assert_same(list(ours), first)
+
+
+def test_leaving_an_epoch_early_begins_the_next_one(small_data: Path) -> None:
+    ours = loader(small_data)
+    next(iter(ours))
+    second_epoch = list(ours)
+    other = loader(small_data)
+    list(other)
+    assert_same(second_epoch, list(other))
+    assert ours.state_dict()["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("global_batch_size", {"batch_size": 4}),
+        ("seed", {"seed": 1}),
+        ("views", {"size": 16}),
+        ("source", {"split": "val"}),
+    ],
+)
+def test_a_state_of_another_stream_is_refused(small_data: Path, key: str, options: dict[str, int]) -> None:
+    state = loader(small_data).state_dict()
+    other = TwoViewLoader(
+        small_data / str(options.get("split", "train")),
+        options.get("batch_size", 8),
+        SMALL.changed(size_px=options.get("size", 32)),
+        device="cpu",
+        seed=options.get("seed", 0),
+    )
+    with pytest.raises(ValueError, match=f"{key} was"):
+        other.load_state_dict(state)
+
+
+def test_a_state_goes_on_on_another_number_of_ranks(small_data: Path) -> None:
+    """The global batch is the same, so the run is: only the slices are others."""
+    alone = loader(small_data, 8)
+    iterator = iter(alone)
+    next(iterator)
+    ranks = [loader(small_data, 4, rank=rank, world_size=2) for rank in range(2)]
+    for rank in ranks:
+        rank.load_state_dict(alone.state_dict())
+    expected = next(iterator)
+    parts = [next(iter(rank)) for rank in ranks]
+    assert expected.filenames == parts[0].filenames + parts[1].filenames
+
+
+def test_eval_loader_sees_everything_in_order(small_data: Path) -> None:
+    params = EvalParams(32, 36)
+    ours = EvalLoader(small_data / "train", 10, params, device="cpu")
+    batches = list(ours)
+    assert [len(batch.images) for batch in batches] == [10, 10, 10, 6]
+    assert len(ours) == 4
+    source = image_folder(small_data / "train")
+    assert [name for batch in batches for name in batch.filenames] == list(source.files)
+    assert torch.cat([batch.targets for batch in batches]).tolist() == source.labels.tolist()
+    again = list(ours)
+    assert torch.equal(torch.cat([b.images for b in batches]), torch.cat([b.images for b in again]))
+
+
+def test_eval_loader_shares_what_does_not_divide(small_data: Path) -> None:
+    names = [
+        name
+        for rank in range(5)
+        for batch in EvalLoader(small_data / "train", 4, EvalParams(32, 36), device="cpu", rank=rank, world_size=5)
+        for name in batch.filenames
+    ]
+    assert sorted(names) == sorted(image_folder(small_data / "train").files)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "vanished"])
+def test_a_bad_file_is_named(small_data: Path, tmp_path: Path, kind: str) -> None:
+    good = sorted((small_data / "train" / "coffee").iterdir())
+    folder = tmp_path / "coffee"
+    folder.mkdir()
+    for file in good:
+        (folder / file.name).write_bytes(file.read_bytes())
+    bad = folder / "bad.jpg"
+    content = {"truncated": good[0].read_bytes()[:600], "text": b"not an image", "empty": b""}
+    bad.write_bytes(content.get(kind, good[0].read_bytes()))
+    ours = TwoViewLoader(tmp_path, 13, SMALL, device="cpu")
+    if kind == "vanished":
+        bad.unlink()
+    with pytest.raises(BadImageError, match=r"bad\.jpg") as error:
+        list(ours)
+    assert "remove the file or replace it" in str(error.value)
+
+
+def test_bad_arguments_are_named(small_data: Path) -> None:
+    with pytest.raises(ValueError, match="36 images do not fill one global batch of 37"):
+        loader(small_data, 37)
+    with pytest.raises(ValueError, match="device: 'tpu'"):
+        TwoViewLoader(small_data / "train", 2, SMALL, device="tpu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch_size: 0"):
+        EvalLoader(small_data / "train", 0, device="cpu")
+
+
+def test_without_dali_the_extra_is_named(small_data: Path) -> None:
+    """The package imports, and the first loader says what to install."""
+    program = f"""
+import sys
+sys.modules["nvidia.dali"] = None
+import bt_plugin, dali_pipelines
+bt_plugin.BarlowTwinsLoss()
+try:
+    dali_pipelines.TwoViewLoader({str(small_data / "train")!r}, 2, device="cpu")
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install 'bt-plugin[cuda13]'" in result.stdout
+
+
+@pytest.mark.gpu
+def test_gpu_batches_are_near_the_cpus(demo_data: Path) -> None:
+    preset = PRESETS["barlow_twins"].changed(size_px=64)
+    cpu, gpu = (next(iter(TwoViewLoader(demo_data / "train", 32, preset, device=device))) for device in ("cpu", "gpu"))
+    assert cpu.filenames == gpu.filenames
+    for first, second in zip(cpu.views, gpu.views):
+        assert second.is_cuda
+        assert second.is_contiguous(memory_format=torch.channels_last)
+        assert (first - second.cpu()).abs().mean() < 0.05

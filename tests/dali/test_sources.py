@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_pipelines.sources import flat_folder, image_folder, open_source
+from tests.conftest import write_image
+
+PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b/2.png", "b/deeper/1.PNG", "a/3.png", "a/10.png", ".hidden/x.png"):
+        write_image(tmp_path / name, PIXELS)
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_image_folder_labels_by_sub_folder_in_sorted_order(folder: Path) -> None:
+    source = image_folder(folder)
+    assert source.classes == ("a", "b")
+    assert source.files == ("a/10.png", "a/3.png", "b/2.png", "b/deeper/1.PNG")
+    assert source.labels.tolist() == [0, 0, 1, 1]
+    assert source.path(3) == str(folder / "b/deeper/1.PNG")
+    assert source.has_labels
+
+
+def test_image_folder_agrees_with_torchvisions(small_data: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    theirs = ImageFolder(small_data / "train")
+    ours = image_folder(small_data / "train")
+    assert [(ours.path(index), ours.labels[index]) for index in range(len(ours))] == theirs.samples
+
+
+def test_flat_folder_has_no_labels(folder: Path) -> None:
+    source = flat_folder(folder)
+    assert len(source) == 4
+    assert not source.has_labels
+    assert set(source.labels.tolist()) == {-1}
+
+
+def test_open_source_finds_out_which_it_is(folder: Path) -> None:
+    assert open_source(folder).has_labels
+    assert not open_source(folder / "a").has_labels
+
+
+def test_fingerprint_follows_the_list_and_not_the_place(folder: Path, tmp_path: Path) -> None:
+    before = image_folder(folder).fingerprint
+    moved = tmp_path.with_name(tmp_path.name + "_moved")
+    folder.rename(moved)
+    assert image_folder(moved).fingerprint == before
+    (moved / "a" / "3.png").rename(moved / "a" / "4.png")
+    assert image_folder(moved).fingerprint != before
+    assert flat_folder(moved).fingerprint != image_folder(moved).fingerprint
+
+
+def test_names_that_are_not_ascii_or_have_spaces(tmp_path: Path) -> None:
+    write_image(tmp_path / "kläße 1" / "ü b.png", PIXELS)
+    assert image_folder(tmp_path).files == ("kläße 1/ü b.png",)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("missing", "does not exist"),
+        ("empty", "no images"),
+        ("file.txt", "is a file"),
+        ("hollow", "no images in this class"),
+    ],
+)
+def test_a_bad_folder_is_named(tmp_path: Path, name: str, rule: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    (tmp_path / "hollow" / "class").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rule) as error:
+        open_source(tmp_path / name)
+    assert name in str(error.value)

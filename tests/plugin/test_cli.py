@@ -1,0 +1,79 @@
+"""The command line as a user meets it: exit codes, messages, and no waiting for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bt_plugin.cli import main
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "bt_plugin", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", ["pretrain", "check"])
+def test_a_wrong_recipe_ends_at_once_with_code_2(small_recipe: Path, command: str, tmp_path: Path) -> None:
+    begun_s = time.perf_counter()
+    result = run(command, str(small_recipe), "optim.epohcs=3")
+    assert time.perf_counter() - begun_s < 10
+    assert result.returncode == 2
+    assert "optim.epohcs: 3 is given to an unknown key; did you mean epochs?" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_found_without_importing_torch() -> None:
+    program = "import sys, bt_plugin.cli; bt_plugin.cli.main(['check', 'x']); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+def test_check_prints_what_a_recipe_means(small_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(small_recipe), "--world-size", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "# 4 images a step on each of 2 rank(s)" in output
+    assert "# 36 images: 4 steps an epoch, 12 steps in all" in output
+    assert "backbone: torchvision/resnet18" in output
+    assert "blur_sigma_px: [0.1, 2.0]" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--world-size", "3"], "optim.global_batch_size: 8 does not divide over 3 ranks"),
+        (["--world-size", "0"], "--world-size: 0"),
+        (["--num-images", "7"], "8 is more than the 7 images"),
+        (["data.train=nowhere"], "or give --num-images"),
+    ],
+)
+def test_check_refuses(
+    small_recipe: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    assert main(["check", str(small_recipe), *arguments]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_demo_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo-data", str(tmp_path / "demo")]) == 0
+    assert "2080 images written" in capsys.readouterr().out
+    assert main(["demo-data", str(tmp_path / "demo")]) == 0
+    assert "there already" in capsys.readouterr().out
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert main(["demo-data", str(tmp_path / "full")]) == 2
+
+
+def test_a_bad_image_ends_a_run_with_its_name(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file in (small_data / "train" / "coffee").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "broken.jpg").write_text("not an image")
+    result = run("pretrain", str(small_recipe), f"data.train={folder}", "optim.global_batch_size=13")
+    assert result.returncode == 2
+    assert "broken.jpg" in result.stderr
+    assert "Traceback" not in result.stderr

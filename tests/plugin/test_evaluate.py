@@ -1,0 +1,86 @@
+"""kNN by hand, features over ranks, and the fairness of the untrained baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bt_plugin.evaluate.features import Features, extract_features, raw_pixels
+from bt_plugin.evaluate.knn import knn_top1
+from bt_plugin.evaluate.report import calibrate_batch_norm
+from dali_pipelines import EvalLoader, EvalParams, image_folder
+from tests.ranks import run_ranks
+
+
+def by_hand(bank: Features, queries: Features, k: int, temperature: float) -> float:
+    """Each query's votes, one at a time."""
+    correct = 0
+    for query, target in zip(queries.values.double().numpy(), queries.targets.tolist()):
+        known = bank.values.double().numpy()
+        similarity = known @ query / np.linalg.norm(known, axis=1) / np.linalg.norm(query)
+        nearest = np.argsort(-similarity)[:k]
+        votes: dict[int, float] = {}
+        for index in nearest:
+            label = int(bank.targets[index])
+            votes[label] = votes.get(label, 0) + np.exp(similarity[index] / temperature)
+        correct += max(votes, key=lambda label: votes[label]) == target
+    return correct / len(queries.targets)
+
+
+def test_knn_is_the_weighted_vote() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = 0.8 * torch.randn(5, 16, generator=generator)
+
+    def sample(n: int) -> Features:
+        targets = torch.randint(0, 5, (n,), generator=generator)
+        return Features(centres[targets] + torch.randn(n, 16, generator=generator), targets)
+
+    bank, queries = sample(200), sample(600)
+    expected = by_hand(bank, queries, 20, 0.1)
+    assert 0.4 < expected < 0.98
+    assert knn_top1(bank, queries, k=20, temperature=0.1) == pytest.approx(expected)
+    assert knn_top1(bank, queries, k=1000) == pytest.approx(by_hand(bank, queries, 200, 0.1))
+
+
+def test_knn_without_labels_is_refused() -> None:
+    features = Features(torch.eye(2), torch.tensor([-1, -1]))
+    with pytest.raises(ValueError, match="needs labels"):
+        knn_top1(features, features)
+
+
+def test_raw_pixels_are_at_most_32_px() -> None:
+    assert raw_pixels(torch.zeros(2, 3, 64, 64)).shape == (2, 3, 32, 32)
+    assert raw_pixels(torch.zeros(2, 3, 24, 24)).shape == (2, 3, 24, 24)
+
+
+def channel_means(images: Tensor) -> Tensor:
+    return images.mean((2, 3))
+
+
+def features_of_rank(rank: int, folder: Path) -> Features:
+    loader = EvalLoader(folder, 5, EvalParams(32, 36), device="cpu", num_threads=1)
+    return extract_features(channel_means, loader, torch.device("cpu"))
+
+
+@pytest.mark.distributed
+def test_features_are_the_same_on_two_ranks(small_data: Path) -> None:
+    folder = small_data / "val"
+    alone = features_of_rank(0, folder)
+    assert alone.targets.tolist() == image_folder(folder).labels.tolist()
+    for together in run_ranks(2, features_of_rank, folder):
+        order = torch.cat([torch.arange(0, 12, 2), torch.arange(1, 12, 2)])
+        assert torch.equal(together.values, alone.values[order])
+        assert torch.equal(together.targets, alone.targets[order])
+
+
+def test_calibration_gives_batchnorm_the_data_s_statistics(small_data: Path) -> None:
+    loader = EvalLoader(small_data / "train", 36, EvalParams(32, 36), device="cpu")
+    (batch,) = list(loader)
+    norm = nn.BatchNorm2d(3)
+    calibrate_batch_norm(nn.Sequential(norm), loader, torch.device("cpu"))
+    torch.testing.assert_close(norm.running_mean, batch.images.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, batch.images.var((0, 2, 3)), rtol=1e-4, atol=0)

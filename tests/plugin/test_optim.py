@@ -1,0 +1,98 @@
+"""LARS and the schedule against the official code's formulas, written out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bt_plugin import LARS, build_projector, lr_scale, parameter_groups
+
+
+def test_groups_are_weights_and_vectors() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    weights, biases = parameter_groups(model, 0.2, 0.01, 1e-4)
+    assert [tuple(p.shape) for p in weights["params"]] == [(4, 3, 3, 3), (2, 4)]
+    assert [tuple(p.shape) for p in biases["params"]] == [(4,), (4,), (4,), (2,)]
+    assert (weights["base_lr"], weights["weight_decay"], weights["adapt"]) == (0.2, 1e-4, True)
+    assert (biases["base_lr"], biases["weight_decay"], biases["adapt"]) == (0.01, 0.0, False)
+
+
+def test_groups_leave_frozen_parameters_out() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.requires_grad_(False)
+    assert [len(group["params"]) for group in parameter_groups(model, 1, 1, 0)] == [0, 1]
+
+
+def test_three_steps_are_the_official_rule() -> None:
+    torch.manual_seed(0)
+    weight, bias = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4))
+    optimizer = LARS(
+        [
+            {"params": [weight], "lr": 0.5, "weight_decay": 0.1, "adapt": True},
+            {"params": [bias], "lr": 0.05, "weight_decay": 0.0, "adapt": False},
+        ],
+        lr=0.0,
+    )
+    w, b = weight.detach().clone(), bias.detach().clone()
+    momentum_w, momentum_b = torch.zeros_like(w), torch.zeros_like(b)
+    for step in range(3):
+        weight.grad, bias.grad = torch.randn(4, 3), torch.randn(4)
+        update = weight.grad + 0.1 * w
+        update *= 0.001 * w.norm() / update.norm()
+        momentum_w = 0.9 * momentum_w + update
+        momentum_b = 0.9 * momentum_b + bias.grad
+        w, b = w - 0.5 * momentum_w, b - 0.05 * momentum_b
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), w, msg=f"weight, step {step}")
+        torch.testing.assert_close(bias.detach(), b, msg=f"bias, step {step}")
+
+
+def test_zero_weights_and_zero_gradients_move_unscaled() -> None:
+    zero, still = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2, 2))
+    zero.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
+    LARS([zero, still], lr=0.1).step()
+    assert torch.equal(zero, torch.full((2, 2), -0.1))
+    assert torch.equal(still, torch.ones(2, 2))
+
+
+def test_parameters_without_gradient_stay() -> None:
+    parameter = nn.Parameter(torch.ones(2, 2))
+    LARS([parameter], lr=1.0, weight_decay=1.0).step()
+    assert torch.equal(parameter, torch.ones(2, 2))
+
+
+def test_official_rates_translate_to_the_true_gradient() -> None:
+    """docs/design.md: gradient g/W with (wd, lr) moves as gradient g with (W wd, lr/W) for biases."""
+    world_size, weight_decay, lr_biases = 16, 1e-3, 0.048
+
+    def train(gradient_scale: float, weight_decay: float, lr_biases: float) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = build_projector(6, [8, 4]).double()
+        optimizer = LARS(parameter_groups(model, 5.0, lr_biases, weight_decay), lr=0.0)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (gradient_scale * model(torch.randn(12, 6, dtype=torch.float64)).tanh().square().sum()).backward()
+            optimizer.step()
+        return [p.detach() for p in model.parameters()]
+
+    official = train(1 / world_size, weight_decay, lr_biases)
+    ours = train(1.0, world_size * weight_decay, lr_biases / world_size)
+    untranslated = train(1.0, weight_decay, lr_biases)
+    for first, second in zip(official, ours):
+        torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-12)
+    assert not torch.allclose(official[0], untranslated[0], rtol=1e-4)
+
+
+def test_schedule_is_the_official_one() -> None:
+    """main.py:160-173 at 8e8d284, with ten epochs of warm-up and 100 steps an epoch."""
+    total, warmup = 10_000, 1_000
+    assert lr_scale(0, total, warmup) == 0
+    assert lr_scale(500, total, warmup) == pytest.approx(0.5)
+    assert lr_scale(1_000, total, warmup) == pytest.approx(1)
+    q = 0.5 * (1 + math.cos(math.pi * 4_500 / 9_000))
+    assert lr_scale(5_500, total, warmup) == pytest.approx(q + 0.001 * (1 - q))
+    assert lr_scale(9_999, total, warmup) == pytest.approx(0.001, rel=1e-3)
+    assert lr_scale(0, 10, 0) == 1

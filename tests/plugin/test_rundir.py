@@ -1,0 +1,66 @@
+"""Whose a directory is: a run never writes into what is not its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bt_plugin.errors import RecipeError
+from bt_plugin.recipe import Recipe
+from bt_plugin.recipe_file import load_recipe
+from bt_plugin.rundir import check_run_dir, claim_run_dir
+
+
+@pytest.fixture
+def recipe(small_recipe: Path) -> Recipe:
+    return load_recipe(small_recipe)
+
+
+def changed(small_recipe: Path, *overrides: str) -> Recipe:
+    return load_recipe(small_recipe, list(overrides))
+
+
+def test_a_fresh_directory_is_claimed_and_continued(recipe: Recipe) -> None:
+    check_run_dir(recipe)
+    folder = claim_run_dir(recipe)
+    assert load_recipe(folder / "recipe.yaml").resolved_dict() == recipe.resolved_dict()
+    check_run_dir(recipe)
+
+
+def test_what_does_not_change_the_learning_may_change(small_recipe: Path, recipe: Recipe) -> None:
+    claim_run_dir(recipe)
+    check_run_dir(changed(small_recipe, "run.log_every_steps=7", "run.max_steps=3", "data.prefetch=4", "eval.knn_k=3"))
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optim.lr_weights=0.5", "optim.lr_weights was 0.2 and is 0.5 now"),
+        ("views.both.size_px=64", "views.a was"),
+        ("model.projector=[8]", "model.projector was"),
+        ("run.seed=4", "run.seed was 0 and is 4 now"),
+        ("run.resume=never", "holds a run already"),
+    ],
+)
+def test_another_run_is_refused(small_recipe: Path, recipe: Recipe, override: str, named: str) -> None:
+    claim_run_dir(recipe)
+    with pytest.raises(RecipeError) as error:
+        check_run_dir(changed(small_recipe, override))
+    assert named in str(error.value)
+    assert str(recipe.run.output_dir) in str(error.value)
+
+
+def test_other_files_are_refused_and_untouched(recipe: Recipe) -> None:
+    folder = Path(recipe.run.output_dir)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("precious")
+    with pytest.raises(RecipeError, match="no run's"):
+        check_run_dir(recipe)
+    assert [file.name for file in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_refused(recipe: Recipe) -> None:
+    Path(recipe.run.output_dir).write_text("")
+    with pytest.raises(RecipeError, match="is a file"):
+        check_run_dir(recipe)

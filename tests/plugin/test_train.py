@@ -1,0 +1,192 @@
+"""Small runs from end to end, in this process: what they write, and that a resumed one is the same run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file
+
+from bt_plugin.errors import RecipeError
+from bt_plugin.export import load_backbone
+from bt_plugin.recipe_file import load_recipe
+from bt_plugin.train import build_model, pretrain
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate_state() -> None:
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+
+
+def train(recipe: Path, *overrides: str) -> dict[str, Any]:
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    return pretrain(load_recipe(recipe, list(overrides)))
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def learning(run_dir: Path) -> list[dict[str, float]]:
+    """Metrics without the clock's."""
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in metrics(run_dir)]
+
+
+def test_a_run_writes_all_it_says(small_recipe: Path, tmp_path: Path) -> None:
+    summary = train(small_recipe)
+    run_dir = tmp_path / "run"
+    assert summary == json.loads((run_dir / "summary.json").read_text())
+    assert (summary["step"], summary["epochs"], summary["world_size"]) == (12, 3, 1)
+    assert set(summary["knn_top1"]) == {"raw", "untrained", "pretrained"}
+    assert all(0 <= value <= 1 for value in summary["knn_top1"].values())
+
+    lines = metrics(run_dir)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["epoch"] for line in lines] == [0] * 4 + [1] * 4 + [2] * 4
+    first = lines[0]
+    assert set(first) == {
+        "step", "epoch", "loss", "invariance", "redundancy", "lr_weights", "lr_biases", "images_per_s", "data_wait",
+    }  # fmt: skip
+    assert first["loss"] == pytest.approx(first["invariance"] + 5.1e-3 * first["redundancy"], rel=1e-5)
+    assert first["lr_weights"] == 0, "warm-up begins at zero"
+    assert lines[4]["lr_weights"] == pytest.approx(0.2 * 8 / 256), "the base rate, times global_batch_size / 256"
+    assert lines[4]["lr_biases"] == pytest.approx(0.01 * 8 / 256)
+    assert list((run_dir / "tensorboard").rglob("events.*"))
+    assert sorted(path.name for path in run_dir.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-8"]
+    assert not list(run_dir.rglob("*.partial"))
+
+
+def test_the_export_loads_where_it_should(small_recipe: Path, tmp_path: Path) -> None:
+    overrides = ("model.backbone=torchvision/resnet18", "run.max_steps=2", "eval.knn=false")
+    train(small_recipe, *overrides)
+    export = tmp_path / "run" / "export"
+    state = load_file(export / "backbone.safetensors")
+    theirs = torchvision.models.resnet18()
+    missing = theirs.load_state_dict(state, strict=False)
+    assert set(missing.missing_keys) == {"fc.weight", "fc.bias"}
+    assert not missing.unexpected_keys
+
+    model = build_model(load_recipe(small_recipe, list(overrides)))
+    trained = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
+    model.load_state_dict(trained)
+    images = torch.rand(4, 3, 32, 32)
+    theirs.fc = torch.nn.Identity()
+    with torch.no_grad():
+        expected = model.backbone.eval()(images)
+        assert torch.equal(theirs.eval()(images), expected)
+        assert torch.equal(load_backbone(export).module.eval()(images), expected)
+    assert set(load_file(export / "projector.safetensors")) == set(model.projector.state_dict())
+    description = json.loads((export / "model.json").read_text())
+    assert description["feature_dim"] == 512
+    assert description["embedding_dim"] == 32
+    assert description["eval_view"]["mean"] == [0.485, 0.456, 0.406]
+    assert description["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_a_stopped_run_continues_as_the_same_run(small_recipe: Path, tmp_path: Path, stop: int) -> None:
+    """In mid-epoch, at an epoch's edge, and after another checkpoint: bit for bit."""
+    train(small_recipe, f"run.output_dir={tmp_path}/whole")
+    train(small_recipe, f"run.max_steps={stop}", "run.checkpoint_every_steps=3")
+    train(small_recipe, "run.checkpoint_every_steps=3")
+    run_dir, whole = tmp_path / "run", tmp_path / "whole"
+    assert learning(run_dir) == learning(whole)
+    for name in ("export/backbone.safetensors", "export/projector.safetensors"):
+        ours, theirs = load_file(run_dir / name), load_file(whole / name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_given_checkpoint_is_continued(small_recipe: Path, tmp_path: Path) -> None:
+    train(small_recipe, "run.keep_checkpoints=3")
+    run_dir = tmp_path / "run"
+    before = learning(run_dir)
+    train(small_recipe, f"run.resume={run_dir}/checkpoint-4", "run.keep_checkpoints=3")
+    assert learning(run_dir) == before
+    with pytest.raises(RecipeError, match=r"checkpoint-5 is not a complete checkpoint.*checkpoint-4, checkpoint-8"):
+        train(small_recipe, f"run.resume={run_dir}/checkpoint-5")
+
+
+def test_an_incomplete_checkpoint_is_not_taken(small_recipe: Path, tmp_path: Path) -> None:
+    train(small_recipe, "run.max_steps=8")
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoint-8" / "progress.json").unlink()
+    train(small_recipe, "run.max_steps=5")
+    assert [line["step"] for line in metrics(run_dir)] == [1, 2, 3, 4, 5]
+
+
+def test_a_finished_run_is_not_trained_again(small_recipe: Path, tmp_path: Path) -> None:
+    first = train(small_recipe)
+    lines = metrics(tmp_path / "run")
+    assert train(small_recipe) == first
+    assert metrics(tmp_path / "run") == lines
+
+
+def test_other_images_are_refused_on_resume(small_recipe: Path, small_data: Path) -> None:
+    train(small_recipe, "run.max_steps=4")
+    with pytest.raises(RecipeError, match=r"checkpoint-4: loader state: source was"):
+        train(small_recipe, f"data.train={small_data}/val")
+
+
+def test_a_flat_folder_trains_without_probes(small_recipe: Path, small_data: Path) -> None:
+    summary = train(small_recipe, f"data.train={small_data}/train/coffee", "run.max_steps=2")
+    assert summary["knn_top1"] is None
+    assert summary["step"] == 2
+
+
+def test_bf16_trains_and_keeps_the_loss_in_float32(small_recipe: Path, tmp_path: Path) -> None:
+    train(small_recipe, "run.mixed_precision=bf16", "run.max_steps=2")
+    losses = [line["loss"] for line in metrics(tmp_path / "run")]
+    assert all(loss != float(torch.tensor(loss).bfloat16()) for loss in losses)
+
+
+def test_the_launchers_precision_is_taken(small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert train(small_recipe, "run.max_steps=1")["mixed_precision"] == "bf16"
+    other = f"run.output_dir={tmp_path}/other"
+    assert train(small_recipe, other, "run.max_steps=1", "run.mixed_precision=no")["mixed_precision"] == "no"
+
+
+def test_the_untrained_model_is_a_function_of_the_seed(small_recipe: Path) -> None:
+    one, same, other = (build_model(load_recipe(small_recipe, [f"run.seed={seed}"])) for seed in (0, 0, 1))
+    weights = [model.projector[0].weight for model in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("run.mixed_precision=fp16", "run.mixed_precision: fp16"),
+        ("data.train=nowhere", "data.train: nowhere: does not exist"),
+        ("data.val=nowhere", "data.val: nowhere: does not exist"),
+        ("model.backbone=torchvision/resnet19", "model.backbone: .*did you mean resnet18"),
+        ("optim.global_batch_size=64", "optim.global_batch_size: 64 is more than the 36 images"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(
+    small_recipe: Path, tmp_path: Path, override: str, named: str
+) -> None:
+    with pytest.raises(RecipeError, match=named):
+        train(small_recipe, override)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(small_recipe: Path) -> None:
+    with pytest.raises(RecipeError, match=re.escape("run.device: gpu")):
+        train(small_recipe, "run.device=gpu")
+
+
+@pytest.mark.gpu
+def test_a_gpu_run_trains(small_recipe: Path, tmp_path: Path) -> None:
+    summary = train(small_recipe, "run.device=gpu", "run.mixed_precision=bf16")
+    assert summary["device"] == "cuda"
+    assert len(metrics(tmp_path / "run")) == 12
