@@ -31,7 +31,8 @@ def save_checkpoint(accelerator: Accelerator, run_dir: Path, step: int, loader: 
     final = run_dir / f"checkpoint-{step}"
     partial = run_dir / f".checkpoint-{step}.partial"
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
+        for abandoned in run_dir.glob(".checkpoint-*.partial"):
+            shutil.rmtree(abandoned)
         partial.mkdir()
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))

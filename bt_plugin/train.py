@@ -29,6 +29,7 @@ from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.stream import cores_per_rank
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,9 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
     if cpu and precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
+    if cpu:
+        # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
+        torch.set_num_threads(cores_per_rank())
     # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
     return Accelerator(
         cpu=cpu,
@@ -138,7 +142,8 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator, model: BarlowTwins, loader: TwoViewLoader) -> None:
-        set_seed(recipe.run.seed)
+        # Each rank its own dropout; the weights are made already, and the same.
+        set_seed(recipe.run.seed, device_specific=True)
         self.recipe = recipe
         self.accelerator = accelerator
         self.loader = loader

@@ -21,7 +21,7 @@ from dali_pipelines.stream import (
     Device,
     Plan,
     Stream,
-    default_num_threads,
+    cores_per_rank,
     encoded_paths,
     import_graphs,
     resolve_device,
@@ -100,7 +100,7 @@ class TwoViewLoader:
             partial(import_graphs().two_views, views=self.views),
             batch_size=batch_size_per_rank,
             device=self.device,
-            num_threads=num_threads or default_num_threads(),
+            num_threads=num_threads or cores_per_rank(),
             prefetch=prefetch,
         )
         self._stream: Stream | None = None
@@ -214,7 +214,7 @@ class EvalLoader:
             partial(import_graphs().eval_view, params=params or EvalParams()),
             batch_size=batch_size,
             device=self.device,
-            num_threads=num_threads or default_num_threads(),
+            num_threads=num_threads or cores_per_rank(),
             prefetch=prefetch,
         )
 

@@ -136,8 +136,8 @@ def resolve_device(device: Device) -> Literal["cpu", "gpu"]:
     return "gpu" if has_gpu and device != "cpu" else "cpu"
 
 
-def default_num_threads() -> int:
-    """This process's share of the cores it may use."""
+def cores_per_rank() -> int:
+    """This process's share of the cores that it and its machine's other ranks may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 

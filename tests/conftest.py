@@ -73,6 +73,26 @@ eval: {{knn_k: 5}}
     return path
 
 
+@pytest.fixture(scope="session")
+def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's directory with the export of an untrained ResNet-18."""
+    from bt_plugin.export import export_model
+    from bt_plugin.recipe import Recipe
+    from bt_plugin.train import build_model
+
+    run_dir = tmp_path_factory.mktemp("exported") / "run"
+    run_dir.mkdir()
+    recipe = Recipe.model_validate(
+        {
+            "data": {"train": "images"},
+            "model": {"backbone": "torchvision/resnet18", "projector": [8]},
+            "run": {"output_dir": str(run_dir)},
+        }
+    )
+    export_model(build_model(recipe), recipe, run_dir, step=0)
+    return run_dir
+
+
 def write_image(path: Path, array: NDArray[np.uint8]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)

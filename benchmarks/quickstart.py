@@ -1,0 +1,62 @@
+"""The quickstart with several seeds: what it learns, how long it takes, how much memory.
+
+python benchmarks/quickstart.py --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from record import write_record
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    seeds = parser.parse_args().seeds
+    subprocess.run([sys.executable, "-m", "bt_plugin", "demo-data", "data/demo"], check=True)
+    runs = [run(seed) for seed in seeds]
+    gains = [result["knn_top1"]["pretrained"] - result["knn_top1"]["untrained"] for result in runs]
+    path = write_record("quickstart", {"runs": runs, "gain": {"all": gains, "median": statistics.median(gains)}})
+    print(f"{'seed':>4} {'raw':>7} {'untrained':>10} {'pretrained':>11} {'seconds':>8} {'MiB':>6}")
+    for result in runs:
+        knn = result["knn_top1"]
+        print(
+            f"{result['seed']:>4} {knn['raw']:>7.1%} {knn['untrained']:>10.1%} {knn['pretrained']:>11.1%}"
+            f" {result['wall_s']:>8.0f} {result['peak_memory_mib']:>6.0f}"
+        )
+    print(path)
+
+
+def run(seed: int) -> dict[str, Any]:
+    """One run of the quickstart's recipe; the peak is the largest process's so far."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = [f"run.seed={seed}", f"run.output_dir={folder}/run"]
+        command = [*LAUNCH, "-m", "bt_plugin", "pretrain", "recipes/pretrain/quickstart.yaml", *options]
+        begun_s = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        wall_s = time.perf_counter() - begun_s
+        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    return {
+        "seed": seed,
+        "knn_top1": summary["knn_top1"],
+        "wall_s": wall_s,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        "metrics": [json.loads(line) for line in lines],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Real launches: `accelerate launch` on one rank and on two, what they share, and what Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import REPOSITORY
+
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+CPU_2PROC = ["--config_file", str(REPOSITORY / "recipes" / "accelerate" / "cpu_2proc.yaml")]
+CPU = ["--config_file", str(REPOSITORY / "recipes" / "accelerate" / "cpu.yaml")]
+
+
+def launch(config: list[str], *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*ACCELERATE, *config, "-m", "bt_plugin", "pretrain", *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=REPOSITORY, timeout=300)
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.distributed
+def test_two_ranks_train_as_one_group(small_recipe: Path, tmp_path: Path) -> None:
+    result = launch(CPU_2PROC, str(small_recipe))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("kNN top-1 on data.val") == 1, "rank 0 alone speaks"
+    run_dir = tmp_path / "run"
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["world_size"] == 2
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, 13)), "rank 0 alone writes"
+    checkpoint = run_dir / "checkpoint-12"
+    assert (checkpoint / "random_states_1.pkl").is_file(), "both ranks are in the checkpoint"
+
+    # The first loss is that of the untrained model over the global batch. Only BatchNorm in the model is
+    # per rank on a CPU; without it in the way, one rank and two agree, see tests/plugin/test_loss.py.
+    alone = tmp_path / "alone"
+    result = launch(CPU, str(small_recipe), f"run.output_dir={alone}", "run.max_steps=1")
+    assert result.returncode == 0, result.stderr
+    assert metrics(run_dir)[0]["loss"] == pytest.approx(metrics(alone)[0]["loss"], rel=0.2)
+    assert metrics(run_dir)[0]["loss"] != pytest.approx(metrics(alone)[0]["loss"], rel=1e-6)
+
+
+@pytest.mark.distributed
+def test_two_ranks_resume_bit_for_bit(small_recipe: Path, tmp_path: Path) -> None:
+    options = ["eval.knn=false", "run.checkpoint_every_steps=5"]
+    whole = tmp_path / "whole"
+    assert launch(CPU_2PROC, str(small_recipe), *options, f"run.output_dir={whole}", "run.max_steps=7").returncode == 0
+    for steps in (5, 7):
+        assert launch(CPU_2PROC, str(small_recipe), *options, f"run.max_steps={steps}").returncode == 0
+    ours, theirs = (load_file(folder / "export" / "backbone.safetensors") for folder in (tmp_path / "run", whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.distributed
+def test_a_wrong_recipe_is_told_once(small_recipe: Path) -> None:
+    result = launch(CPU_2PROC, str(small_recipe), "optim.global_batch_size=7")
+    assert result.returncode != 0
+    assert result.stderr.count("optim.global_batch_size: 7 does not divide over 2 ranks") == 1
+
+
+def test_ranks_that_are_not_one_group_are_refused(small_recipe: Path, tmp_path: Path) -> None:
+    """What a launcher leaves behind that started one process and says two."""
+    result = launch(CPU, str(small_recipe), WORLD_SIZE="2")
+    assert result.returncode != 0
+    assert "WORLD_SIZE is 2, but this process is in a group of 1" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("config", [CPU, pytest.param(CPU_2PROC, marks=pytest.mark.distributed)], ids=["1", "2"])
+def test_ctrl_c_and_the_same_line_again(small_recipe: Path, tmp_path: Path, config: list[str]) -> None:
+    arguments = [str(small_recipe), "optim.epochs=8", "eval.knn=false"]
+    command = [*ACCELERATE, *config, "-m", "bt_plugin", "pretrain", *arguments]
+    run_dir = tmp_path / "run"
+    # A terminal sends the signal to all processes of the group.
+    process = subprocess.Popen(command, start_new_session=True, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 120
+    while not (run_dir / "checkpoint-8").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "the same command continues from the last checkpoint" in errors
+    interrupted = len(metrics(run_dir))
+    assert 8 <= interrupted < 32, "stopped in the middle"
+
+    result = launch(config, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, 33))
+    assert json.loads((run_dir / "summary.json").read_text())["step"] == 32
