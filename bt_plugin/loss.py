@@ -167,7 +167,7 @@ def _standardised(z_a: Tensor, z_b: Tensor, gather: bool) -> _Standardised:
     n = z.shape[1]
     mean = z.mean(dim=1)
     local = torch.stack((mean, (z - mean.unsqueeze(1)).square().sum(dim=1)))
-    means, squares = torch.stack(distributed.all_gather(local) if gather else [local], dim=1)
+    means, squares = torch.stack(_gathered(local, gather), dim=1)
     n_global = n * len(means)
     if n_global < 2:
         raise ValueError(f"a batch of {n_global} sample has no variance; the loss needs at least 2")
@@ -177,6 +177,10 @@ def _standardised(z_a: Tensor, z_b: Tensor, gather: bool) -> _Standardised:
     inv_std = (variance + EPS).rsqrt()
     a, b = (z - mean.unsqueeze(1)) * inv_std.unsqueeze(1)
     return _Standardised(a, b, *inv_std)
+
+
+def _gathered(tensor: Tensor, gather: bool) -> list[Tensor]:
+    return distributed.all_gather(tensor) if gather else [tensor]
 
 
 def _cross_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
@@ -192,17 +196,13 @@ def _cross_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
 
 def _gram_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
     """C C^T and C^T C are never formed: b C^T = (b B^T) A / N with A and B the samples of all ranks."""
-    d = x.a.shape[1]
-    all_a, all_b = torch.cat(
-        distributed.all_gather(torch.stack((x.a, x.b))) if gather else [torch.stack((x.a, x.b))], dim=1
-    )
+    all_a, all_b = torch.cat(_gathered(torch.stack((x.a, x.b)), gather), dim=1)
     b_ct = (x.b @ all_b.T) @ all_a / n_global
     a_c = (x.a @ all_a.T) @ all_b / n_global
     sums = torch.stack(((x.a * x.b).sum(dim=0), (x.a * b_ct).sum(dim=0), (x.b * a_c).sum(dim=0)))
     if gather:
         distributed.all_reduce_sum_(sums)
     diagonal, rows, columns = sums / n_global
-    assert diagonal.shape == (d,)
     squares = diagonal.square()
     return _Correlation(diagonal, rows - squares, columns - squares, b_ct - x.b * diagonal, a_c - x.a * diagonal)
 

@@ -128,6 +128,12 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
             raise RecipeError(f"{key}: {error}") from error
     train, val = sources
     assert train is not None, "data.train is not optional"
+    if val is not None and val.has_labels and train.has_labels and val.classes != train.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        raise RecipeError(
+            f"data.val: {recipe.data.val} must have the classes of data.train, or labels would not mean the same;"
+            f" only one of them has {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
+        )
     return train, val
 
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 from bt_plugin.recipe_file import load_recipe
+
+
+_KNN_LABELS = {
+    "raw": "raw pixels",
+    "untrained": "untrained network",
+    "calibrated": "untrained, BatchNorm statistics estimated",
+    "pretrained": "pretrained network",
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,6 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     from bt_plugin import distributed
     from bt_plugin.train import pretrain
 
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
     summary = pretrain(recipe)
     if distributed.is_main():
         _print_summary(summary)
@@ -44,5 +55,5 @@ def _print_summary(summary: dict[str, Any]) -> None:
         print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")
         return
     print("kNN top-1 on data.val")
-    for name, label in (("raw", "raw pixels"), ("untrained", "untrained network"), ("pretrained", "pretrained")):
-        print(f"  {label:<18} {knn[name]:6.1%}")
+    for name, label in _KNN_LABELS.items():
+        print(f"  {label:<41} {knn[name]:6.1%}")

@@ -217,6 +217,31 @@ def test_eval_loader_shares_what_does_not_divide(small_data: Path) -> None:
     assert sorted(names) == sorted(image_folder(small_data / "train").files)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [
+        *((suffix, "RGB") for suffix in (".jpg", ".png", ".bmp", ".tif", ".webp", ".jp2", ".ppm")),
+        *((".png", mode) for mode in ("L", "P", "RGBA", "I;16")),
+        *((".jpg", mode) for mode in ("L", "CMYK")),
+        (".pgm", "L"),
+    ],
+)
+def test_formats_that_count_as_images_are_read(tmp_path: Path, suffix: str, mode: str) -> None:
+    ramp = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (40, 1))
+    image = Image.fromarray(np.stack([ramp, ramp, ramp], axis=2))
+    if mode == "I;16":
+        image = Image.fromarray(ramp.astype(np.uint16) * 257)
+    elif mode != "RGB":
+        image = image.convert(mode)
+    image.save(tmp_path / f"ramp{suffix}")
+    (batch,) = EvalLoader(tmp_path, 1, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), device="cpu")
+    row = batch.images[0, :, 16].mean(0)
+    assert batch.images.shape == (1, 3, 32, 32)
+    # The centre of the ramp, from 1/6 to 5/6 of it; palettes and lossy formats are a few levels off.
+    assert row[0].item() == pytest.approx(0.17 + 0.01, abs=0.05)
+    assert row[-1].item() == pytest.approx(0.83 - 0.01, abs=0.05)
+
+
 @pytest.mark.parametrize("kind", ["truncated", "text", "empty", "vanished"])
 def test_a_bad_file_is_named(small_data: Path, tmp_path: Path, kind: str) -> None:
     good = sorted((small_data / "train" / "coffee").iterdir())

@@ -45,7 +45,7 @@ def test_a_run_writes_all_it_says(small_recipe: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert summary == json.loads((run_dir / "summary.json").read_text())
     assert (summary["step"], summary["epochs"], summary["world_size"]) == (12, 3, 1)
-    assert set(summary["knn_top1"]) == {"raw", "untrained", "pretrained"}
+    assert set(summary["knn_top1"]) == {"raw", "untrained", "calibrated", "pretrained"}
     assert all(0 <= value <= 1 for value in summary["knn_top1"].values())
 
     lines = metrics(run_dir)
@@ -139,6 +139,15 @@ def test_a_flat_folder_trains_without_probes(small_recipe: Path, small_data: Pat
     summary = train(small_recipe, f"data.train={small_data}/train/coffee", "run.max_steps=2")
     assert summary["knn_top1"] is None
     assert summary["step"] == 2
+
+
+def test_other_classes_in_validation_are_refused(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
+    val = tmp_path / "val"
+    for name in ("chelsea", "rocket"):
+        (val / name).mkdir(parents=True)
+        (val / name / "1.jpg").write_bytes(next((small_data / "val" / name).iterdir()).read_bytes())
+    with pytest.raises(RecipeError, match=r"data\.val: .* only one of them has coffee"):
+        train(small_recipe, f"data.val={val}")
 
 
 def test_bf16_trains_and_keeps_the_loss_in_float32(small_recipe: Path, tmp_path: Path) -> None:
