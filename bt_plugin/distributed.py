@@ -15,6 +15,8 @@ from bt_plugin.errors import LaunchError
 
 T = TypeVar("T")
 
+LAUNCH_REMEDY = "launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
+
 
 def is_available() -> bool:
     return distributed.is_available()
@@ -67,8 +69,8 @@ def check_launch() -> None:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != world_size():
         raise LaunchError(
-            f"WORLD_SIZE is {launched}, but this process is in a group of {world_size()}: each rank would train alone."
-            " Launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
+            f"WORLD_SIZE is {launched}, but this process is in a group of {world_size()}: each rank would train alone;"
+            f" {LAUNCH_REMEDY}"
         )
 
 

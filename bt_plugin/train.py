@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from bt_plugin import distributed
 from bt_plugin.backbones import build_backbone
 from bt_plugin.checkpoint import load_checkpoint, resume_from, save_checkpoint
-from bt_plugin.errors import RecipeError
+from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
@@ -42,7 +42,6 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         LaunchError: If the launcher's ranks are not one group.
     """
     accelerator = build_accelerator(recipe)
-    distributed.check_launch()
     check_run_dir(recipe)
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
     model = build_model(recipe)
@@ -74,6 +73,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 
     Raises:
         RecipeError: If the device or the precision is not to be had here.
+        LaunchError: If the launcher's ranks are not one group.
     """
     has_gpu = torch.cuda.is_available()
     if recipe.run.device == "gpu" and not has_gpu:
@@ -86,14 +86,19 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     if cpu:
         # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
         torch.set_num_threads(cores_per_rank())
-    # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision=precision,
-        log_with="tensorboard",
-        project_dir=recipe.run.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
+    try:
+        # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=precision,
+            log_with="tensorboard",
+            project_dir=recipe.run.output_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+    except ValueError as error:
+        raise LaunchError(f"Accelerate cannot join the ranks: {error}; {distributed.LAUNCH_REMEDY}") from error
+    distributed.check_launch()
+    return accelerator
 
 
 def build_model(recipe: Recipe) -> BarlowTwins:

@@ -160,7 +160,7 @@ def solarize(images: DataNode) -> DataNode:
 
 def normalize(images: DataNode, params: ViewParams | EvalParams, mirror: DataNode | int = 0) -> DataNode:
     """float32 in the normalised range, and the horizontal flip, which commutes with all that came before."""
-    mean, std = np.array(params.mean), np.array(params.std)
+    mean, std = np.array(params.mean, dtype=float), np.array(params.std, dtype=float)
     if params.channels == 1:
         images, mean, std = luma(images), mean.mean(keepdims=True), std.mean(keepdims=True)
     return fn.crop_mirror_normalize(

@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bt_plugin.distributed import check_launch
+from bt_plugin.errors import LaunchError
 from tests.conftest import REPOSITORY
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -43,13 +45,22 @@ def test_two_ranks_train_as_one_group(small_recipe: Path, tmp_path: Path) -> Non
     checkpoint = run_dir / "checkpoint-12"
     assert (checkpoint / "random_states_1.pkl").is_file(), "both ranks are in the checkpoint"
 
-    # The first loss is that of the untrained model over the global batch. Only BatchNorm in the model is
-    # per rank on a CPU; without it in the way, one rank and two agree, see tests/plugin/test_loss.py.
-    alone = tmp_path / "alone"
-    result = launch(CPU, str(small_recipe), f"run.output_dir={alone}", "run.max_steps=1")
-    assert result.returncode == 0, result.stderr
-    assert metrics(run_dir)[0]["loss"] == pytest.approx(metrics(alone)[0]["loss"], rel=0.2)
-    assert metrics(run_dir)[0]["loss"] != pytest.approx(metrics(alone)[0]["loss"], rel=1e-6)
+
+@pytest.mark.distributed
+def test_two_ranks_are_the_run_of_one(small_recipe: Path, tmp_path: Path) -> None:
+    """Images, views, loss and gradient: all but BatchNorm, which a CPU computes by rank, and which is left out here."""
+    options = [
+        *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=160", "eval.knn=false"),
+        *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
+    ]
+    losses = {}
+    for name, config in (("one", CPU), ("two", CPU_2PROC)):
+        result = launch(config, str(small_recipe), *options, f"run.output_dir={tmp_path}/{name}")
+        assert result.returncode == 0, result.stderr
+        losses[name] = [line["loss"] for line in metrics(tmp_path / name)]
+    assert len(losses["one"]) == 12
+    assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)
+    assert losses["one"][-1] < 0.9 * losses["one"][0], "and something was learnt"
 
 
 @pytest.mark.distributed
@@ -70,12 +81,20 @@ def test_a_wrong_recipe_is_told_once(small_recipe: Path) -> None:
     assert result.stderr.count("optim.global_batch_size: 7 does not divide over 2 ranks") == 1
 
 
-def test_ranks_that_are_not_one_group_are_refused(small_recipe: Path, tmp_path: Path) -> None:
-    """What a launcher leaves behind that started one process and says two."""
+def test_ranks_that_cannot_join_are_refused(small_recipe: Path, tmp_path: Path) -> None:
+    """What is left where a cluster exports WORLD_SIZE and nobody launches."""
     result = launch(CPU, str(small_recipe), WORLD_SIZE="2")
     assert result.returncode != 0
-    assert "WORLD_SIZE is 2, but this process is in a group of 1" in result.stderr
+    assert "Accelerate cannot join the ranks" in result.stderr
+    assert "or unset WORLD_SIZE" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_group_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_launch()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LaunchError, match="WORLD_SIZE is 2, but this process is in a group of 1"):
+        check_launch()
 
 
 @pytest.mark.parametrize("config", [CPU, pytest.param(CPU_2PROC, marks=pytest.mark.distributed)], ids=["1", "2"])

@@ -8,7 +8,6 @@ from typing import Any
 
 from bt_plugin.recipe_file import load_recipe
 
-
 _KNN_LABELS = {
     "raw": "raw pixels",
     "untrained": "untrained network",
