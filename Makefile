@@ -9,13 +9,15 @@ PYTHON ?= python3
 VENV ?= .venv
 DALI ?= cuda13
 BIN := $(VENV)/bin
+# Of recipes/accelerate: CONFIG=1gpu for a GPU.
+CONFIG ?= cpu
 
 .PHONY: quickstart test lint
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.demo
 	$(BIN)/python -m bt_plugin demo-data data/demo
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m bt_plugin pretrain recipes/pretrain/quickstart.yaml
+	$(BIN)/accelerate launch --config_file recipes/accelerate/$(CONFIG).yaml -m bt_plugin pretrain recipes/pretrain/quickstart.yaml
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

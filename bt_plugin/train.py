@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -75,9 +75,11 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         RecipeError: If the device or the precision is not to be had here.
         LaunchError: If the launcher's ranks are not one group.
     """
-    has_gpu = torch.cuda.is_available()
+    launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    has_gpu = torch.cuda.is_available() and not launched_on_cpu
     if recipe.run.device == "gpu" and not has_gpu:
-        raise RecipeError("run.device: gpu is not allowed here, torch sees no CUDA device; take auto or cpu")
+        reason = "the launcher says use_cpu" if launched_on_cpu else "torch sees no CUDA device"
+        raise RecipeError(f"run.device: gpu is not allowed here, {reason}; take auto or cpu, or another launcher")
     cpu = recipe.run.device == "cpu" or not has_gpu
     asked = recipe.run.mixed_precision
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked

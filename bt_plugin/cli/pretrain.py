@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from typing import Any
 
 from bt_plugin.recipe_file import load_recipe
@@ -38,7 +39,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
-    summary = pretrain(recipe)
+    try:
+        summary = pretrain(recipe)
+    except KeyboardInterrupt:
+        if distributed.is_main():
+            print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        raise
     if distributed.is_main():
         _print_summary(summary)
 
