@@ -159,8 +159,8 @@ def test_crop_is_torchvisions(photographs: list[Image.Image], arrays: Images) ->
             expected.append(F.resized_crop(photo, *window, [96, 96], InterpolationMode.BICUBIC))
         mean, largest = distance(got, expected)
         # PIL rounds and clips between its two passes, DALI does not: single pixels at hard edges differ.
-        assert mean <= 0.3
-        assert largest <= 24
+        assert mean <= 0.25
+        assert largest <= 16
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 400), (400, 30), (64, 64), (3, 500), (1, 1), (501, 333)])
@@ -188,13 +188,13 @@ def test_crop_window_is_torchvisions(height: int, width: int) -> None:
 def test_eval_view_is_torchvisions(photographs: list[Image.Image], arrays: Images, params: EvalParams) -> None:
     mode = reference.INTERPOLATION[params.interpolation]
     # Sizes of all remainders: the halves and the thirds must be rounded as torchvision's are.
-    for width in (320, 319, 317, 241, 240):
-        photos = [photo.crop((0, 0, width, 240)) for photo in photographs]
+    for size in ((320, 240), (319, 240), (317, 240), (241, 240), (320, 235), (235, 240)):
+        photos = [photo.crop((0, 0, *size)) for photo in photographs]
         got = run_dali(lambda x: augment.resize_center_crop(x, x.shape(), params), [np.asarray(p) for p in photos])
         expected = [F.center_crop(F.resize(photo, params.resize_px, mode), [64, 64]) for photo in photos]
         mean, largest = distance(got, expected)
-        assert mean <= 0.4
-        assert largest <= 12
+        assert mean <= 0.15
+        assert largest <= (2 if params.interpolation == "bilinear" else 12)
 
 
 @pytest.mark.gpu
