@@ -274,6 +274,7 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
     }
     if accelerator.is_main_process:
         write_atomically(training.run_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    # Closes the trackers, and the process group with them.
+    # Closes the trackers, and the process group with them; no rank may leave it before the others.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return summary

@@ -23,5 +23,7 @@ def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any],
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
     try:
         torch.save(function(rank, *arguments), Path(folder) / f"{rank}.pt")
+        # With torch 2.7 a rank that leaves early can leave the others waiting in the next line.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()

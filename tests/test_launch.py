@@ -41,7 +41,8 @@ def test_two_ranks_train_as_one_group(small_recipe: Path, tmp_path: Path) -> Non
     run_dir = tmp_path / "run"
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["world_size"] == 2
-    assert [line["step"] for line in metrics(run_dir)] == list(range(1, 13)), "rank 0 alone writes"
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, 13))
+    assert len(list((run_dir / "tensorboard").rglob("events.*"))) == 1, "rank 0 alone writes"
     checkpoint = run_dir / "checkpoint-12"
     assert (checkpoint / "random_states_1.pkl").is_file(), "both ranks are in the checkpoint"
 
@@ -103,7 +104,15 @@ def test_ctrl_c_and_the_same_line_again(small_recipe: Path, tmp_path: Path, conf
     command = [*ACCELERATE, *config, "-m", "bt_plugin", "pretrain", *arguments]
     run_dir = tmp_path / "run"
     # A terminal sends the signal to all processes of the group.
-    process = subprocess.Popen(command, start_new_session=True, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        # A shell's background job, such as a gate's, has the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline_s = time.monotonic() + 120
     while not (run_dir / "checkpoint-8").exists() and time.monotonic() < deadline_s:
         time.sleep(0.02)
