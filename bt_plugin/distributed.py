@@ -39,13 +39,14 @@ def all_reduce_sum_(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def all_gather(tensor: Tensor) -> list[Tensor]:
-    """Each rank's tensor of the same shape, by rank. Not seen by autograd."""
+def all_gather(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, which have one shape, as (world_size, *shape). Not seen by autograd."""
     if world_size() == 1:
-        return [tensor]
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    distributed.all_gather(parts, tensor.contiguous())
-    return parts
+        return tensor.unsqueeze(0)
+    everyone = tensor.new_empty((world_size(), *tensor.shape))
+    # Gloo knows the concatenated layout alone.
+    distributed.all_gather_into_tensor(everyone.flatten(0, 1), tensor.contiguous())
+    return everyone
 
 
 def all_gather_objects(item: T) -> list[T]:

@@ -17,22 +17,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bt_plugin import distributed
+from bt_plugin.loss_cost import ExactForm, cheaper_form
 
 # As torch.nn.BatchNorm1d, by which the official code standardises: main.py:206 at 8e8d284.
 EPS = 1e-5
-
-Form = Literal["auto", "cross", "gram"]
 
 
 class LossTerms(NamedTuple):
     """The loss and its two terms; loss = invariance + lambda_param * redundancy.
 
-    Only the loss has a gradient.
+    Only the loss has a gradient. finite: (W,) bool, whether the embeddings of each rank are finite
+    (and their squares), the same on every rank; where the batch is not gathered, of this rank alone.
     """
 
     loss: Tensor
     invariance: Tensor
     redundancy: Tensor
+    finite: Tensor
 
 
 class BarlowTwinsLoss(nn.Module):
@@ -42,13 +43,16 @@ class BarlowTwinsLoss(nn.Module):
     value, and after DistributedDataParallel's averaging the gradient, of one rank that holds all
     samples. Computed in float32 whatever autocast says, in float64 for float64 inputs.
 
+    NaN or infinity in one rank's embeddings makes the loss NaN on every rank; LossTerms.finite says
+    whose they were.
+
     - [0]: Barlow Twins, 2021, https://arxiv.org/abs/2103.03230
 
     Args:
-        lambda_param: Weight of the redundancy-reduction term, 0 or more.
+        lambda_param: Weight of the redundancy-reduction term, 0 or more; "auto" is 1 / D.
         gather_distributed: Whether the batch is that of all ranks, or this rank's own.
         form: How the redundancy-reduction term is computed: "cross" over the D x D matrix C, "gram"
-            over N x N matrices, "auto" whichever takes less arithmetic. The values are equal.
+            over N x N matrices, "auto" whichever costs less (bt_plugin.loss_cost). The values are equal.
 
     Raises:
         ValueError: If an argument is out of range, or torch.distributed is asked for and missing.
@@ -58,10 +62,15 @@ class BarlowTwinsLoss(nn.Module):
         >>> loss = loss_fn(model(view_a), model(view_b))
     """
 
-    def __init__(self, lambda_param: float = 5e-3, gather_distributed: bool = False, form: Form = "auto") -> None:
+    def __init__(
+        self,
+        lambda_param: float | Literal["auto"] = 5e-3,
+        gather_distributed: bool = False,
+        form: Literal["auto", "cross", "gram"] = "auto",
+    ) -> None:
         super().__init__()
-        if lambda_param < 0:
-            raise ValueError(f"lambda_param: {lambda_param} is not allowed; it must be 0 or more")
+        if lambda_param != "auto" and not (isinstance(lambda_param, (int, float)) and lambda_param >= 0):
+            raise ValueError(f'lambda_param: {lambda_param!r} is not allowed; it must be 0 or more, or "auto"')
         if form not in ("auto", "cross", "gram"):
             raise ValueError(f"form: {form!r} is not allowed; it must be auto, cross or gram")
         if gather_distributed and not distributed.is_available():
@@ -70,7 +79,8 @@ class BarlowTwinsLoss(nn.Module):
             )
         self.lambda_param = lambda_param
         self.gather_distributed = gather_distributed
-        self.form: Form = form
+        self.form = form
+        self._agreed_n: int | None = None
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss.
@@ -80,11 +90,11 @@ class BarlowTwinsLoss(nn.Module):
             z_b: Embeddings of the second views.
 
         Shape:
-            - z_a, z_b: (n, D), this rank's samples; every rank the same n.
+            - z_a, z_b: (n, D), floating point, this rank's samples; every rank the same n.
             - Output: scalar float32 (float64 for float64), the same on every rank where gathered.
 
         Raises:
-            ValueError: If the shapes differ or the batch has fewer than two samples.
+            ValueError: If the shapes differ, the ranks' batch sizes differ, or there are fewer than two samples.
         """
         return self.terms(z_a, z_b).loss
 
@@ -94,57 +104,45 @@ class BarlowTwinsLoss(nn.Module):
             raise ValueError(
                 f"z_a {tuple(z_a.shape)} and z_b {tuple(z_b.shape)} must have one shape, (samples, features)"
             )
-        return LossTerms(*_BarlowTwins.apply(z_a, z_b, self.lambda_param, self.gather_distributed, self.form))
+        if not (z_a.is_floating_point() and z_b.is_floating_point()):
+            raise ValueError(f"z_a {z_a.dtype} and z_b {z_b.dtype} must be floating point; take .float()")
+        n, d = z_a.shape
+        batch = _statistics(z_a, z_b, self.gather_distributed)
+        self._check_sizes(n, batch.sizes)
+        lambda_param = 1 / d if self.lambda_param == "auto" else self.lambda_param
+        form = cheaper_form(n, d, len(batch.sizes)) if self.form == "auto" else self.form
+        terms = _BarlowTwins.apply(z_a, z_b, batch, lambda_param, self.gather_distributed, form)
+        return LossTerms(*terms, batch.finite)
+
+    def _check_sizes(self, n: int, sizes: Tensor) -> None:
+        if n * len(sizes) < 2:
+            raise ValueError(f"a batch of {n} sample has no variance; the loss needs at least 2")
+        # Reading a GPU's numbers waits for it, so there only a batch size that is new is compared.
+        if len(sizes) == 1 or (sizes.is_cuda and n == self._agreed_n):
+            return
+        samples = [int(size) for size in sizes]
+        if len(set(samples)) > 1:
+            raise ValueError(
+                f"the ranks hold {', '.join(map(str, samples))} samples; all must hold the same number, so drop the"
+                " last, incomplete batch (drop_last=True)"
+            )
+        self._agreed_n = n
 
 
-class _BarlowTwins(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, z_a: Tensor, z_b: Tensor, lambda_param: float, gather: bool, form: Form
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = torch.float64 if z_a.dtype == torch.float64 else torch.float32
-        with torch.autocast(z_a.device.type, enabled=False):
-            world_size = distributed.world_size() if gather else 1
-            x = _standardised(z_a.to(dtype), z_b.to(dtype), gather)
-            n_global = world_size * len(z_a)
-            if form == "auto":
-                form = cheaper_form(n_global, z_a.shape[1])
-            correlate = _cross_form if form == "cross" else _gram_form
-            c = correlate(x, n_global, gather)
+class _Statistics(NamedTuple):
+    """Of the global batch. sizes: (W,), samples by rank. finite: (W,) bool. The rest: (2, D), of a and b."""
 
-            invariance = (c.diagonal - 1).square().sum()
-            redundancy = c.row_squares.sum()
-            ctx.mark_non_differentiable(invariance, redundancy)
-            if any(ctx.needs_input_grad[:2]):
-                gradients = _gradients(x, c, lambda_param, n_global)
-                # DistributedDataParallel averages over ranks what has to be summed.
-                ctx.save_for_backward(*(gradient.mul_(world_size) for gradient in gradients))
-            ctx.dtypes = z_a.dtype, z_b.dtype
-        return invariance + lambda_param * redundancy, invariance, redundancy
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        # Scaled before the cast, so that a GradScaler's factor lifts small fp16 gradients.
-        gradients = ((grad_loss * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes))
-        return (*gradients, None, None, None)
-
-
-def cheaper_form(n_global: int, d: int) -> Literal["cross", "gram"]:
-    """The form with less arithmetic: 6 N D^2 multiply-adds and two D x D reductions, or 8 N^2 D.
-
-    Between ranks, cross all-reduces D^2 numbers and gram gathers 2 N D, so traffic favours the same side.
-    """
-    return "gram" if 4 * n_global < 3 * d else "cross"
+    sizes: Tensor
+    finite: Tensor
+    mean: Tensor
+    inv_std: Tensor
 
 
 class _Standardised(NamedTuple):
-    """Standardised embeddings of this rank, (n, D) each, and 1 / std, (D,) each."""
+    """Standardised embeddings of this rank, (n, D) each."""
 
     a: Tensor
     b: Tensor
-    inv_std_a: Tensor
-    inv_std_b: Tensor
 
 
 class _Correlation(NamedTuple):
@@ -161,26 +159,57 @@ class _Correlation(NamedTuple):
     a_c: Tensor
 
 
-def _standardised(z_a: Tensor, z_b: Tensor, gather: bool) -> _Standardised:
-    """Mean 0 and biased variance 1 over the samples of all ranks."""
-    z = torch.stack((z_a, z_b))
-    n = z.shape[1]
-    mean = z.mean(dim=1)
-    local = torch.stack((mean, (z - mean.unsqueeze(1)).square().sum(dim=1)))
-    means, squares = torch.stack(_gathered(local, gather), dim=1)
-    n_global = n * len(means)
-    if n_global < 2:
-        raise ValueError(f"a batch of {n_global} sample has no variance; the loss needs at least 2")
-    # Chan et al. 1983: variances add up around the common mean without cancellation.
+class _BarlowTwins(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, z_a: Tensor, z_b: Tensor, batch: _Statistics, lambda_param: float, gather: bool, form: ExactForm
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        world_size = len(batch.sizes)
+        n_global = world_size * len(z_a)
+        with torch.autocast(z_a.device.type, enabled=False):
+            x = _standardised(z_a, z_b, batch)
+            c = (_cross_form if form == "cross" else _gram_form)(x, n_global, gather)
+            invariance = (c.diagonal - 1).square().sum()
+            redundancy = c.row_squares.sum()
+            ctx.mark_non_differentiable(invariance, redundancy)
+            if any(ctx.needs_input_grad[:2]):
+                # DistributedDataParallel averages over ranks what has to be summed.
+                scale = 2 * world_size / n_global * batch.inv_std
+                ctx.save_for_backward(*_gradients(x, c, lambda_param, scale))
+            ctx.dtypes = z_a.dtype, z_b.dtype
+        return invariance + lambda_param * redundancy, invariance, redundancy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        # Scaled before the cast, so that a GradScaler's factor lifts small fp16 gradients.
+        gradients = ((grad_loss * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes))
+        return (*gradients, None, None, None, None)
+
+
+@torch.no_grad()
+def _statistics(z_a: Tensor, z_b: Tensor, gather: bool) -> _Statistics:
+    """Mean and 1 / std, by the biased variance, over the samples of all ranks."""
+    dtype = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
+    of_a, of_b = (torch.var_mean(z.to(dtype), dim=0, correction=0) for z in (z_a, z_b))
+    local = torch.cat((of_a[0].new_tensor([len(z_a)]), *of_a, *of_b))
+    by_rank = _gathered(local, gather)
+    (variance_a, mean_a, variance_b, mean_b) = by_rank[:, 1:].chunk(4, dim=1)
+    means = torch.stack((mean_a, mean_b), dim=1)
     mean = means.mean(dim=0)
-    variance = (squares.sum(dim=0) + n * (means - mean).square().sum(dim=0)) / n_global
-    inv_std = (variance + EPS).rsqrt()
-    a, b = (z - mean.unsqueeze(1)) * inv_std.unsqueeze(1)
-    return _Standardised(a, b, *inv_std)
+    # Chan et al. 1983: variances add up around the common mean without cancellation.
+    variance = (torch.stack((variance_a, variance_b), dim=1) + (means - mean).square()).mean(dim=0)
+    return _Statistics(by_rank[:, 0], by_rank.isfinite().all(dim=1), mean, (variance + EPS).rsqrt())
 
 
-def _gathered(tensor: Tensor, gather: bool) -> list[Tensor]:
-    return distributed.all_gather(tensor) if gather else [tensor]
+def _standardised(z_a: Tensor, z_b: Tensor, batch: _Statistics) -> _Standardised:
+    a, b = ((z - mean).mul_(inv_std) for z, mean, inv_std in zip((z_a, z_b), batch.mean, batch.inv_std))
+    return _Standardised(a, b)
+
+
+def _gathered(tensor: Tensor, gather: bool) -> Tensor:
+    """(W, ...), the tensors of all ranks."""
+    return distributed.all_gather(tensor) if gather else tensor.unsqueeze(0)
 
 
 def _cross_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
@@ -196,29 +225,30 @@ def _cross_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
 
 def _gram_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
     """C C^T and C^T C are never formed: b C^T = (b B^T) A / N with A and B the samples of all ranks."""
-    all_a, all_b = torch.cat(_gathered(torch.stack((x.a, x.b)), gather), dim=1)
-    b_ct = (x.b @ all_b.T) @ all_a / n_global
-    a_c = (x.a @ all_a.T) @ all_b / n_global
-    sums = torch.stack(((x.a * x.b).sum(dim=0), (x.a * b_ct).sum(dim=0), (x.b * a_c).sum(dim=0)))
+    all_a, all_b = (_gathered(part, gather).flatten(0, 1) for part in x)
+    b_ct = ((x.b @ all_b.T) @ all_a).div_(n_global)
+    a_c = ((x.a @ all_a.T) @ all_b).div_(n_global)
+    sums = torch.stack([(left * right).sum(dim=0) for left, right in ((x.a, x.b), (x.a, b_ct), (x.b, a_c))])
     if gather:
         distributed.all_reduce_sum_(sums)
     diagonal, rows, columns = sums / n_global
     squares = diagonal.square()
-    return _Correlation(diagonal, rows - squares, columns - squares, b_ct - x.b * diagonal, a_c - x.a * diagonal)
+    b_ct.addcmul_(x.b, diagonal, value=-1)
+    a_c.addcmul_(x.a, diagonal, value=-1)
+    return _Correlation(diagonal, rows - squares, columns - squares, b_ct, a_c)
 
 
-def _gradients(x: _Standardised, c: _Correlation, lambda_param: float, n_global: int) -> tuple[Tensor, Tensor]:
-    """The derivatives of the loss by z_a and z_b of this rank's samples.
+def _gradients(x: _Standardised, c: _Correlation, lambda_param: float, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives of the loss by z_a and z_b of this rank's samples, in the memory of b_ct and a_c.
 
     With G = dloss / dC, the gradient of the standardised a is b G^T / N. Through the standardisation,
-    as in BatchNorm's backward, its mean over the batch is subtracted, which is 0 because b's mean is,
-    and its part along a, sum_j G_ij C_ij: both known on every rank already.
+    as in BatchNorm's backward, its mean over the batch is subtracted, which is 0 because b's is, and
+    its part along a, sum_j G_ij C_ij: both known on every rank already. scale: (2, D), 2 / (N std).
     """
     excess = c.diagonal - 1
     on_diagonal = excess * c.diagonal
-    scale = 2 / n_global
     along_a = lambda_param * c.row_squares + on_diagonal
     along_b = lambda_param * c.column_squares + on_diagonal
-    grad_a = (lambda_param * c.b_ct + x.b * excess - x.a * along_a) * (scale * x.inv_std_a)
-    grad_b = (lambda_param * c.a_c + x.a * excess - x.b * along_b) * (scale * x.inv_std_b)
+    grad_a = c.b_ct.mul_(lambda_param).addcmul_(x.b, excess).addcmul_(x.a, along_a, value=-1).mul_(scale[0])
+    grad_b = c.a_c.mul_(lambda_param).addcmul_(x.a, excess).addcmul_(x.b, along_b, value=-1).mul_(scale[1])
     return grad_a, grad_b

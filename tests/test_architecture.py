@@ -23,6 +23,7 @@ LAYERS = [
     {"bt_plugin.recipe_file"},
     {"bt_plugin.recipe"},
     {"bt_plugin.method", "bt_plugin.backbones", "bt_plugin.optim", "bt_plugin.loss", "bt_plugin.demo_data"},
+    {"bt_plugin.loss_cost"},
     {"bt_plugin.distributed"},
     {"bt_plugin.errors", "bt_plugin"},
 ]
