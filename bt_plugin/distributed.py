@@ -6,9 +6,9 @@ Every function works without a process group too, as in a group of one.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, distributed
 
 from bt_plugin.errors import LaunchError
@@ -47,6 +47,13 @@ def all_gather(tensor: Tensor) -> Tensor:
     # Gloo knows the concatenated layout alone.
     distributed.all_gather_into_tensor(everyone.flatten(0, 1), tensor.contiguous())
     return everyone
+
+
+def broadcast_(tensors: Iterable[Tensor]) -> None:
+    """Overwrites each tensor with rank 0's."""
+    if world_size() > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
 
 
 def all_gather_objects(item: T) -> list[T]:

@@ -11,3 +11,7 @@ class RecipeError(UserError):
 
 class LaunchError(UserError):
     """Processes that were not launched as one group."""
+
+
+class DivergenceError(UserError):
+    """Training that has become NaN or infinite, as every rank knows."""

@@ -111,8 +111,8 @@ class BarlowTwinsLoss(nn.Module):
         self._check_sizes(n, batch.sizes)
         lambda_param = 1 / d if self.lambda_param == "auto" else self.lambda_param
         form = cheaper_form(n, d, len(batch.sizes)) if self.form == "auto" else self.form
-        terms = _BarlowTwins.apply(z_a, z_b, batch, lambda_param, self.gather_distributed, form)
-        return LossTerms(*terms, batch.finite)
+        loss, invariance, redundancy = _BarlowTwins.apply(z_a, z_b, batch, lambda_param, self.gather_distributed, form)
+        return LossTerms(loss, invariance, redundancy, batch.finite)
 
     def _check_sizes(self, n: int, sizes: Tensor) -> None:
         if n * len(sizes) < 2:

@@ -96,8 +96,8 @@ class Model(_Section):
 
 
 class Loss(_Section):
-    lambda_param: Rate = 5.1e-3
-    """Weight of the redundancy-reduction term."""
+    lambda_param: Rate | Literal["auto"] = 5.1e-3
+    """Weight of the redundancy-reduction term; auto is 1 / D."""
     form: Literal["auto", "cross", "gram"] = "auto"
     """How that term is computed; the values are equal."""
 
@@ -109,6 +109,9 @@ class Optim(_Section):
     """Epochs of linear warm-up, fewer than epochs."""
     global_batch_size: Annotated[int, Field(ge=2)] = 2048
     """Images a step, over all ranks."""
+    accumulation_steps: Positive = 1
+    """Micro-batches that a rank embeds its part of a step in, one after the other, for want of memory; the
+    gradient is that of the whole batch."""
     lr_weights: Rate = 0.2
     """Base rate of the weights; times global_batch_size / 256."""
     lr_biases: Rate = 0.0003
@@ -180,25 +183,27 @@ class Recipe(_Section):
         return self.views.resolved(self.model.in_chans)
 
     def batch_size_per_rank(self, world_size: int) -> int:
-        """This run's batch on one of world_size ranks.
+        """This run's batch on one of world_size ranks, all micro-batches of a step together.
 
         Raises:
-            RecipeError: If the global batch does not divide, or leaves a rank fewer than two images.
+            RecipeError: If the global batch does not divide, or leaves a micro-batch fewer than two images.
         """
-        batch = self.optim.global_batch_size
-        per_rank, rest = divmod(batch, world_size)
+        batch, accumulation = self.optim.global_batch_size, self.optim.accumulation_steps
+        parts = world_size * accumulation
+        shares = f"{world_size} ranks" + (f" x {accumulation} accumulation_steps" if accumulation > 1 else "")
+        size, rest = divmod(batch, parts)
         if rest:
-            near = ", ".join(str(size) for size in (batch - rest, batch - rest + world_size) if size)
+            near = ", ".join(str(size) for size in (batch - rest, batch - rest + parts) if size)
             raise RecipeError(
-                f"optim.global_batch_size: {batch} does not divide over {world_size} ranks; take {near},"
+                f"optim.global_batch_size: {batch} does not divide over {shares}; take {near},"
                 " or another number of ranks"
             )
-        if per_rank < 2:
+        if size < 2:
             raise RecipeError(
-                f"optim.global_batch_size: {batch} leaves {per_rank} image to each of {world_size} ranks, and BatchNorm"
-                f" needs at least 2; take {2 * world_size} or more, or fewer ranks"
+                f"optim.global_batch_size: {batch} leaves {size} image to each of {shares}, and BatchNorm"
+                f" needs at least 2; take {2 * parts} or more, or fewer ranks"
             )
-        return per_rank
+        return size * accumulation
 
     def steps_per_epoch(self, n_images: int) -> int:
         """Global batches in an epoch; the incomplete last one is dropped.

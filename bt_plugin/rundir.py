@@ -22,8 +22,9 @@ METRICS = "metrics.jsonl"
 EXPORT = "export"
 SUMMARY = "summary.json"
 
-# What may change between two launches of one run, because it does not change what is learnt.
+# What may change between two launches of one run, because the images, views and objective stay the same.
 _FREE_KEYS = {
+    "optim": {"accumulation_steps"},
     "data": {"train", "val", "num_threads", "prefetch"},
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",

@@ -6,29 +6,32 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from bt_plugin import distributed
-from bt_plugin.backbones import build_backbone
+from bt_plugin.accumulate import accumulated_backward
+from bt_plugin.build import build_model, open_sources
 from bt_plugin.checkpoint import load_checkpoint, resume_from, save_checkpoint
-from bt_plugin.errors import LaunchError, RecipeError
+from bt_plugin.errors import DivergenceError, LaunchError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
-from bt_plugin.method import BarlowTwins, build_projector
+from bt_plugin.method import BarlowTwins
 from bt_plugin.monitor import MetricsFile, Speed
 from bt_plugin.optim import LARS, lr_scale, parameter_groups
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
 from dali_pipelines.loaders import Batch, TwoViewLoader
-from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.sources import ImageSource
 from dali_pipelines.stream import cores_per_rank
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         seed=recipe.run.seed,
         num_threads=recipe.data.num_threads,
         prefetch=recipe.data.prefetch,
+        micro_batches=recipe.optim.accumulation_steps,
     )
     training = Training(recipe, accelerator, model, loader)
     training.run()
@@ -103,47 +107,6 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def build_model(recipe: Recipe) -> BarlowTwins:
-    """The untrained model, a function of the recipe alone.
-
-    Raises:
-        RecipeError: If there is no such backbone.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.run.seed)
-        choice = recipe.model
-        try:
-            backbone, feature_dim = build_backbone(
-                choice.backbone, choice.stem, choice.in_chans, choice.zero_init_residual
-            )
-        except (ValueError, ImportError) as error:
-            raise RecipeError(f"model.backbone: {error}") from error
-        return BarlowTwins(backbone, build_projector(feature_dim, choice.projector))
-
-
-def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
-    """Training and validation images.
-
-    Raises:
-        RecipeError: If a folder is missing or empty.
-    """
-    sources = []
-    for key, path in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
-        try:
-            sources.append(open_source(path) if path is not None else None)
-        except ValueError as error:
-            raise RecipeError(f"{key}: {error}") from error
-    train, val = sources
-    assert train is not None, "data.train is not optional"
-    if val is not None and val.has_labels and train.has_labels and val.classes != train.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        raise RecipeError(
-            f"data.val: {recipe.data.val} must have the classes of data.train, or labels would not mean the same;"
-            f" only one of them has {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
-        )
-    return train, val
-
-
 class Training:
     """A run in progress: the state, and the loop over it.
 
@@ -171,21 +134,24 @@ class Training:
         optimizer = LARS(groups, lr=0.0, momentum=optim.momentum, eta=optim.eta)
         # The loader shards itself, and the schedule is a function of the step: neither is prepared.
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.total_steps = optim.epochs * len(loader)
+        self.steps_per_epoch = len(loader) // optim.accumulation_steps
+        self.total_steps = optim.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, recipe.run.max_steps or self.total_steps)
         self.step = 0
 
     def run(self) -> None:
         """Trains from the newest checkpoint, or from the beginning, to the last step."""
         self._resume()
-        every = self.recipe.run.checkpoint_every_steps or len(self.loader)
-        speed = Speed(self.recipe.optim.global_batch_size)
+        every = self.recipe.run.checkpoint_every_steps or self.steps_per_epoch
+        accumulation = self.recipe.optim.accumulation_steps
+        speed = Speed(self.recipe.optim.global_batch_size // accumulation)
         metrics = MetricsFile(self.run_dir, self.step) if self.accelerator.is_main_process else None
         self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
         with self._progress_bar() as bar:
             while self.step < self.last_step:
-                for batch in speed.watch(self.loader):
-                    terms = self._train_step(batch)
+                batches = speed.watch(self.loader)
+                for micro_batches in zip(*[batches] * accumulation):
+                    terms = self._train_step(micro_batches)
                     bar.update()
                     if self.step % self.recipe.run.log_every_steps == 0:
                         self._log(terms, speed, metrics, bar)
@@ -196,31 +162,54 @@ class Training:
         if metrics:
             metrics.close()
 
-    def _train_step(self, batch: Batch) -> LossTerms:
+    def _train_step(self, micro_batches: Sequence[Batch]) -> LossTerms:
         scale = self._lr_scale()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale
-        view_a, view_b = (view.to(self.accelerator.device, non_blocking=True) for view in batch.views)
-        z_a, z_b = self.model(view_a, view_b)
-        terms = self.loss.terms(z_a, z_b)
-        self.accelerator.backward(terms.loss)
+        terms = self._backward([self._on_device(batch) for batch in micro_batches])
+        self._check_finite(terms)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         return terms
 
+    def _backward(self, views: Sequence[tuple[Tensor, Tensor]]) -> LossTerms:
+        backward = self.accelerator.backward
+        if len(views) > 1:
+            no_sync = partial(self.accelerator.no_sync, self.model)
+            return accumulated_backward(self.model, self.loss, views, backward, no_sync)
+        terms = self.loss.terms(*self.model(*views[0]))
+        backward(terms.loss)
+        return terms
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        view_a, view_b = (view.to(self.accelerator.device, non_blocking=True) for view in batch.views)
+        return view_a, view_b
+
+    def _check_finite(self, terms: LossTerms) -> None:
+        """Ends the run on every rank, before the weights are touched."""
+        if terms.finite.all() and terms.loss.isfinite():
+            return
+        ranks = [rank for rank, finite in enumerate(terms.finite.tolist()) if not finite]
+        whose = f"the embeddings of rank {', '.join(map(str, ranks))} are not finite" if ranks else "the terms overflow"
+        raise DivergenceError(
+            f"step {self.step + 1}: the loss is {terms.loss.item():g}, {whose}; start anew with lower optim.lr_weights"
+            f" and optim.lr_biases, or another run.mixed_precision than {self.accelerator.mixed_precision}."
+            f" The checkpoints in {self.run_dir} are of the time before"
+        )
+
     def _lr_scale(self) -> float:
         optim = self.recipe.optim
-        warmup_steps = round(optim.warmup_epochs * len(self.loader))
+        warmup_steps = round(optim.warmup_epochs * self.steps_per_epoch)
         return lr_scale(self.step, self.total_steps, warmup_steps, optim.final_lr_scale)
 
     def _log(self, terms: LossTerms, speed: Speed, metrics: MetricsFile | None, bar: tqdm[Any]) -> None:
         if metrics is None:
             return
         weights, biases = self.optimizer.param_groups
-        values = {name: value.item() for name, value in terms._asdict().items()}
+        values = {name: getattr(terms, name).item() for name in ("loss", "invariance", "redundancy")}
         values |= {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **speed.report()}
-        metrics.write({"step": self.step, "epoch": (self.step - 1) // len(self.loader), **values})
+        metrics.write({"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, **values})
         self.accelerator.log(values, step=self.step)
         bar.set_postfix_str(
             f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}",
@@ -265,7 +254,7 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
     summary = {
         "run": str(training.run_dir),
         "step": training.step,
-        "epochs": training.step / len(training.loader),
+        "epochs": training.step / training.steps_per_epoch,
         "world_size": accelerator.num_processes,
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,

@@ -31,10 +31,10 @@ from dali_pipelines.stream import (
 class Batch(NamedTuple):
     """A batch of several views.
 
-    Shape:
-        - views: each (batch_size_per_rank, C, H, W) float32, channels_last, on the loader's device.
-        - targets: (batch_size_per_rank,) int64 on the CPU; -1 where the source has no labels.
-        - filenames: batch_size_per_rank names relative to the source's root.
+    Shape, for n = batch_size_per_rank / micro_batches:
+        - views: each (n, C, H, W) float32, channels_last, on the loader's device.
+        - targets: (n,) int64 on the CPU; -1 where the source has no labels.
+        - filenames: n names relative to the source's root.
     """
 
     views: tuple[Tensor, ...]
@@ -67,6 +67,8 @@ class TwoViewLoader:
         seed: Of order and augmentations, the same on every rank.
         num_threads: DALI's, default this process's share of the cores.
         prefetch: Batches made ahead.
+        micro_batches: Pieces that the batch of a step is handed out in, for gradient accumulation. The
+            images and views of a step do not depend on it.
 
     Raises:
         ValueError: For an argument out of range, or fewer images than one global batch.
@@ -88,17 +90,24 @@ class TwoViewLoader:
         seed: int = 0,
         num_threads: int | None = None,
         prefetch: int = 2,
+        micro_batches: int = 1,
     ) -> None:
+        if micro_batches < 1 or batch_size_per_rank % micro_batches:
+            raise ValueError(
+                f"micro_batches: {micro_batches} is not allowed; it must divide batch_size_per_rank,"
+                f" {batch_size_per_rank}"
+            )
         self.source = source if isinstance(source, ImageSource) else open_source(source)
         self.views = resolve_views(views).views
         self.device = resolve_device(device)
         rank, world_size = _rank_and_world_size(rank, world_size)
         self.shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
+        self.micro_batches = micro_batches
         self._build = partial(
             Stream,
             self.source,
             partial(import_graphs().two_views, views=self.views),
-            batch_size=batch_size_per_rank,
+            batch_size=batch_size_per_rank // micro_batches,
             device=self.device,
             num_threads=num_threads or cores_per_rank(),
             prefetch=prefetch,
@@ -110,24 +119,27 @@ class TwoViewLoader:
         self._resumed = False
 
     def __len__(self) -> int:
-        """Steps of an epoch, the same on every rank."""
-        return self.shards.steps_per_epoch
+        """Batches of an epoch, the same number on every rank: micro_batches for each step."""
+        return self.shards.steps_per_epoch * self.micro_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        steps = len(self)
-        if self._position % steps and not self._resumed:
-            self._position += steps - self._position % steps
+        batches = len(self)
+        if self._position % batches and not self._resumed:
+            self._position += batches - self._position % batches
         self._resumed = False
         first = self._position
-        for position in range(first, first - first % steps + steps):
+        for position in range(first, first - first % batches + batches):
             plan, views = self._take(position)
             self._position = position + 1
             targets = torch.from_numpy(self.source.labels[plan.indices])
             yield Batch(views, targets, [self.source.files[index] for index in plan.indices])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch is, and what the stream of batches depends on."""
-        epoch, step = divmod(self._position, len(self))
+        """Where the next batch is, and what the stream of batches depends on.
+
+        A step that was handed out in part will be handed out again.
+        """
+        epoch, step = divmod(self._position // self.micro_batches, self.shards.steps_per_epoch)
         return {"epoch": epoch, "step": step, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -142,7 +154,7 @@ class TwoViewLoader:
                     f"loader state: {key} was {state.get(key)!r} and is {value!r} now, so the batches would differ;"
                     " restore it, or start a new run"
                 )
-        self._position = state["epoch"] * len(self) + state["step"]
+        self._position = (state["epoch"] * self.shards.steps_per_epoch + state["step"]) * self.micro_batches
         self._resumed = True
 
     def _identity(self) -> dict[str, Any]:
@@ -166,12 +178,19 @@ class TwoViewLoader:
     def _plans(self, position: int) -> Iterator[Plan]:
         feed_of = import_graphs().feed_of
         shards = self.shards
-        for number in count(position):
-            epoch, step = divmod(number, len(self))
+        first_step, rest = divmod(position, self.micro_batches)
+        assert rest == 0, "a stream begins with a whole step"
+        for number in count(first_step):
+            epoch, step = divmod(number, shards.steps_per_epoch)
             indices = shards.indices(epoch, step)
-            draws = draw_views(self.views, shards.global_batch_size, shards.seed, epoch, step)
-            mine = tuple(view.rows(shards.slots) for view in draws)
-            yield Plan(indices, feed_of(encoded_paths(self.source, indices), self.views, mine))
+            draws = [
+                view.rows(shards.slots)
+                for view in draw_views(self.views, shards.global_batch_size, shards.seed, epoch, step)
+            ]
+            size = len(indices) // self.micro_batches
+            for rows in (slice(begin, begin + size) for begin in range(0, len(indices), size)):
+                mine = tuple(view.rows(rows) for view in draws)
+                yield Plan(indices[rows], feed_of(encoded_paths(self.source, indices[rows]), self.views, mine))
 
 
 class EvalLoader:

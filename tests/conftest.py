@@ -76,9 +76,9 @@ eval: {{knn_k: 5}}
 @pytest.fixture(scope="session")
 def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's directory with the export of an untrained ResNet-18."""
+    from bt_plugin.build import build_model
     from bt_plugin.export import export_model
     from bt_plugin.recipe import Recipe
-    from bt_plugin.train import build_model
 
     run_dir = tmp_path_factory.mktemp("exported") / "run"
     run_dir.mkdir()

@@ -17,6 +17,7 @@ LAYERS = [
     {"bt_plugin.__main__"},
     {"bt_plugin.cli"},
     {"bt_plugin.train"},
+    {"bt_plugin.accumulate", "bt_plugin.build"},
     {"bt_plugin.evaluate", "bt_plugin.export"},
     {"bt_plugin.checkpoint", "bt_plugin.monitor"},
     {"bt_plugin.rundir"},

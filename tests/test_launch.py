@@ -68,14 +68,17 @@ def test_two_ranks_are_the_run_of_one(small_recipe: Path, tmp_path: Path) -> Non
         *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=160", "eval.knn=false"),
         *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
     ]
-    losses = {}
-    for name, config in (("one", CPU), ("two", CPU_2PROC)):
-        result = launch(config, str(small_recipe), *options, f"run.output_dir={tmp_path}/{name}")
+    losses = []
+    for name, config, accumulation in (("one", CPU, 1), ("two", CPU_2PROC, 1), ("accumulated", CPU_2PROC, 2)):
+        changes = [*options, f"optim.accumulation_steps={accumulation}", f"run.output_dir={tmp_path}/{name}"]
+        result = launch(config, str(small_recipe), *changes)
         assert result.returncode == 0, result.stderr
-        losses[name] = [line["loss"] for line in metrics(tmp_path / name)]
-    assert len(losses["one"]) == 12
-    assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)
-    assert losses["one"][-1] < 0.9 * losses["one"][0], "and something was learnt"
+        losses.append([line["loss"] for line in metrics(tmp_path / name)])
+    one, two, accumulated = losses
+    assert len(one) == 12
+    assert two == pytest.approx(one, rel=1e-3)
+    assert accumulated == pytest.approx(one, rel=1e-3)
+    assert one[-1] < 0.9 * one[0], "and something was learnt"
 
 
 @pytest.mark.distributed
@@ -94,6 +97,13 @@ def test_a_wrong_recipe_is_told_once(small_recipe: Path) -> None:
     result = launch(CPU_2PROC, str(small_recipe), "optim.global_batch_size=7")
     assert result.returncode != 0
     assert result.stderr.count("optim.global_batch_size: 7 does not divide over 2 ranks") == 1
+
+
+@pytest.mark.distributed
+def test_divergence_ends_all_ranks_and_is_told_once(small_recipe: Path) -> None:
+    result = launch(CPU_2PROC, str(small_recipe), "optim.lr_weights=1e30", "optim.warmup_epochs=0")
+    assert result.returncode != 0
+    assert result.stderr.count("the embeddings of rank 0, 1 are not finite") == 1
 
 
 def test_ranks_that_cannot_join_are_refused(small_recipe: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from bt_plugin.cli import check, demo_data, pretrain
-from bt_plugin.errors import RecipeError, UserError
+from bt_plugin.errors import DivergenceError, RecipeError, UserError
 from dali_pipelines.errors import BadImageError
 
 _COMMANDS = (pretrain, check, demo_data)
@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parsed.run(parsed)
     except (UserError, BadImageError, ImportError) as error:
-        # Every rank meets the same recipe, and one speaks for all; a bad file is met by one alone.
-        if not isinstance(error, RecipeError) or os.environ.get("RANK", "0") == "0":
+        # What every rank meets, one tells for all; a bad file is met by one alone.
+        if not isinstance(error, (RecipeError, DivergenceError)) or os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

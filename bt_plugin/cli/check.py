@@ -26,7 +26,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise RecipeError(f"--world-size: {arguments.world_size} is not allowed; it must be at least 1")
     per_rank = recipe.batch_size_per_rank(arguments.world_size)
     print(recipe.to_yaml())
-    print(f"# {per_rank} images a step on each of {arguments.world_size} rank(s)")
+    pieces = recipe.optim.accumulation_steps
+    in_pieces = f", in {pieces} micro-batches of {per_rank // pieces}" if pieces > 1 else ""
+    print(f"# {per_rank} images a step on each of {arguments.world_size} rank(s){in_pieces}")
     n_images = arguments.num_images if arguments.num_images is not None else _count(recipe.data.train)
     steps = recipe.steps_per_epoch(n_images)
     print(f"# {n_images} images: {steps} steps an epoch, {steps * recipe.optim.epochs} steps in all")

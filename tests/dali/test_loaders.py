@@ -86,6 +86,40 @@ def test_batches_stay_as_they_are_while_they_are_held(small_data: Path) -> None:
     assert_same(held, [batch for _ in range(3) for batch in again])
 
 
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_are_the_batch_in_pieces(small_data: Path, micro_batches: int) -> None:
+    whole, pieces = loader(small_data), loader(small_data, micro_batches=micro_batches)
+    assert len(pieces) == micro_batches * len(whole)
+    for _ in range(2):
+        batches = iter(pieces)
+        for batch in whole:
+            parts = list(itertools.islice(batches, micro_batches))
+            views = tuple(torch.cat(view) for view in zip(*(part.views for part in parts)))
+            names = [name for part in parts for name in part.filenames]
+            assert_same([batch], [Batch(views, torch.cat([part.targets for part in parts]), names)])
+        assert next(batches, None) is None
+
+
+def test_a_state_within_a_step_is_of_the_whole_step(small_data: Path) -> None:
+    """And is taken up with another number of micro-batches."""
+    pieces = loader(small_data, micro_batches=4)
+    for _ in itertools.islice(pieces, 4 + 3):
+        pass
+    state = pieces.state_dict()
+    assert (state["epoch"], state["step"]) == (0, 1)
+    whole, resumed = loader(small_data), loader(small_data)
+    resumed.load_state_dict(state)
+    assert_same(list(resumed), list(whole)[1:])
+    pieces.load_state_dict(state)
+    assert next(iter(pieces)).filenames == next(itertools.islice(loader(small_data), 1, None)).filenames[:2]
+
+
+@pytest.mark.parametrize("micro_batches", [0, 3])
+def test_micro_batches_must_divide(small_data: Path, micro_batches: int) -> None:
+    with pytest.raises(ValueError, match=rf"micro_batches: {micro_batches} .* divide batch_size_per_rank, 8"):
+        loader(small_data, micro_batches=micro_batches)
+
+
 def test_epochs_differ_in_order_and_views(small_data: Path) -> None:
     ours = loader(small_data)
     first, second = list(ours), list(ours)

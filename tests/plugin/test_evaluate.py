@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bt_plugin.build import build_model
 from bt_plugin.evaluate.features import Features, extract_features, raw_pixels
 from bt_plugin.evaluate.knn import knn_top1
-from bt_plugin.evaluate.report import calibrate_batch_norm
+from bt_plugin.evaluate.report import calibrate_batch_norm, evaluate_knn
+from bt_plugin.recipe import Recipe
 from dali_pipelines import EvalLoader, EvalParams, image_folder
 from tests.ranks import run_ranks
 
@@ -75,6 +77,35 @@ def test_features_are_the_same_on_two_ranks(small_data: Path) -> None:
         order = torch.cat([torch.arange(0, 12, 2), torch.arange(1, 12, 2)])
         assert torch.equal(together.values, alone.values[order])
         assert torch.equal(together.targets, alone.targets[order])
+
+
+def scores_of_rank(rank: int, data: Path) -> dict[str, float] | None:
+    """Of a trained network whose BatchNorm has the data's statistics on rank 0 and nonsense on the others."""
+    content = {
+        "data": {"train": str(data / "train"), "num_threads": 1},
+        "views": {"both": {"size_px": 32}},
+        "model": {"backbone": "torchvision/resnet18", "projector": [8]},
+        "run": {"output_dir": "unused"},
+        "eval": {"knn_k": 5},
+    }
+    recipe = Recipe.model_validate(content)
+    train, val = image_folder(data / "train"), image_folder(data / "val")
+    cpu = torch.device("cpu")
+    model = build_model(recipe)
+    loader = EvalLoader(train, 36, recipe.preset.eval_params(), device="cpu", rank=0, world_size=1)
+    calibrate_batch_norm(model.backbone, loader, cpu)
+    if rank > 0:
+        for buffer in model.buffers():
+            buffer.fill_(100 * rank)
+    return evaluate_knn(recipe, model, build_model(recipe), train, val, cpu)
+
+
+@pytest.mark.distributed
+def test_two_ranks_evaluate_rank_0s_network(small_data: Path) -> None:
+    alone = scores_of_rank(0, small_data)
+    assert alone is not None
+    assert alone["pretrained"] == alone["calibrated"] > 0.5
+    assert run_ranks(2, scores_of_rank, small_data) == [alone, alone]
 
 
 def test_calibration_gives_batchnorm_the_data_s_statistics(small_data: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from bt_plugin import BarlowTwinsLoss
 from tests.plugin.loss_reference import FORMS, embeddings, paper_loss
 
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("n", "d"), [(8, 5), (3, 12), (2, 4), (6, 1)])
 def test_value_and_gradient_are_the_papers(form: str, n: int, d: int) -> None:
@@ -68,7 +69,7 @@ def test_float32_inside_whatever_autocast_says(form: str, autocast: torch.dtype)
 def test_embeddings_of_any_dtype(form: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     """As if they had been float32 (float64 where one is); the gradient is rounded to their dtype."""
     z = [part.to(dtype).requires_grad_() for part, dtype in zip(embeddings(16, 8), dtypes)]
-    wide = [part.detach().to(max(dtypes + (torch.float32,), key=lambda d: d.itemsize)).requires_grad_() for part in z]
+    wide = [part.detach().to(max((*dtypes, torch.float32), key=lambda d: d.itemsize)).requires_grad_() for part in z]
     loss, expected = BarlowTwinsLoss(form=form)(*z), BarlowTwinsLoss(form=form)(*wide)
     assert loss.item() == expected.item()
     for gradient, other, dtype in zip(torch.autograd.grad(loss, z), torch.autograd.grad(expected, wide), dtypes):
@@ -160,7 +161,7 @@ def test_constant_features_have_a_finite_gradient(form: str) -> None:
     [
         ({"lambda_param": -1.0}, "lambda_param: -1.0"),
         ({"lambda_param": float("nan")}, "lambda_param: nan"),
-        ({"lambda_param": "1/D"}, 'lambda_param: \'1/D\'.*or "auto"'),
+        ({"lambda_param": "1/D"}, "lambda_param: '1/D'.*or \"auto\""),
         ({"form": "dense"}, "form: 'dense'"),
     ],
 )

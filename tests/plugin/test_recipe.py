@@ -120,6 +120,12 @@ def test_the_global_batch_is_divided_or_refused(tmp_path: Path) -> None:
         batch.batch_size_per_rank(3)
     with pytest.raises(RecipeError, match=r"leaves 1 image to each of 100 ranks.*take 200"):
         batch.batch_size_per_rank(100)
+    accumulated = recipe(tmp_path, MINIMAL, "optim.global_batch_size=100", "optim.accumulation_steps=25")
+    assert accumulated.batch_size_per_rank(2) == 50
+    with pytest.raises(RecipeError, match=r"100 does not divide over 3 ranks x 25 accumulation_steps; take 75, 150"):
+        accumulated.batch_size_per_rank(3)
+    with pytest.raises(RecipeError, match=r"leaves 1 image to each of 4 ranks x 25 accumulation_steps.*take 200"):
+        accumulated.batch_size_per_rank(4)
     assert batch.steps_per_epoch(250) == 2
     with pytest.raises(RecipeError, match=r"optim.global_batch_size: 100 is more than the 99 images"):
         batch.steps_per_epoch(99)

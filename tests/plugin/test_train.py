@@ -13,10 +13,11 @@ import torchvision
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 
-from bt_plugin.errors import RecipeError
+from bt_plugin.build import build_model
+from bt_plugin.errors import DivergenceError, RecipeError
 from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
-from bt_plugin.train import build_model, pretrain
+from bt_plugin.train import pretrain
 
 
 @pytest.fixture(autouse=True)
@@ -91,17 +92,50 @@ def test_the_export_loads_where_it_should(small_recipe: Path, tmp_path: Path) ->
     assert description["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
-@pytest.mark.parametrize("stop", [3, 4, 6])
-def test_a_stopped_run_continues_as_the_same_run(small_recipe: Path, tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "accumulation"), [(3, 1), (4, 1), (6, 1), (6, 4)])
+def test_a_stopped_run_continues_as_the_same_run(
+    small_recipe: Path, tmp_path: Path, stop: int, accumulation: int
+) -> None:
     """In mid-epoch, at an epoch's edge, and after another checkpoint: bit for bit."""
-    train(small_recipe, f"run.output_dir={tmp_path}/whole")
-    train(small_recipe, f"run.max_steps={stop}", "run.checkpoint_every_steps=3")
-    train(small_recipe, "run.checkpoint_every_steps=3")
+    steps = f"optim.accumulation_steps={accumulation}"
+    train(small_recipe, steps, f"run.output_dir={tmp_path}/whole")
+    train(small_recipe, steps, f"run.max_steps={stop}", "run.checkpoint_every_steps=3")
+    train(small_recipe, steps, "run.checkpoint_every_steps=3")
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
     assert learning(run_dir) == learning(whole)
     for name in ("export/backbone.safetensors", "export/projector.safetensors"):
         ours, theirs = load_file(run_dir / name), load_file(whole / name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_accumulation_is_the_run_of_the_whole_batch(small_recipe: Path, tmp_path: Path) -> None:
+    """Images, views, loss and gradient: all but BatchNorm, which takes its statistics by micro-batch."""
+    options = [
+        *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=160", "eval.knn=false"),
+        *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
+    ]
+    runs = {}
+    for steps in (1, 4):
+        train(small_recipe, *options, f"optim.accumulation_steps={steps}", f"run.output_dir={tmp_path}/{steps}")
+        runs[steps] = metrics(tmp_path / str(steps))
+    assert [line["epoch"] for line in runs[4]] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [line["loss"] for line in runs[4]] == pytest.approx([line["loss"] for line in runs[1]], rel=1e-3)
+    assert runs[1][-1]["loss"] < 0.9 * runs[1][0]["loss"], "and something was learnt"
+
+
+def test_the_accumulation_of_a_run_may_change(small_recipe: Path, tmp_path: Path) -> None:
+    train(small_recipe, "run.max_steps=2")
+    train(small_recipe, "run.max_steps=4", "optim.accumulation_steps=2")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_divergence_ends_the_run_before_the_weights_are_touched(small_recipe: Path, tmp_path: Path) -> None:
+    options = ["optim.lr_weights=1e30", "optim.warmup_epochs=0", "run.checkpoint_every_steps=1"]
+    with pytest.raises(
+        DivergenceError, match=r"step 2: .*the embeddings of rank 0 are not finite; .*optim\.lr_weights"
+    ):
+        train(small_recipe, *options)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
 
 
 def test_a_given_checkpoint_is_continued(small_recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""The objective beside its peers: time and peak extra memory of a forward and a backward pass.
+
+python benchmarks/loss.py                                 on the GPU where there is one
+python benchmarks/loss.py --tf32 --sizes 1024x8192
+python benchmarks/loss.py --autocast                      bf16 embeddings under bf16 autocast
+
+Every measurement is a process of its own, one after the other, on the same inputs: one pass to warm
+up, then --repeats timed ones; medians are reported, all times recorded. Memory is what a pass adds at
+its peak to what lay there before, the gradients of the embeddings included: of the process on a CPU,
+of torch's allocator on a GPU.
+
+ours is form="auto"; cross and gram are its two forms, recorded to check that choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import write_record
+from torch import Tensor
+
+CONTENDERS = ("ours", "lightly", "algorithm 1", "cross", "gram")
+SIZES = ("64x8192", "256x8192", "1024x8192", "2048x8192", "4096x8192", "256x2048", "2048x2048")
+LAMBDA = 5e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="NxD; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--tf32", action="store_true", help="TF32 matrix products")
+    parser.add_argument("--autocast", action="store_true", help="bf16 autocast")
+    parser.add_argument("--one", choices=CONTENDERS, help="measure this one here, and print it as JSON")
+    arguments = parser.parse_args()
+    if arguments.one:
+        n, d = map(int, arguments.sizes[0].split("x"))
+        print(json.dumps(measure(arguments.one, n, d, arguments.repeats, arguments.tf32, arguments.autocast)))
+        return
+    contenders = [name for name in CONTENDERS if name != "lightly" or importlib.util.find_spec("lightly")]
+    results = []
+    print_header(contenders)
+    for size in arguments.sizes:
+        measured = {name: in_a_process(name, size, arguments) for name in contenders}
+        results.append({"size": size, **measured})
+        print_row(size, measured)
+    name = "loss" + ("_tf32" if arguments.tf32 else "") + ("_autocast" if arguments.autocast else "")
+    print(write_record(name, {"repeats": arguments.repeats, "results": results}))
+
+
+def in_a_process(contender: str, size: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    flags = [flag for flag in ("tf32", "autocast") if getattr(arguments, flag)]
+    command = [sys.executable, __file__, "--one", contender, "--sizes", size, "--repeats", str(arguments.repeats)]
+    result = subprocess.run([*command, *(f"--{flag}" for flag in flags)], capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{contender} at {size}:\n{result.stderr}")
+    measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return measured
+
+
+def measure(contender: str, n: int, d: int, repeats: int, tf32: bool, autocast: bool) -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    loss_fn = build(contender)
+
+    def step(z: list[Tensor]) -> float:
+        with torch.autocast(device, torch.bfloat16) if autocast else nullcontext():
+            loss = loss_fn(*z)
+        loss.backward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return loss.item()
+
+    # Loads the libraries, so that they are not counted.
+    step(embeddings(8, 16, device, autocast))
+    z = embeddings(n, d, device, autocast)
+    times_s, peaks = [], []
+    for _ in range(1 + repeats):
+        for part in z:
+            part.grad = None
+        before = start_peak(on_gpu)
+        begun_s = time.perf_counter()
+        loss = step(z)
+        times_s.append(time.perf_counter() - begun_s)
+        peaks.append(peak(on_gpu) - before)
+    # The first pass finds memory fresh from the system: it is the one whose peak can be read.
+    return {
+        "loss": loss,
+        "median_s": statistics.median(times_s[1:]),
+        "times_s": times_s[1:],
+        "peak_mib": (max(peaks) if on_gpu else peaks[0]) / 2**20,
+    }
+
+
+def build(contender: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if contender == "algorithm 1":
+        return algorithm_1
+    if contender == "lightly":
+        from lightly.loss import BarlowTwinsLoss as LightlyLoss
+
+        return LightlyLoss(LAMBDA)
+    from bt_plugin import BarlowTwinsLoss
+
+    return BarlowTwinsLoss(LAMBDA, form="auto" if contender == "ours" else contender)  # type: ignore[arg-type]
+
+
+def algorithm_1(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """The paper's pseudocode, line by line."""
+    n, d = z_a.shape
+    z_a_norm = (z_a - z_a.mean(0)) / z_a.std(0)
+    z_b_norm = (z_b - z_b.mean(0)) / z_b.std(0)
+    c = torch.mm(z_a_norm.T, z_b_norm) / n
+    eye = torch.eye(d, device=c.device)
+    c_diff = (c - eye).pow(2)
+    return (c_diff * (eye + LAMBDA * (1 - eye))).sum()
+
+
+def embeddings(n: int, d: int, device: str, autocast: bool) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(n, d, generator=generator)
+    views = [shared + 0.5 * torch.randn(n, d, generator=generator) for _ in range(2)]
+    return [view.to(device, torch.bfloat16 if autocast else torch.float32).requires_grad_() for view in views]
+
+
+def start_peak(on_gpu: bool) -> int:
+    """Bytes in use, from which a new peak is taken."""
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    # Sets VmHWM to the present size: proc(5).
+    Path("/proc/self/clear_refs").write_text("5")
+    return process_bytes("VmRSS")
+
+
+def peak(on_gpu: bool) -> int:
+    return torch.cuda.max_memory_allocated() if on_gpu else process_bytes("VmHWM")
+
+
+def process_bytes(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def print_header(contenders: list[str]) -> None:
+    print(f"{'N x D':>10}", *(f"{name + ' ms':>14} {'MiB':>6}" for name in contenders), f"{'times faster':>13} memory")
+
+
+def print_row(size: str, measured: dict[str, dict[str, Any]]) -> None:
+    ours, peer = measured["ours"], measured.get("lightly", measured["algorithm 1"])
+    columns = (f"{1000 * one['median_s']:>14.1f} {one['peak_mib']:>6.0f}" for one in measured.values())
+    faster, less = peer["median_s"] / ours["median_s"], peer["peak_mib"] / ours["peak_mib"]
+    print(f"{size:>10}", *columns, f"{faster:>13.2f} 1/{less:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
