@@ -328,3 +328,9 @@ def test_gpu_batches_are_near_the_cpus(demo_data: Path) -> None:
         assert second.is_cuda
         assert second.is_contiguous(memory_format=torch.channels_last)
         assert (first - second.cpu()).abs().mean() < 0.05
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(small_data: Path) -> None:
+    with pytest.raises(ValueError, match=r"device: gpu is not allowed here.*take auto or cpu"):
+        TwoViewLoader(small_data / "train", 8, SMALL, device="gpu")

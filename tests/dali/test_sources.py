@@ -76,6 +76,7 @@ def test_a_bad_folder_is_named(tmp_path: Path, name: str, rule: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("")
     (tmp_path / "hollow" / "class").mkdir(parents=True)
-    with pytest.raises(ValueError, match=rule) as error:
-        open_source(tmp_path / name)
-    assert name in str(error.value)
+    for read in (open_source, image_folder) if name == "hollow" else (open_source, image_folder, flat_folder):
+        with pytest.raises(ValueError, match=rule) as error:
+            read(tmp_path / name)
+        assert name in str(error.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,9 @@ def test_training_and_validation_crops_do_not_overlap(tmp_path: Path, monkeypatc
     boundary = 255 * 0.7
     assert max(red.max() for red in reds["train"]) <= boundary + 6
     assert min(red.min() for red in reds["val"]) >= boundary - 6
+
+
+def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(ImportError, match=r"pip install 'bt-plugin\[demo\]'"):
+        write_demo_data(tmp_path / "data")

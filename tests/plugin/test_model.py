@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import timm
 import torch
@@ -96,3 +98,9 @@ def test_views_pass_one_after_the_other() -> None:
 def test_a_bad_backbone_is_named(name: str, options: dict[str, str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         build_backbone(name, **options)
+
+
+def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"timm/resnet18 needs timm: pip install timm"):
+        build_backbone("timm/resnet18")

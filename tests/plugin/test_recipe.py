@@ -106,7 +106,7 @@ def test_a_missing_file_is_named() -> None:
         load_recipe("nowhere.yaml")
 
 
-@pytest.mark.parametrize("override", ["epochs=3", "optim.epochs", "optim.=3", "data.train.x=1"])
+@pytest.mark.parametrize("override", ["epochs=3", "optim.epochs", "optim.=3", "data.train.x=1", "model.projector=[8"])
 def test_a_bad_override_is_named(tmp_path: Path, override: str) -> None:
     with pytest.raises(RecipeError) as error:
         recipe(tmp_path, MINIMAL, override)
