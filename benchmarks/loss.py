@@ -4,10 +4,8 @@ python benchmarks/loss.py                                 on the GPU where there
 python benchmarks/loss.py --tf32 --sizes 1024x8192
 python benchmarks/loss.py --autocast                      bf16 embeddings under bf16 autocast
 
-Every measurement is a process of its own, one after the other, on the same inputs: one pass to warm
-up, then --repeats timed ones; medians are reported, all times recorded. Memory is what a pass adds at
-its peak to what lay there before, the gradients of the embeddings included: of the process on a CPU,
-of torch's allocator on a GPU.
+Every measurement is a process of its own, one after the other, on the same inputs; medians are printed,
+all times recorded. Memory includes the gradients of the embeddings.
 
 ours is form="auto"; cross and gram are its two forms, recorded to check that choice.
 """
@@ -17,16 +15,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
+from measure import measure
 from record import write_record
 from torch import Tensor
 
@@ -45,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         n, d = map(int, arguments.sizes[0].split("x"))
-        print(json.dumps(measure(arguments.one, n, d, arguments.repeats, arguments.tf32, arguments.autocast)))
+        print(json.dumps(run(arguments.one, n, d, arguments.repeats, arguments.tf32, arguments.autocast)))
         return
     contenders = [name for name in CONTENDERS if name != "lightly" or importlib.util.find_spec("lightly")]
     results = []
@@ -68,39 +65,23 @@ def in_a_process(contender: str, size: str, arguments: argparse.Namespace) -> di
     return measured
 
 
-def measure(contender: str, n: int, d: int, repeats: int, tf32: bool, autocast: bool) -> dict[str, Any]:
-    on_gpu = torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
+def run(contender: str, n: int, d: int, repeats: int, tf32: bool, autocast: bool) -> dict[str, Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     loss_fn = build(contender)
 
     def step(z: list[Tensor]) -> float:
+        for part in z:
+            part.grad = None
         with torch.autocast(device, torch.bfloat16) if autocast else nullcontext():
             loss = loss_fn(*z)
         loss.backward()
-        if on_gpu:
-            torch.cuda.synchronize()
         return loss.item()
 
     # Loads the libraries, so that they are not counted.
     step(embeddings(8, 16, device, autocast))
     z = embeddings(n, d, device, autocast)
-    times_s, peaks = [], []
-    for _ in range(1 + repeats):
-        for part in z:
-            part.grad = None
-        before = start_peak(on_gpu)
-        begun_s = time.perf_counter()
-        loss = step(z)
-        times_s.append(time.perf_counter() - begun_s)
-        peaks.append(peak(on_gpu) - before)
-    # The first pass finds memory fresh from the system: it is the one whose peak can be read.
-    return {
-        "loss": loss,
-        "median_s": statistics.median(times_s[1:]),
-        "times_s": times_s[1:],
-        "peak_mib": (max(peaks) if on_gpu else peaks[0]) / 2**20,
-    }
+    return {**measure(partial(step, z), repeats), "loss": step(z)}
 
 
 def build(contender: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -131,25 +112,6 @@ def embeddings(n: int, d: int, device: str, autocast: bool) -> list[Tensor]:
     shared = torch.randn(n, d, generator=generator)
     views = [shared + 0.5 * torch.randn(n, d, generator=generator) for _ in range(2)]
     return [view.to(device, torch.bfloat16 if autocast else torch.float32).requires_grad_() for view in views]
-
-
-def start_peak(on_gpu: bool) -> int:
-    """Bytes in use, from which a new peak is taken."""
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    # Sets VmHWM to the present size: proc(5).
-    Path("/proc/self/clear_refs").write_text("5")
-    return process_bytes("VmRSS")
-
-
-def peak(on_gpu: bool) -> int:
-    return torch.cuda.max_memory_allocated() if on_gpu else process_bytes("VmHWM")
-
-
-def process_bytes(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
 
 
 def print_header(contenders: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bt_plugin import LARS, build_projector, lr_scale, parameter_groups
+from bt_plugin import LARS, BarlowTwinsLoss, build_projector, lr_scale, parameter_groups
 
 
 def test_groups_are_weights_and_vectors() -> None:
@@ -65,8 +65,9 @@ def test_parameters_without_gradient_stay() -> None:
 
 
 def test_official_rates_translate_to_the_true_gradient() -> None:
-    """docs/design.md: gradient g/W with (wd, lr) moves as gradient g with (W wd, lr/W) for biases."""
+    """docs/loss.md: gradient g/W with (wd, lr) moves as gradient g with (W wd, lr/W for biases)."""
     world_size, weight_decay, lr_biases = 16, 1e-3, 0.048
+    loss_fn = BarlowTwinsLoss(0.02)
 
     def train(gradient_scale: float, weight_decay: float, lr_biases: float) -> list[Tensor]:
         torch.manual_seed(0)
@@ -74,16 +75,21 @@ def test_official_rates_translate_to_the_true_gradient() -> None:
         optimizer = LARS(parameter_groups(model, 5.0, lr_biases, weight_decay), lr=0.0)
         for _ in range(20):
             optimizer.zero_grad()
-            (gradient_scale * model(torch.randn(12, 6, dtype=torch.float64)).tanh().square().sum()).backward()
+            view_a = torch.randn(12, 6, dtype=torch.float64)
+            view_b = view_a + 0.5 * torch.randn(12, 6, dtype=torch.float64)
+            (gradient_scale * loss_fn(model(view_a), model(view_b))).backward()
             optimizer.step()
         return [p.detach() for p in model.parameters()]
 
     official = train(1 / world_size, weight_decay, lr_biases)
     ours = train(1.0, world_size * weight_decay, lr_biases / world_size)
-    untranslated = train(1.0, weight_decay, lr_biases)
     for first, second in zip(official, ours):
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-12)
-    assert not torch.allclose(official[0], untranslated[0], rtol=1e-4)
+    for untranslated in (
+        train(1.0, weight_decay, lr_biases / world_size),
+        train(1.0, world_size * weight_decay, lr_biases),
+    ):
+        assert any(not torch.allclose(first, second, rtol=1e-4) for first, second in zip(official, untranslated))
 
 
 def test_schedule_is_the_official_one() -> None:

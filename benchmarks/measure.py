@@ -1,0 +1,54 @@
+"""Times and peak memory of a step, on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def measure(step: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """One pass to warm up, then `repeats` timed ones.
+
+    Returns:
+        median_s and times_s, and peak_mib: what a pass adds at its peak to what lay there before; of the
+        process on a CPU, of torch's allocator on a GPU. The libraries should have been used before.
+    """
+    on_gpu = torch.cuda.is_available()
+    times_s, peaks = [], []
+    for _ in range(1 + repeats):
+        before = _start_peak(on_gpu)
+        begun_s = time.perf_counter()
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        times_s.append(time.perf_counter() - begun_s)
+        peaks.append(_peak(on_gpu) - before)
+    return {
+        "median_s": statistics.median(times_s[1:]),
+        "times_s": times_s[1:],
+        # A process keeps freed memory for later passes: only its first shows what it needs.
+        "peak_mib": (max(peaks) if on_gpu else peaks[0]) / 2**20,
+    }
+
+
+def _start_peak(on_gpu: bool) -> int:
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    # Sets VmHWM to the present size: proc(5).
+    Path("/proc/self/clear_refs").write_text("5")
+    return _process_bytes("VmRSS")
+
+
+def _peak(on_gpu: bool) -> int:
+    return torch.cuda.max_memory_allocated() if on_gpu else _process_bytes("VmHWM")
+
+
+def _process_bytes(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
