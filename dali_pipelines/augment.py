@@ -2,7 +2,7 @@
 
 They follow PIL to the rounding, because the official Barlow Twins transform is PIL: colour steps
 truncate to uint8 one by one, contrast pivots on the image's own mean gray, hue turns in HSV.
-tests/dali_pipelines/test_augment.py holds the measured distance of each to PIL.
+tests/dali/test_augment.py holds the measured distance of each to PIL.
 
 A DALI sample has no fixed shape; the shapes below are those of one sample: images are (H, W, 3) uint8
 in layout HWC, the draws are scalars (or vectors where it is said) that live on the CPU.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
 
 def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=world_size,
+        # Ranks that wait for each other fail instead of hanging.
+        timeout=timedelta(seconds=60),
+    )
     try:
         torch.save(function(rank, *arguments), Path(folder) / f"{rank}.pt")
         # With torch 2.7 a rank that leaves early can leave the others waiting in the next line.
