@@ -57,8 +57,9 @@ def accumulated_backward(
     gradients = [gradient.chunk(len(micro_batches)) for gradient in torch.autograd.grad(terms.loss, z)]
 
     last = len(micro_batches) - 1
-    with _unmoved(model, device):
+    with _unmoved_buffers(model):
         for i, (views, state, *gradient) in enumerate(zip(micro_batches, random_states, *gradients)):
+            # The second pass draws what the first drew, and ends where that ended.
             _set_random_state(state, device)
             with nullcontext() if i == last else no_sync():
                 # A scalar whose gradient by the embeddings is theirs: what scalers and hooks expect.
@@ -67,11 +68,10 @@ def accumulated_backward(
 
 
 @contextmanager
-def _unmoved(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Afterwards the model's buffers and the random number generators are as before."""
+def _unmoved_buffers(model: nn.Module) -> Iterator[None]:
+    """Afterwards BatchNorm's running statistics, and all other buffers, are as before."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+    yield
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)

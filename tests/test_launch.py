@@ -149,10 +149,11 @@ def test_ctrl_c_and_the_same_line_again(small_recipe: Path, tmp_path: Path, conf
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "the same command continues from the last checkpoint" in errors
-    interrupted = len(metrics(run_dir))
-    assert 10 <= interrupted < 32, "stopped in the middle"
+    before = metrics(run_dir)
+    assert 10 <= len(before) < 32, "stopped in the middle"
 
     result = launch(config, *arguments)
     assert result.returncode == 0, result.stderr
     assert [line["step"] for line in metrics(run_dir)] == list(range(1, 33))
+    assert metrics(run_dir)[:8] == before[:8], "what was done is not done again"
     assert json.loads((run_dir / "summary.json").read_text())["step"] == 32
