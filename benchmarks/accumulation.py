@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from typing import Any
 
 import torch
-from measure import measure
+from measure import in_a_process, measure
 from record import write_record
 from torch import Tensor
 
@@ -39,9 +37,7 @@ def main() -> None:
     results = []
     print(f"{'accumulation':>12} {'ms':>8} {'MiB':>6} {'time':>6} memory")
     for steps in arguments.steps:
-        command = [sys.executable, *sys.argv, "--one", str(steps)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        results.append({"accumulation_steps": steps, **json.loads(output.splitlines()[-1])})
+        results.append({"accumulation_steps": steps, **in_a_process("--one", str(steps))})
         one, whole = results[-1], results[0]
         time, memory = one["median_s"] / whole["median_s"], one["peak_mib"] / whole["peak_mib"]
         print(

@@ -15,15 +15,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from measure import measure
+from measure import in_a_process, measure
 from record import write_record
 from torch import Tensor
 
@@ -48,21 +46,11 @@ def main() -> None:
     results = []
     print_header(contenders)
     for size in arguments.sizes:
-        measured = {name: in_a_process(name, size, arguments) for name in contenders}
+        measured = {name: in_a_process("--one", name, "--sizes", size) for name in contenders}
         results.append({"size": size, **measured})
         print_row(size, measured)
     name = "loss" + ("_tf32" if arguments.tf32 else "") + ("_autocast" if arguments.autocast else "")
     print(write_record(name, {"repeats": arguments.repeats, "results": results}))
-
-
-def in_a_process(contender: str, size: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    flags = [flag for flag in ("tf32", "autocast") if getattr(arguments, flag)]
-    command = [sys.executable, __file__, "--one", contender, "--sizes", size, "--repeats", str(arguments.repeats)]
-    result = subprocess.run([*command, *(f"--{flag}" for flag in flags)], capture_output=True, text=True)
-    if result.returncode:
-        sys.exit(f"{contender} at {size}:\n{result.stderr}")
-    measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return measured
 
 
 def run(contender: str, n: int, d: int, repeats: int, tf32: bool, autocast: bool) -> dict[str, Any]:

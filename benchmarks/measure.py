@@ -1,8 +1,11 @@
-"""Times and peak memory of a step, on a CPU and on a GPU."""
+"""Times and peak memory of a step, on a CPU and on a GPU, and a process for each measurement."""
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +37,15 @@ def measure(step: Callable[[], Any], repeats: int) -> dict[str, Any]:
         # A process keeps freed memory for later passes: only its first shows what it needs.
         "peak_mib": (max(peaks) if on_gpu else peaks[0]) / 2**20,
     }
+
+
+def in_a_process(*arguments: str) -> dict[str, Any]:
+    """What this script prints as JSON when it is run with these arguments, after its own."""
+    result = subprocess.run([sys.executable, *sys.argv, *arguments], capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{' '.join(arguments)}:\n{result.stderr}")
+    measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return measured
 
 
 def _start_peak(on_gpu: bool) -> int:

@@ -10,6 +10,7 @@ graph: no D x D matrix outlives the forward pass, and the backward pass needs no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bt_plugin import distributed
-from bt_plugin.loss_cost import ExactForm, cheaper_form
+from bt_plugin.loss_cost import cheaper_form
 
 # As torch.nn.BatchNorm1d, by which the official code standardises: main.py:206 at 8e8d284.
 EPS = 1e-5
@@ -106,13 +107,23 @@ class BarlowTwinsLoss(nn.Module):
             )
         if not (z_a.is_floating_point() and z_b.is_floating_point()):
             raise ValueError(f"z_a {z_a.dtype} and z_b {z_b.dtype} must be floating point; take .float()")
+        needs_gradient = torch.is_grad_enabled() and (z_a.requires_grad or z_b.requires_grad)
+        with torch.no_grad(), torch.autocast(z_a.device.type, enabled=False):
+            terms, gradients = self._evaluated(z_a, z_b, needs_gradient)
+        return terms._replace(loss=_WithGradients.apply(terms.loss, z_a, z_b, *gradients)) if gradients else terms
+
+    def _evaluated(self, z_a: Tensor, z_b: Tensor, needs_gradient: bool) -> tuple[LossTerms, tuple[Tensor, ...]]:
+        """The terms, and the gradients of the loss by z_a and z_b if they are needed."""
         n, d = z_a.shape
-        batch = _statistics(z_a, z_b, self.gather_distributed)
-        self._check_sizes(n, batch.sizes)
+        batch = _standardised(z_a, z_b, self.gather_distributed, self._check_sizes)
+        world_size = len(batch.finite)
         lambda_param = 1 / d if self.lambda_param == "auto" else self.lambda_param
-        form = cheaper_form(n, d, len(batch.sizes)) if self.form == "auto" else self.form
-        loss, invariance, redundancy = _BarlowTwins.apply(z_a, z_b, batch, lambda_param, self.gather_distributed, form)
-        return LossTerms(loss, invariance, redundancy, batch.finite)
+        form = cheaper_form(n, d, world_size) if self.form == "auto" else self.form
+        c = (_cross_form if form == "cross" else _gram_form)(batch, n * world_size, self.gather_distributed)
+        invariance, redundancy = (c.diagonal - 1).square().sum(), c.row_squares.sum()
+        terms = LossTerms(invariance + lambda_param * redundancy, invariance, redundancy, batch.finite)
+        # DistributedDataParallel averages over ranks what has to be summed, hence W / N = 1 / n.
+        return terms, _gradients(batch, c, lambda_param, 2 / n) if needs_gradient else ()
 
     def _check_sizes(self, n: int, sizes: Tensor) -> None:
         if n * len(sizes) < 2:
@@ -129,27 +140,24 @@ class BarlowTwinsLoss(nn.Module):
         self._agreed_n = n
 
 
-class _Statistics(NamedTuple):
-    """Of the global batch. sizes: (W,), samples by rank. finite: (W,) bool. The rest: (2, D), of a and b."""
+class _Batch(NamedTuple):
+    """This rank's part of the standardised global batch.
 
-    sizes: Tensor
-    finite: Tensor
-    mean: Tensor
-    inv_std: Tensor
-
-
-class _Standardised(NamedTuple):
-    """Standardised embeddings of this rank, (n, D) each."""
+    a and b: (n, D). inv_std_a and inv_std_b: (D,), 1 / standard deviation. finite: (W,) bool, by rank.
+    """
 
     a: Tensor
     b: Tensor
+    inv_std_a: Tensor
+    inv_std_b: Tensor
+    finite: Tensor
 
 
 class _Correlation(NamedTuple):
     """What the loss and its gradient need of C, without its diagonal where it says off.
 
     diagonal: (D,), C_ii. row_squares and column_squares: (D,), sums of off C_ij^2.
-    b_ct and a_c: (n, D), this rank's b @ off C^T and a @ off C.
+    b_ct and a_c: (n, D), this rank's b @ C^T and a @ C, with `within` in the place of C's diagonal.
     """
 
     diagonal: Tensor
@@ -157,54 +165,44 @@ class _Correlation(NamedTuple):
     column_squares: Tensor
     b_ct: Tensor
     a_c: Tensor
+    within: Tensor
 
 
-class _BarlowTwins(torch.autograd.Function):
+class _WithGradients(torch.autograd.Function):
+    """The loss, with gradients that are known already."""
+
     @staticmethod
-    def forward(
-        ctx: Any, z_a: Tensor, z_b: Tensor, batch: _Statistics, lambda_param: float, gather: bool, form: ExactForm
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        world_size = len(batch.sizes)
-        n_global = world_size * len(z_a)
-        with torch.autocast(z_a.device.type, enabled=False):
-            x = _standardised(z_a, z_b, batch)
-            c = (_cross_form if form == "cross" else _gram_form)(x, n_global, gather)
-            invariance = (c.diagonal - 1).square().sum()
-            redundancy = c.row_squares.sum()
-            ctx.mark_non_differentiable(invariance, redundancy)
-            if any(ctx.needs_input_grad[:2]):
-                # DistributedDataParallel averages over ranks what has to be summed.
-                scale = 2 * world_size / n_global * batch.inv_std
-                ctx.save_for_backward(*_gradients(x, c, lambda_param, scale))
-            ctx.dtypes = z_a.dtype, z_b.dtype
-        return invariance + lambda_param * redundancy, invariance, redundancy
+    def forward(ctx: Any, loss: Tensor, z_a: Tensor, z_b: Tensor, grad_a: Tensor, grad_b: Tensor) -> Tensor:
+        ctx.save_for_backward(grad_a, grad_b)
+        ctx.dtypes = z_a.dtype, z_b.dtype
+        return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         # Scaled before the cast, so that a GradScaler's factor lifts small fp16 gradients.
-        gradients = ((grad_loss * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes))
-        return (*gradients, None, None, None, None)
+        grad_a, grad_b = ((grad_loss * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes))
+        return None, grad_a, grad_b, None, None
 
 
-@torch.no_grad()
-def _statistics(z_a: Tensor, z_b: Tensor, gather: bool) -> _Statistics:
-    """Mean and 1 / std, by the biased variance, over the samples of all ranks."""
+def _standardised(z_a: Tensor, z_b: Tensor, gather: bool, check_sizes: Callable[[int, Tensor], None]) -> _Batch:
+    """Mean 0 and biased variance 1 over the samples of all ranks; sizes are checked before they are relied on."""
     dtype = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
-    of_a, of_b = (torch.var_mean(z.to(dtype), dim=0, correction=0) for z in (z_a, z_b))
-    local = torch.cat((of_a[0].new_tensor([len(z_a)]), *of_a, *of_b))
-    by_rank = _gathered(local, gather)
-    (variance_a, mean_a, variance_b, mean_b) = by_rank[:, 1:].chunk(4, dim=1)
-    means = torch.stack((mean_a, mean_b), dim=1)
-    mean = means.mean(dim=0)
+    n = len(z_a)
+    means = [z.to(dtype).mean(dim=0) for z in (z_a, z_b)]
+    a, b = (z - mean for z, mean in zip((z_a, z_b), means))
+    variances = [_column_squares(centred) / n for centred in (a, b)]
+    by_rank = _gathered(torch.cat((means[0].new_tensor([n]), *means, *variances)), gather)
+    check_sizes(n, by_rank[:, 0])
+    rank_means, rank_variances = by_rank[:, 1:].unflatten(1, (2, -1)).unbind(dim=1)
+    mean = rank_means.mean(dim=0)
     # Chan et al. 1983: variances add up around the common mean without cancellation.
-    variance = (torch.stack((variance_a, variance_b), dim=1) + (means - mean).square()).mean(dim=0)
-    return _Statistics(by_rank[:, 0], by_rank.isfinite().all(dim=1), mean, (variance + EPS).rsqrt())
-
-
-def _standardised(z_a: Tensor, z_b: Tensor, batch: _Statistics) -> _Standardised:
-    a, b = ((z - mean).mul_(inv_std) for z, mean, inv_std in zip((z_a, z_b), batch.mean, batch.inv_std))
-    return _Standardised(a, b)
+    variance = (rank_variances + (rank_means - mean).square()).mean(dim=0)
+    inv_std_a, inv_std_b = (variance + EPS).rsqrt().chunk(2)
+    if len(by_rank) > 1:
+        shift_a, shift_b = (torch.cat(means) - mean).chunk(2)
+        a, b = a.add_(shift_a), b.add_(shift_b)
+    return _Batch(a.mul_(inv_std_a), b.mul_(inv_std_b), inv_std_a, inv_std_b, by_rank.isfinite().all(dim=1))
 
 
 def _gathered(tensor: Tensor, gather: bool) -> Tensor:
@@ -212,43 +210,57 @@ def _gathered(tensor: Tensor, gather: bool) -> Tensor:
     return distributed.all_gather(tensor) if gather else tensor.unsqueeze(0)
 
 
-def _cross_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
-    c = x.a.T @ x.b
+def _cross_form(x: _Batch, n_global: int, gather: bool) -> _Correlation:
+    c = _product(x.a.T, x.b, 1 / n_global)
     if gather:
         distributed.all_reduce_sum_(c)
-    c /= n_global
     diagonal = c.diagonal().clone()
     c.fill_diagonal_(0)
-    rows, columns = (torch.linalg.vector_norm(c, dim=dim).square() for dim in (1, 0))
-    return _Correlation(diagonal, rows, columns, x.b @ c.T, x.a @ c)
+    rows, columns = torch.linalg.vector_norm(c, dim=1).square(), _column_squares(c)
+    return _Correlation(diagonal, rows, columns, x.b @ c.T, x.a @ c, torch.zeros_like(diagonal))
 
 
-def _gram_form(x: _Standardised, n_global: int, gather: bool) -> _Correlation:
+def _gram_form(x: _Batch, n_global: int, gather: bool) -> _Correlation:
     """C C^T and C^T C are never formed: b C^T = (b B^T) A / N with A and B the samples of all ranks."""
-    all_a, all_b = (_gathered(part, gather).flatten(0, 1) for part in x)
-    b_ct = ((x.b @ all_b.T) @ all_a).div_(n_global)
-    a_c = ((x.a @ all_a.T) @ all_b).div_(n_global)
+    all_a, all_b = (_gathered(part, gather).flatten(0, 1) for part in (x.a, x.b))
+    b_ct = _product(x.b, all_b.T, 1 / n_global) @ all_a
+    a_c = _product(x.a, all_a.T, 1 / n_global) @ all_b
     sums = torch.stack([(left * right).sum(dim=0) for left, right in ((x.a, x.b), (x.a, b_ct), (x.b, a_c))])
     if gather:
         distributed.all_reduce_sum_(sums)
     diagonal, rows, columns = sums / n_global
     squares = diagonal.square()
-    b_ct.addcmul_(x.b, diagonal, value=-1)
-    a_c.addcmul_(x.a, diagonal, value=-1)
-    return _Correlation(diagonal, rows - squares, columns - squares, b_ct, a_c)
+    return _Correlation(diagonal, rows - squares, columns - squares, b_ct, a_c, diagonal)
 
 
-def _gradients(x: _Standardised, c: _Correlation, lambda_param: float, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale * left @ right, without a pass over the result."""
+    return torch.addmm(left.new_zeros(()), left, right, beta=0, alpha=scale)
+
+
+def _column_squares(matrix: Tensor) -> Tensor:
+    """Sums of squares by column. A block at a time stays in the cache; torch's vector_norm takes 27 times as long."""
+    return torch.stack([block.square().sum(dim=0) for block in matrix.split(256)]).sum(dim=0)
+
+
+def _gradients(x: _Batch, c: _Correlation, lambda_param: float, scale: float) -> tuple[Tensor, Tensor]:
     """The derivatives of the loss by z_a and z_b of this rank's samples, in the memory of b_ct and a_c.
 
     With G = dloss / dC, the gradient of the standardised a is b G^T / N. Through the standardisation,
     as in BatchNorm's backward, its mean over the batch is subtracted, which is 0 because b's is, and
-    its part along a, sum_j G_ij C_ij: both known on every rank already. scale: (2, D), 2 / (N std).
+    its part along a, sum_j G_ij C_ij: both known on every rank already. scale is 2 / N, where the ranks'
+    gradients are summed.
     """
     excess = c.diagonal - 1
+    toward_other = excess - lambda_param * c.within
     on_diagonal = excess * c.diagonal
-    along_a = lambda_param * c.row_squares + on_diagonal
-    along_b = lambda_param * c.column_squares + on_diagonal
-    grad_a = c.b_ct.mul_(lambda_param).addcmul_(x.b, excess).addcmul_(x.a, along_a, value=-1).mul_(scale[0])
-    grad_b = c.a_c.mul_(lambda_param).addcmul_(x.a, excess).addcmul_(x.b, along_b, value=-1).mul_(scale[1])
+    gradients = []
+    for product, own, other, squares, inv_std in (
+        (c.b_ct, x.a, x.b, c.row_squares, x.inv_std_a),
+        (c.a_c, x.b, x.a, c.column_squares, x.inv_std_b),
+    ):
+        factor = scale * inv_std
+        product.mul_(lambda_param * factor).addcmul_(other, toward_other * factor)
+        gradients.append(product.addcmul_(own, (lambda_param * squares + on_diagonal) * factor, value=-1))
+    grad_a, grad_b = gradients
     return grad_a, grad_b

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 ExactForm = Literal["cross", "gram"]
 
-# A number of C passes through memory about four times outside the products: read or written while its
-# mean is taken, its diagonal cleared and its rows and columns summed. That takes the time of about as
+# A number of C passes through memory about four times outside the products: written, reduced over ranks,
+# and read for the sums of squares by row and by column. That takes the time of about as
 # many multiply-adds on an H100 (16 bytes at 3.35 TB/s, 33.5e12 multiply-adds/s in float32: NVIDIA's
 # data sheet) as on two CPU cores (measured).
 MULTIPLY_ADDS_PER_ENTRY_OF_C = 100

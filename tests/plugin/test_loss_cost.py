@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bt_plugin.loss_cost import cheaper_form, loss_cost
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,18 @@ def test_costs_by_hand() -> None:
     assert cross.bytes_sent == 4 * (41 + 100)
     assert gram.bytes_sent == 4 * (41 + 80 + 30)
     assert loss_cost("cross", n=4, d=10).bytes_sent == 0
+
+
+def test_the_docs_table_of_traffic_is_the_models() -> None:
+    lines = (REPOSITORY / "docs" / "loss.md").read_text().splitlines()
+    first = lines.index("| n | W | N | D | cross | gram | auto | Lightly |") + 2
+    rows = [line.strip("| ").split(" | ") for line in lines[first : lines.index("", first)]]
+    assert len(rows) > 4
+    for n, world_size, n_global, d, cross, gram, auto, lightly in rows:
+        shape = int(n), int(d), int(world_size)
+        assert int(n) * int(world_size) == int(n_global)
+        for form, written in (("cross", cross), ("gram", gram)):
+            assert f"{loss_cost(form, *shape).bytes_sent / 2**20:.1f}" == written
+        assert cheaper_form(*shape) == auto
+        # Two all-reduces of C.
+        assert f"{2 * 2 * (1 - 1 / int(world_size)) * 4 * int(d) ** 2 / 2**20:.0f}" == lightly
