@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bt_plugin.loss import BarlowTwinsLoss
     from bt_plugin.method import BarlowTwins, build_projector
     from bt_plugin.optim import LARS, lr_scale, parameter_groups
+    from bt_plugin.transform import BarlowTwinsTransform
 
 __version__ = "0.1.0"
 
@@ -18,13 +19,14 @@ __all__ = [
     "LARS",
     "BarlowTwins",
     "BarlowTwinsLoss",
+    "BarlowTwinsTransform",
     "build_backbone",
     "build_projector",
     "lr_scale",
     "parameter_groups",
 ]
 
-_MODULES = ("backbones", "loss", "method", "optim")
+_MODULES = ("backbones", "loss", "method", "optim", "transform")
 
 
 def __getattr__(name: str) -> Any:

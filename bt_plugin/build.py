@@ -1,6 +1,8 @@
-"""What a recipe describes, made: the model and the images."""
+"""What a recipe describes, made: the model, the images, and how they are loaded."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -50,3 +52,13 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
             f" only one of them has {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
         )
     return train, val
+
+
+def loader_options(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    """What every loader of the run is given: who makes the views, where, by how many threads."""
+    on_gpu = device.type == "cuda" and recipe.data.backend != "cpu"
+    return {
+        "device": "gpu" if on_gpu else "cpu",
+        "backend": recipe.data.backend,
+        "num_threads": recipe.data.num_threads,
+    }

@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 ExactForm = Literal["cross", "gram"]
 
 # A number of C passes through memory about four times outside the products: written, reduced over ranks,
-# and read for the sums of squares by row and by column. That takes the time of about as
-# many multiply-adds on an H100 (16 bytes at 3.35 TB/s, 33.5e12 multiply-adds/s in float32: NVIDIA's
-# data sheet) as on two CPU cores (measured).
-MULTIPLY_ADDS_PER_ENTRY_OF_C = 100
+# and read for the sums of squares by row and by column. On an H100 that takes the time of 160 multiply-adds
+# (16 bytes at 3.35 TB/s, 33.5e12 multiply-adds/s in float32: NVIDIA's data sheet), on two CPU cores of 280
+# (benchmarks/records/2026-11-22_loss.json, N = 64 and 256).
+MULTIPLY_ADDS_PER_ENTRY_OF_C = 200
 # Likewise the bytes between ranks: 74 for an H100's NVLink (450 GB/s each way), ten times as many
 # over InfiniBand. The lowest that is common, so that traffic decides only where it is sure to.
 MULTIPLY_ADDS_PER_BYTE_SENT = 74

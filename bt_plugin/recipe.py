@@ -25,13 +25,17 @@ class _Section(BaseModel):
 
 class Data(_Section):
     train: Annotated[str, Field(min_length=1)]
-    """Folder of the training images: CLASS/*.jpg, or images without classes."""
+    """The training images: a folder, CLASS/*.jpg or images without classes, or a .csv, .tsv or .txt list of files."""
     val: str | None = None
-    """Folder of the validation images, CLASS/*.jpg; without it there is no evaluation."""
+    """The validation images, with classes; without it there is no evaluation."""
+    backend: Literal["auto", "dali", "cpu"] = "auto"
+    """Who makes the views: auto is DALI on a GPU, and on a CPU torch and numba, which need no DALI."""
     num_threads: Positive | None = None
-    """DALI's threads on each rank; null is the rank's share of the cores."""
+    """Threads that make them on each rank; null is the rank's share of the cores."""
     prefetch: Positive = 2
     """Batches made ahead."""
+    max_bad_files: Annotated[int, Field(ge=0)] = 100
+    """Training files of a rank that may be unreadable; each is replaced by another, and logged."""
 
 
 class _Changes(_Section):

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from bt_plugin import distributed
 from bt_plugin.accumulate import accumulated_backward
-from bt_plugin.build import build_model, open_sources
+from bt_plugin.build import build_model, loader_options, open_sources
 from bt_plugin.checkpoint import load_checkpoint, resume_from, save_checkpoint
 from bt_plugin.errors import DivergenceError, LaunchError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
@@ -30,9 +30,9 @@ from bt_plugin.monitor import MetricsFile, Speed
 from bt_plugin.optim import LARS, lr_scale, parameter_groups
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
+from dali_pipelines.backends import cores_per_rank
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
-from dali_pipelines.stream import cores_per_rank
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         train_source,
         batch_size,
         views=recipe.preset,
-        device="gpu" if accelerator.device.type == "cuda" else "cpu",
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         seed=recipe.run.seed,
-        num_threads=recipe.data.num_threads,
         prefetch=recipe.data.prefetch,
         micro_batches=recipe.optim.accumulation_steps,
+        max_bad_files=recipe.data.max_bad_files,
+        **loader_options(recipe, accelerator.device),
     )
     training = Training(recipe, accelerator, model, loader)
     training.run()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dali_pipelines.errors import BadImageError
     from dali_pipelines.loaders import Batch, EvalBatch, EvalLoader, TwoViewLoader
     from dali_pipelines.params import PRESETS, EvalParams, Preset, ViewParams
-    from dali_pipelines.sources import ImageSource, flat_folder, image_folder, open_source
+    from dali_pipelines.sources import ImageSource, file_list, flat_folder, image_folder, open_source
 
 __all__ = [
     "PRESETS",
@@ -24,6 +24,7 @@ __all__ = [
     "Preset",
     "TwoViewLoader",
     "ViewParams",
+    "file_list",
     "flat_folder",
     "image_folder",
     "open_source",

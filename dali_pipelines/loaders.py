@@ -5,27 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from functools import partial
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dali_pipelines.backends import Backend, Device, eval_stream, resolve_maker, view_stream
+from dali_pipelines.bad_files import BadFiles
 from dali_pipelines.draws import draw_views
+from dali_pipelines.errors import BadImageError
 from dali_pipelines.params import EvalParams, Preset, resolve_views
+from dali_pipelines.plans import Plan
 from dali_pipelines.shards import Shards, eval_indices
 from dali_pipelines.sources import ImageSource, open_source
-from dali_pipelines.stream import (
-    Device,
-    Plan,
-    Stream,
-    cores_per_rank,
-    encoded_paths,
-    import_graphs,
-    resolve_device,
-)
+
+if TYPE_CHECKING:
+    from dali_pipelines.fused_cpu import FusedStream
+    from dali_pipelines.stream import Stream
 
 
 class Batch(NamedTuple):
@@ -51,7 +49,7 @@ class EvalBatch(NamedTuple):
 
 
 class TwoViewLoader:
-    """Random views of every image, made by DALI, an epoch for each time it is iterated over.
+    """Random views of every image, an epoch for each time it is iterated over.
 
     Batches are a pure function of (seed, epoch, step): they are the same after a resume, and the
     global batch of a step is the same on any number of ranks. Leaving an epoch early and iterating
@@ -61,18 +59,22 @@ class TwoViewLoader:
         source: The images, or the folder of them (see open_source).
         batch_size_per_rank: Images a rank gets each step.
         views: A preset's name ("barlow_twins", "barlow_twins_32") or a Preset.
-        device: Where DALI decodes and augments; "auto" is "gpu" where torch sees one.
+        device: Where the views are made; "auto" is "gpu" where torch sees one.
         rank: Of this process, 0 to world_size - 1. Default: torch.distributed's, else $RANK, else 0.
         world_size: Number of processes. Default: likewise, $WORLD_SIZE, else 1.
         seed: Of order and augmentations, the same on every rank.
-        num_threads: DALI's, default this process's share of the cores.
+        num_threads: That make them, default this process's share of the cores.
         prefetch: Batches made ahead.
         micro_batches: Pieces that the batch of a step is handed out in, for gradient accumulation. The
             images and views of a step do not depend on it.
+        backend: "dali", or "cpu": the same views without DALI, several times faster on a CPU. "auto" is DALI
+            on a GPU and "cpu" elsewhere. They differ by rounding (docs/fidelity.md).
+        max_bad_files: Files that may be unreadable. Each is replaced by the next good one, and logged once;
+            one more ends the stream with BadImageError.
 
     Raises:
         ValueError: For an argument out of range, or fewer images than one global batch.
-        ImportError: Without DALI.
+        ImportError: If DALI is to make the views and is not installed.
 
     Examples:
         >>> for views, targets, filenames in TwoViewLoader("images/", batch_size_per_rank=256):
@@ -91,7 +93,11 @@ class TwoViewLoader:
         num_threads: int | None = None,
         prefetch: int = 2,
         micro_batches: int = 1,
+        backend: Backend = "auto",
+        max_bad_files: int = 100,
     ) -> None:
+        if max_bad_files < 0:
+            raise ValueError(f"max_bad_files: {max_bad_files} is not allowed; it must be 0 or more")
         if micro_batches < 1 or batch_size_per_rank % micro_batches:
             raise ValueError(
                 f"micro_batches: {micro_batches} is not allowed; it must divide batch_size_per_rank,"
@@ -99,20 +105,12 @@ class TwoViewLoader:
             )
         self.source = source if isinstance(source, ImageSource) else open_source(source)
         self.views = resolve_views(views).views
-        self.device = resolve_device(device)
+        self.maker = resolve_maker(backend, device, num_threads, prefetch)
         rank, world_size = _rank_and_world_size(rank, world_size)
         self.shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
-        self._build = partial(
-            Stream,
-            self.source,
-            partial(import_graphs().two_views, views=self.views),
-            batch_size=batch_size_per_rank // micro_batches,
-            device=self.device,
-            num_threads=num_threads or cores_per_rank(),
-            prefetch=prefetch,
-        )
-        self._stream: Stream | None = None
+        self.bad_files = BadFiles(len(self.source), max_bad_files)
+        self._stream: Stream | FusedStream | None = None
         self._stream_at = 0
         # The next batch to hand out, counted over all epochs.
         self._position = 0
@@ -167,30 +165,36 @@ class TwoViewLoader:
         }
 
     def _take(self, position: int) -> tuple[Plan, tuple[Tensor, ...]]:
-        if self._stream is None:
-            self._stream = self._build(self._plans(position))
-        elif self._stream_at != position:
-            self._stream.restart(self._plans(position))
-        batch = next(self._stream)
-        self._stream_at = position + 1
-        return batch
+        while True:
+            try:
+                if self._stream is None:
+                    size = self.shards.batch_size_per_rank // self.micro_batches
+                    self._stream = view_stream(self.source, self.views, self._plans(position), size, self.maker)
+                elif self._stream_at != position:
+                    self._stream.restart(self._plans(position))
+                batch = next(self._stream)
+            except BadImageError as error:
+                self.bad_files.add(error)
+                # DALI does not go on after every error.
+                self._stream = None
+            else:
+                self._stream_at = position + 1
+                return batch
 
     def _plans(self, position: int) -> Iterator[Plan]:
-        feed_of = import_graphs().feed_of
+        step, pieces_done = divmod(position, self.micro_batches)
+        plans = chain.from_iterable(self._plans_of_step(number) for number in count(step))
+        return islice(plans, pieces_done, None)
+
+    def _plans_of_step(self, number: int) -> Iterator[Plan]:
         shards = self.shards
-        first_step, rest = divmod(position, self.micro_batches)
-        assert rest == 0, "a stream begins with a whole step"
-        for number in count(first_step):
-            epoch, step = divmod(number, shards.steps_per_epoch)
-            indices = shards.indices(epoch, step)
-            draws = [
-                view.rows(shards.slots)
-                for view in draw_views(self.views, shards.global_batch_size, shards.seed, epoch, step)
-            ]
-            size = len(indices) // self.micro_batches
-            for rows in (slice(begin, begin + size) for begin in range(0, len(indices), size)):
-                mine = tuple(view.rows(rows) for view in draws)
-                yield Plan(indices[rows], feed_of(encoded_paths(self.source, indices[rows]), self.views, mine))
+        epoch, step = divmod(number, shards.steps_per_epoch)
+        indices = self.bad_files.replaced(shards.indices(epoch, step))
+        draws = draw_views(self.views, shards.global_batch_size, shards.seed, epoch, step)
+        mine = [view.rows(shards.slots) for view in draws]
+        size = len(indices) // self.micro_batches
+        for rows in (slice(begin, begin + size) for begin in range(0, len(indices), size)):
+            yield Plan(indices[rows], tuple(view.rows(rows) for view in mine))
 
 
 class EvalLoader:
@@ -205,10 +209,11 @@ class EvalLoader:
         world_size: As for TwoViewLoader.
         num_threads: As for TwoViewLoader.
         prefetch: As for TwoViewLoader.
+        backend: As for TwoViewLoader.
 
     Raises:
         ValueError: For an argument out of range.
-        ImportError: Without DALI.
+        ImportError: If DALI is to make the views and is not installed.
     """
 
     def __init__(
@@ -221,29 +226,23 @@ class EvalLoader:
         world_size: int | None = None,
         num_threads: int | None = None,
         prefetch: int = 2,
+        backend: Backend = "auto",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not allowed; it must be at least 1")
         self.source = source if isinstance(source, ImageSource) else open_source(source)
-        self.device = resolve_device(device)
+        self._params = params or EvalParams()
+        self._batch_size = batch_size
+        self._maker = resolve_maker(backend, device, num_threads, prefetch)
         self._batches = eval_indices(len(self.source), batch_size, *_rank_and_world_size(rank, world_size))
-        self._build = partial(
-            Stream,
-            self.source,
-            partial(import_graphs().eval_view, params=params or EvalParams()),
-            batch_size=batch_size,
-            device=self.device,
-            num_threads=num_threads or cores_per_rank(),
-            prefetch=prefetch,
-        )
 
     def __len__(self) -> int:
         """Batches of this rank."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        plans = (Plan(indices, [encoded_paths(self.source, indices)]) for indices in self._batches)
-        for plan, (images,) in self._build(plans):
+        plans = (Plan(indices) for indices in self._batches)
+        for plan, (images,) in eval_stream(self.source, self._params, plans, self._batch_size, self._maker):
             targets = torch.from_numpy(self.source.labels[plan.indices])
             yield EvalBatch(images, targets, [self.source.files[index] for index in plan.indices])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 # What DALI decodes on both devices; GIF and AVIF are not among them.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pnm")
 NO_LABEL = -1
+# Suffixes of file lists, and what is between their columns.
+LIST_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +55,12 @@ class ImageSource:
 
 
 def open_source(root: str | Path) -> ImageSource:
-    """The image folder or the flat folder at a path, whichever it is.
+    """The file list, the image folder or the flat folder at a path, whichever it is.
 
     A folder with images of its own is flat; otherwise its sub-folders are the classes.
     """
+    if Path(root).suffix.lower() in LIST_DELIMITERS and Path(root).expanduser().is_file():
+        return file_list(root)
     root = _existing_folder(root)
     has_images = any(entry.is_file() and _is_image(entry.name) for entry in os.scandir(root))
     return flat_folder(root) if has_images else image_folder(root)
@@ -95,6 +100,41 @@ def flat_folder(root: str | Path) -> ImageSource:
     return ImageSource(root, files, np.full(len(files), NO_LABEL, dtype=np.int64), ())
 
 
+def file_list(path: str | Path) -> ImageSource:
+    """A list of files: .csv or .tsv with a path and, if all have one, a label a line; .txt with a path a line.
+
+    Paths are absolute, or relative to the list's folder. A first line "path" or "path,label" is a header.
+    Classes are sorted as numbers if all are whole numbers, else as text. Whether the files are there is
+    found out when they are read: among a million, a missing one is a bad file.
+
+    Raises:
+        ValueError: If there is no such list, it is empty, or a line has another number of columns.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path}: does not exist; give a {', '.join(LIST_DELIMITERS)} file")
+    delimiter = LIST_DELIMITERS[path.suffix.lower()]
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter=delimiter)) if delimiter else [[line.rstrip("\r\n")] for line in file]
+    numbered = [(number, row) for number, row in enumerate(rows, start=1) if any(row)]
+    if numbered and [column.strip().lower() for column in numbered[0][1]] in (["path"], ["path", "label"]):
+        del numbered[0]
+    if not numbered:
+        raise ValueError(f"{path}: no files in it; write a path a line")
+    columns = len(numbered[0][1])
+    for number, row in numbered:
+        if len(row) != columns or columns > 2 or not row[0]:
+            raise ValueError(f"{path}, line {number}: {row!r} must be a path" + ", a label" * (columns == 2))
+    files = tuple(row[0] for _, row in numbered)
+    if columns == 1:
+        return ImageSource(path.parent, files, np.full(len(files), NO_LABEL, dtype=np.int64), ())
+    names = [row[1] for _, row in numbered]
+    classes = sorted(set(names), key=int if all(name.lstrip("-").isdecimal() for name in names) else str)
+    number_of = {name: number for number, name in enumerate(classes)}
+    labels = np.array([number_of[name] for name in names], dtype=np.int64)
+    return ImageSource(path.parent, files, labels, tuple(classes))
+
+
 _ENDINGS = f"files that end in {', '.join(IMAGE_SUFFIXES)} count"
 
 
@@ -102,7 +142,7 @@ def _existing_folder(root: str | Path) -> Path:
     root = Path(root).expanduser()
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise ValueError(f"{root}: {what}; give a folder of images")
+        raise ValueError(f"{root}: {what}; give a folder of images, or a list of them ({', '.join(LIST_DELIMITERS)})")
     return root
 
 

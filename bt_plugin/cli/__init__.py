@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 
-from bt_plugin.cli import check, demo_data, pretrain
+from bt_plugin.cli import check, demo_data, pretrain, scan
 from bt_plugin.errors import DivergenceError, RecipeError, UserError
 from dali_pipelines.errors import BadImageError
 
-_COMMANDS = (pretrain, check, demo_data)
+_COMMANDS = (pretrain, check, demo_data, scan)
 
 
 def main(arguments: list[str] | None = None) -> int:

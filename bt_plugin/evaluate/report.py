@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin import distributed
+from bt_plugin.build import loader_options
 from bt_plugin.evaluate.features import extract_features, raw_pixels
 from bt_plugin.evaluate.knn import knn_top1
 from bt_plugin.method import BarlowTwins
@@ -41,24 +41,22 @@ def evaluate_knn(
     """
     if not recipe.eval.knn or val is None or not (train.has_labels and val.has_labels):
         return None
-    open_loader = partial(
-        EvalLoader,
-        batch_size=recipe.eval.batch_size,
-        params=recipe.preset.eval_params(),
-        device="gpu" if device.type == "cuda" else "cpu",
-        num_threads=recipe.data.num_threads,
-    )
+    options = {
+        "batch_size": recipe.eval.batch_size,
+        "params": recipe.preset.eval_params(),
+        **loader_options(recipe, device),
+    }
     bank = _subset(train, recipe.eval.knn_bank_images, recipe.run.seed)
 
     def top1(embed: Callable[[Tensor], Tensor]) -> float:
-        known, queries = (extract_features(embed, open_loader(source), device) for source in (bank, val))
+        known, queries = (extract_features(embed, EvalLoader(source, **options), device) for source in (bank, val))
         return knn_top1(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
 
     # Where BatchNorm is not synchronised, on a CPU, ranks differ in it; rank 0's network is the one exported.
     distributed.broadcast_(model.buffers())
     scores = {"raw": top1(raw_pixels), "untrained": top1(untrained.backbone.to(device).eval())}
     # Every rank estimates on the same images, so that all have the same network.
-    first = open_loader(_subset(bank, _CALIBRATION_IMAGES, recipe.run.seed), rank=0, world_size=1)
+    first = EvalLoader(_subset(bank, _CALIBRATION_IMAGES, recipe.run.seed), rank=0, world_size=1, **options)
     calibrate_batch_norm(untrained.backbone, first, device)
     scores["calibrated"] = top1(untrained.backbone.eval())
     scores["pretrained"] = top1(model.backbone.eval())

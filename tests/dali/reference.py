@@ -1,8 +1,9 @@
-"""The official transform, step by step, by PIL and torchvision, for given draws."""
+"""The official transform, step by step, by PIL and torchvision, for given draws; and how far from it others are."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,18 @@ ADJUST = {
     "hue": F.adjust_hue,
 }
 INTERPOLATION = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+
+Images = list[NDArray[np.uint8]]
+FACTORS = [0.6, 0.8, 1.0, 1.2, 1.4]
+TURNS = [-0.1, -0.04, 0.02, 0.07, 0.1]
+SIGMAS = [0.1, 0.5, 1.0, 1.5, 2.0]
+
+
+def distance(ours: Images, theirs: list[Any]) -> tuple[float, int]:
+    """Mean and largest difference in levels."""
+    differences = [np.abs(a.astype(int) - np.asarray(b).astype(int)) for a, b in zip(ours, theirs)]
+    assert all(difference.size for difference in differences)
+    return float(np.mean([difference.mean() for difference in differences])), int(max(d.max() for d in differences))
 
 
 def crop_window(

@@ -19,11 +19,7 @@ from dali_pipelines import augment
 from dali_pipelines.draws import draw_views
 from dali_pipelines.params import EvalParams, ViewParams
 from tests.dali import reference
-
-Images = list[NDArray[np.uint8]]
-FACTORS = [0.6, 0.8, 1.0, 1.2, 1.4]
-TURNS = [-0.1, -0.04, 0.02, 0.07, 0.1]
-SIGMAS = [0.1, 0.5, 1.0, 1.5, 2.0]
+from tests.dali.reference import FACTORS, SIGMAS, TURNS, Images, distance
 
 
 def run_dali(body: Callable[..., Any], images: Images, *arguments: NDArray[Any]) -> Images:
@@ -38,13 +34,6 @@ def run_dali(body: Callable[..., Any], images: Images, *arguments: NDArray[Any])
     pipeline = graph(batch_size=len(images), num_threads=2, device_id=None, prefetch_queue_depth=1)
     (output,) = pipeline.run()
     return [np.array(output.at(index)) for index in range(len(images))]
-
-
-def distance(ours: Images, theirs: list[Any]) -> tuple[float, int]:
-    """Mean and largest difference in levels."""
-    differences = [np.abs(a.astype(int) - np.asarray(b).astype(int)) for a, b in zip(ours, theirs)]
-    assert all(difference.size for difference in differences)
-    return float(np.mean([difference.mean() for difference in differences])), int(max(d.max() for d in differences))
 
 
 @pytest.fixture(scope="module")

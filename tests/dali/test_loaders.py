@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dali_pipelines import PRESETS, BadImageError, EvalLoader, EvalParams, TwoViewLoader, image_folder
+from dali_pipelines import PRESETS, BadImageError, EvalLoader, EvalParams, ImageSource, TwoViewLoader, image_folder
 from dali_pipelines.draws import draw_views
 from dali_pipelines.loaders import Batch
 from tests.dali import reference
 
 SMALL = PRESETS["barlow_twins"].changed(size_px=32)
+CPU: dict[str, Any] = {"device": "cpu"}
+
+
+@pytest.fixture(autouse=True, params=["dali", "cpu"])
+def _each_backend(request: pytest.FixtureRequest) -> None:
+    """Every test runs on both backends, through CPU."""
+    CPU["backend"] = request.param
 
 
 def loader(data: Path, batch_size: int = 8, **options: object) -> TwoViewLoader:
-    return TwoViewLoader(data / "train", batch_size, SMALL, device="cpu", num_threads=2, **options)  # type: ignore[arg-type]
+    return TwoViewLoader(data / "train", batch_size, SMALL, **CPU, num_threads=2, **options)  # type: ignore[arg-type]
 
 
 def assert_same(first: list[Batch], second: list[Batch]) -> None:
@@ -49,7 +61,7 @@ def test_batch_is_lightlys_structure_in_channels_last(small_data: Path) -> None:
 def test_views_are_the_official_transforms(demo_data: Path) -> None:
     """The whole graph beside PIL with the same draws: every step runs, in its drawn order."""
     preset = PRESETS["barlow_twins"].changed(size_px=64)
-    ours = TwoViewLoader(demo_data / "train", 48, preset, device="cpu", seed=3)
+    ours = TwoViewLoader(demo_data / "train", 48, preset, **CPU, seed=3)
     batch = next(iter(ours))
     for params, view, draws in zip(preset.views, batch.views, draw_views(preset.views, 48, 3, 0, 0)):
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (params.mean, params.std))
@@ -64,7 +76,7 @@ def test_views_are_the_official_transforms(demo_data: Path) -> None:
 
 
 def test_one_channel_is_gray(small_data: Path) -> None:
-    ours = TwoViewLoader(small_data / "train", 4, SMALL.changed(channels=1), device="cpu")
+    ours = TwoViewLoader(small_data / "train", 4, SMALL.changed(channels=1), **CPU)
     batch = next(iter(ours))
     assert batch.views[0].shape == (4, 1, 32, 32)
     assert -3 < batch.views[0].min() < batch.views[0].max() < 3
@@ -74,16 +86,17 @@ def test_more_than_two_views(small_data: Path) -> None:
     from dali_pipelines import Preset, ViewParams
 
     views = (*SMALL.views, ViewParams(size_px=16, crop_scale=(0.05, 0.2)))
-    batch = next(iter(TwoViewLoader(small_data / "train", 4, Preset(views), device="cpu")))
+    batch = next(iter(TwoViewLoader(small_data / "train", 4, Preset(views), **CPU)))
     assert [view.shape[-1] for view in batch.views] == [32, 32, 16]
 
 
 def test_batches_stay_as_they_are_while_they_are_held(small_data: Path) -> None:
     """Zero-copy memory must not be written again by later batches."""
     ours = loader(small_data)
-    held = [batch for _ in range(3) for batch in ours]
-    again = loader(small_data)
-    assert_same(held, [batch for _ in range(3) for batch in again])
+    held = [(batch, [view.clone() for view in batch.views]) for _ in range(3) for batch in ours]
+    assert len(held) == 12
+    for batch, copies in held:
+        assert all(torch.equal(view, copy) for view, copy in zip(batch.views, copies))
 
 
 @pytest.mark.parametrize("micro_batches", [2, 4])
@@ -140,8 +153,7 @@ def test_every_image_once_where_dalis_reader_fails(demo_data: Path, n: int, worl
     whole = image_folder(demo_data / "train")
     source = ImageSource(whole.root, whole.files[:n], whole.labels[:n], whole.classes)
     ranks = [
-        TwoViewLoader(source, batch_size, SMALL, device="cpu", rank=rank, world_size=world_size)
-        for rank in range(world_size)
+        TwoViewLoader(source, batch_size, SMALL, **CPU, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
     for _ in range(2):
         seen = [list(itertools.chain.from_iterable(batch.filenames for batch in rank)) for rank in ranks]
@@ -169,7 +181,7 @@ def test_a_resumed_stream_is_the_uninterrupted_one(small_data: Path, stop: int) 
     stream = itertools.chain.from_iterable(itertools.repeat(first))
     head = list(itertools.islice(stream, stop))
     state = first.state_dict()
-    second = TwoViewLoader(small_data / "train", 8, SMALL, device="cpu", num_threads=1, prefetch=1)
+    second = TwoViewLoader(small_data / "train", 8, SMALL, **CPU, num_threads=1, prefetch=1)
     second.load_state_dict(state)
     tail = list(itertools.islice(itertools.chain.from_iterable(itertools.repeat(second)), 12 - stop))
     assert_same(head + tail, whole)
@@ -208,7 +220,7 @@ def test_a_state_of_another_stream_is_refused(small_data: Path, key: str, option
         small_data / str(options.get("split", "train")),
         options.get("batch_size", 8),
         SMALL.changed(size_px=options.get("size", 32)),
-        device="cpu",
+        **CPU,
         seed=options.get("seed", 0),
     )
     with pytest.raises(ValueError, match=f"{key} was"):
@@ -230,7 +242,7 @@ def test_a_state_goes_on_on_another_number_of_ranks(small_data: Path) -> None:
 
 def test_eval_loader_sees_everything_in_order(small_data: Path) -> None:
     params = EvalParams(32, 36)
-    ours = EvalLoader(small_data / "train", 10, params, device="cpu")
+    ours = EvalLoader(small_data / "train", 10, params, **CPU)
     batches = list(ours)
     assert [len(batch.images) for batch in batches] == [10, 10, 10, 6]
     assert len(ours) == 4
@@ -245,7 +257,7 @@ def test_eval_loader_shares_what_does_not_divide(small_data: Path) -> None:
     names = [
         name
         for rank in range(5)
-        for batch in EvalLoader(small_data / "train", 4, EvalParams(32, 36), device="cpu", rank=rank, world_size=5)
+        for batch in EvalLoader(small_data / "train", 4, EvalParams(32, 36), **CPU, rank=rank, world_size=5)
         for name in batch.filenames
     ]
     assert sorted(names) == sorted(image_folder(small_data / "train").files)
@@ -268,7 +280,7 @@ def test_formats_that_count_as_images_are_read(tmp_path: Path, suffix: str, mode
     elif mode != "RGB":
         image = image.convert(mode)
     image.save(tmp_path / f"ramp{suffix}")
-    (batch,) = EvalLoader(tmp_path, 1, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), device="cpu")
+    (batch,) = EvalLoader(tmp_path, 1, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), **CPU)
     row = batch.images[0, :, 16].mean(0)
     assert batch.images.shape == (1, 3, 32, 32)
     # The centre of the ramp, from 1/6 to 5/6 of it; palettes and lossy formats are a few levels off.
@@ -276,53 +288,138 @@ def test_formats_that_count_as_images_are_read(tmp_path: Path, suffix: str, mode
     assert row[-1].item() == pytest.approx(0.83 - 0.01, abs=0.05)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "vanished"])
-def test_a_bad_file_is_named(small_data: Path, tmp_path: Path, kind: str) -> None:
-    good = sorted((small_data / "train" / "coffee").iterdir())
-    folder = tmp_path / "coffee"
-    folder.mkdir()
-    for file in good:
-        (folder / file.name).write_bytes(file.read_bytes())
-    bad = folder / "bad.jpg"
-    content = {"truncated": good[0].read_bytes()[:600], "text": b"not an image", "empty": b""}
-    bad.write_bytes(content.get(kind, good[0].read_bytes()))
-    ours = TwoViewLoader(tmp_path, 13, SMALL, device="cpu")
-    if kind == "vanished":
-        bad.unlink()
-    with pytest.raises(BadImageError, match=r"bad\.jpg") as error:
+@pytest.fixture
+def spoil(small_data: Path, tmp_path: Path) -> Callable[..., ImageSource]:
+    """Twelve good images, and bad ones that come after them."""
+
+    def make(*kinds: str) -> ImageSource:
+        good = sorted((small_data / "train" / "coffee").iterdir())
+        folder = tmp_path / "images" / "coffee"
+        folder.mkdir(parents=True)
+        for file in good:
+            (folder / file.name).write_bytes(file.read_bytes())
+        whole = good[0].read_bytes()
+        gif = io.BytesIO()
+        Image.open(good[0]).save(gif, "GIF")
+        contents = {
+            "truncated": whole[:600],
+            "shortened": whole[:-40],
+            "text": b"not an image",
+            "GIF": gif.getvalue(),
+            "empty": b"",
+            "vanished": whole,
+        }
+        for number, kind in enumerate(kinds):
+            (folder / f"bad{number}.jpg").write_bytes(contents[kind])
+        source = image_folder(tmp_path / "images")
+        for number, kind in enumerate(kinds):
+            if kind == "vanished":
+                (folder / f"bad{number}.jpg").unlink()
+        return source
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["truncated", "shortened", "text", "GIF", "empty", "vanished"])
+def test_a_bad_file_is_replaced_and_logged_once(
+    spoil: Callable[..., ImageSource], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = spoil(kind)
+    ours = TwoViewLoader(source, 13, SMALL, num_threads=2, **CPU)
+    for _ in range(2):
+        (batch,) = ours
+        next_good = source.files[0]
+        assert sorted(batch.filenames) == [next_good, *source.files[:-1]]
+        one, other = (row for row, name in enumerate(batch.filenames) if name == next_good)
+        assert not torch.equal(batch.views[0][one], batch.views[0][other]), "in views of its own"
+    (message,) = caplog.messages
+    assert "bad0.jpg" in message
+    assert "bad file 1 of at most 100" in message
+
+
+def test_more_bad_files_than_are_allowed_end_the_stream(spoil: Callable[..., ImageSource]) -> None:
+    source = spoil("text", "empty", "truncated")
+    ours = TwoViewLoader(source, 5, SMALL, max_bad_files=2, **CPU)
+    with pytest.raises(BadImageError, match="With it 3 of 15 files are bad, and max_bad_files is 2") as error:
         list(ours)
     assert "remove the file or replace it" in str(error.value)
+    assert re.search(r"bad[012]\.jpg", str(error.value))
+
+
+def test_no_good_file_is_an_error(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_text("not an image")
+    with pytest.raises(BadImageError, match="With it 3 of 3 files are bad"):
+        list(TwoViewLoader(tmp_path, 3, SMALL, **CPU))
+
+
+def test_a_resumed_stream_has_the_same_replacements(spoil: Callable[..., ImageSource]) -> None:
+    """Whichever of two bad neighbours is found first."""
+    source = spoil("text", "empty")
+    whole = list(TwoViewLoader(source, 2, SMALL, **CPU))
+    for stop in range(1, 6):
+        first = TwoViewLoader(source, 2, SMALL, micro_batches=2, **CPU)
+        for _ in islice(first, 2 * stop):
+            pass
+        second = TwoViewLoader(source, 2, SMALL, **CPU)
+        second.load_state_dict(first.state_dict())
+        assert_same(list(second), whole[stop:])
+        assert first.state_dict()["step"] == stop
+
+
+def test_micro_batches_of_a_step_survive_a_bad_file(spoil: Callable[..., ImageSource]) -> None:
+    source = spoil("text")
+    (whole,) = TwoViewLoader(source, 12, SMALL, **CPU)
+    pieces = list(TwoViewLoader(source, 12, SMALL, micro_batches=4, **CPU))
+    assert [name for piece in pieces for name in piece.filenames] == whole.filenames
+    assert torch.equal(torch.cat([piece.views[1] for piece in pieces]), whole.views[1])
+
+
+def test_an_evaluation_names_a_bad_file(spoil: Callable[..., ImageSource]) -> None:
+    with pytest.raises(BadImageError, match=r"bad0\.jpg"):
+        list(EvalLoader(spoil("text"), 4, EvalParams(32, 36), **CPU))
 
 
 def test_bad_arguments_are_named(small_data: Path) -> None:
     with pytest.raises(ValueError, match="36 images do not fill one global batch of 37"):
         loader(small_data, 37)
-    with pytest.raises(ValueError, match="device: 'tpu'"):
-        TwoViewLoader(small_data / "train", 2, SMALL, device="tpu")  # type: ignore[arg-type]
+    for arguments, named in (
+        ({"device": "tpu"}, "device: 'tpu'"),
+        ({"backend": "torch"}, "backend: 'torch'"),
+        ({"backend": "cpu", "device": "gpu"}, "backend: cpu is not allowed with device gpu"),
+        ({"num_threads": 0}, "num_threads: 0"),
+        ({"prefetch": 0}, "prefetch: 0"),
+        ({"max_bad_files": -1}, "max_bad_files: -1"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            TwoViewLoader(small_data / "train", 2, SMALL, **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size: 0"):
-        EvalLoader(small_data / "train", 0, device="cpu")
+        EvalLoader(small_data / "train", 0, **CPU)
 
 
-def test_without_dali_the_extra_is_named(small_data: Path) -> None:
-    """The package imports, and the first loader says what to install."""
+def test_without_dali(small_data: Path) -> None:
+    """The packages import, the fused path works, and DALI's says what to install."""
     program = f"""
 import sys
 sys.modules["nvidia.dali"] = None
 import bt_plugin, dali_pipelines
 bt_plugin.BarlowTwinsLoss()
 try:
-    dali_pipelines.TwoViewLoader({str(small_data / "train")!r}, 2, device="cpu")
+    for batch in dali_pipelines.TwoViewLoader({str(small_data / "train")!r}, 36, **{CPU!r}):
+        print(len(batch.filenames), "images")
 except ImportError as error:
     print(error)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "pip install 'bt-plugin[cuda13]'" in result.stdout
+    expected = {"dali": "pip install 'bt-plugin[cuda13]'", "cpu": "36 images"}
+    assert expected[CPU["backend"]] in result.stdout
 
 
 @pytest.mark.gpu
 def test_gpu_batches_are_near_the_cpus(demo_data: Path) -> None:
     preset = PRESETS["barlow_twins"].changed(size_px=64)
-    cpu, gpu = (next(iter(TwoViewLoader(demo_data / "train", 32, preset, device=device))) for device in ("cpu", "gpu"))
+    cpu = next(iter(TwoViewLoader(demo_data / "train", 32, preset, **CPU)))
+    gpu = next(iter(TwoViewLoader(demo_data / "train", 32, preset, device="gpu")))
     assert cpu.filenames == gpu.filenames
     for first, second in zip(cpu.views, gpu.views):
         assert second.is_cuda

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dali_pipelines.sources import flat_folder, image_folder, open_source
+from dali_pipelines.sources import file_list, flat_folder, image_folder, open_source
 from tests.conftest import write_image
 
 PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
@@ -68,15 +68,56 @@ def test_names_that_are_not_ascii_or_have_spaces(tmp_path: Path) -> None:
     [
         ("missing", "does not exist"),
         ("empty", "no images"),
-        ("file.txt", "is a file"),
+        ("file.dat", "is a file"),
         ("hollow", "no images in this class"),
     ],
 )
 def test_a_bad_folder_is_named(tmp_path: Path, name: str, rule: str) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "file.txt").write_text("")
+    (tmp_path / "file.dat").write_text("")
     (tmp_path / "hollow" / "class").mkdir(parents=True)
     for read in (open_source, image_folder) if name == "hollow" else (open_source, image_folder, flat_folder):
         with pytest.raises(ValueError, match=rule) as error:
             read(tmp_path / name)
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "classes", "labels"),
+    [
+        ("list.csv", "path,label\na/1.png,cat\n\n/b/2.png,ant\n", ("ant", "cat"), [1, 0]),
+        ("list.tsv", "a/1.png\t10\n/b/2.png\t9\n", ("9", "10"), [1, 0]),
+        ("list.csv", '"a/1.png"\n/b/2.png', (), [-1, -1]),
+        ("list.txt", "path\r\na/1.png\r\n/b/2.png\r\n", (), [-1, -1]),
+    ],
+)
+def test_file_lists(tmp_path: Path, name: str, text: str, classes: tuple[str, ...], labels: list[int]) -> None:
+    (tmp_path / name).write_text(text, newline="")
+    source = open_source(tmp_path / name)
+    assert [source.path(index) for index in range(len(source))] == [f"{tmp_path}/a/1.png", "/b/2.png"]
+    assert source.classes == classes
+    assert source.labels.tolist() == labels
+
+
+def test_commas_and_spaces_belong_to_a_path(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("my, own.png\n")
+    (tmp_path / "list.csv").write_text('"my, own.png",3\n')
+    assert file_list(tmp_path / "list.txt").files == file_list(tmp_path / "list.csv").files == ("my, own.png",)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "no files in it"),
+        ("path,label\n", "no files in it"),
+        ("a.png,1\nb.png\n", r"line 2: \['b.png'\] must be a path, a label"),
+        ("a.png,1,2\n", "line 1: .* must be a path"),
+        ("a.png,1\n,1\n", "line 2: .* must be a path, a label"),
+    ],
+)
+def test_a_bad_list_is_named_by_its_line(tmp_path: Path, text: str, rule: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"list.csv.*{rule}"):
+        open_source(tmp_path / "list.csv")
+    with pytest.raises(ValueError, match=r"gone\.csv: does not exist"):
+        open_source(tmp_path / "gone.csv")

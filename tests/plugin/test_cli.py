@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bt_plugin.cli import main
+from dali_pipelines import open_source
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,13 +71,43 @@ def test_demo_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo-data", str(tmp_path / "full")]) == 2
 
 
-def test_a_bad_image_ends_a_run_with_its_name(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
+def test_a_bad_image_is_told_and_ends_a_run_if_it_shall(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for file in (small_data / "train" / "coffee").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "broken.jpg").write_text("not an image")
-    result = run("pretrain", str(small_recipe), f"data.train={folder}", "optim.global_batch_size=13")
+    changes = [f"data.train={folder}", "optim.global_batch_size=13"]
+    result = run("pretrain", str(small_recipe), *changes, "data.max_bad_files=0")
     assert result.returncode == 2
     assert "broken.jpg" in result.stderr
     assert "Traceback" not in result.stderr
+    result = run("pretrain", str(small_recipe), *changes, "data.max_bad_files=1")
+    assert result.returncode == 0
+    assert result.stderr.count("broken.jpg") == 1
+
+
+def test_scan_lists_what_can_be_trained_on(
+    small_recipe: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    for name in ("coffee", "rocket"):
+        (folder / name).mkdir(parents=True)
+        for file in (small_data / "train" / name).iterdir():
+            (folder / name / file.name).write_bytes(file.read_bytes())
+    (folder / "coffee" / "broken, really.jpg").write_text("not an image")
+    (folder / "rocket" / "empty.jpg").write_bytes(b"")
+    assert main(["scan", str(folder), "-o", str(tmp_path / "found")]) == 0
+    assert "24 good images" in capsys.readouterr().out
+    bad = (tmp_path / "found" / "bad.csv").read_text()
+    assert "broken, really.jpg" in bad
+    assert "the file is empty" in bad
+    good = open_source(tmp_path / "found" / "good.csv")
+    assert good.classes == ("coffee", "rocket")
+    assert np.bincount(good.labels).tolist() == [12, 12]
+
+    assert main(["check", str(small_recipe), f"data.train={tmp_path}/found/good.csv"]) == 0
+    assert main(["scan", str(folder), "-o", str(tmp_path / "found")]) == 2
+    assert "has the results of a scan already" in capsys.readouterr().err
+    assert main(["scan", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err

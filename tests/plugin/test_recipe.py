@@ -47,6 +47,7 @@ def test_overrides_change_any_key(tmp_path: Path) -> None:
 
 def test_resolved_recipe_loads_as_the_same(tmp_path: Path) -> None:
     first = recipe(tmp_path, MINIMAL, "views.both.size_px=64", "model.in_chans=1", "optim.weight_decay=1e-7")
+    assert first.resolved_dict()["views"]["b"]["solarize_p"] == 0.2, "every key is spelled out"
     again = recipe(tmp_path, first.to_yaml())
     assert again.resolved_dict() == first.resolved_dict()
     assert again.preset == first.preset

@@ -1,0 +1,198 @@
+"""Two-view images per second of every loader, beside Lightly's DataLoader and BYOLTransform at bicubic.
+
+python benchmarks/loader.py                                   photographs, written as JPEGs of some sizes
+python benchmarks/loader.py --data PATH --sizes as-is         a folder of your own
+python benchmarks/loader.py --stages                          where the fused path's time goes
+
+Each measurement is a process of its own; a repetition measures all loaders one after the other, and
+ratios are taken within it. Every loader has all cores: threads of ours, worker processes of a DataLoader.
+The views are of 224 px, or of the images' shorter side where that is less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import in_a_process
+from PIL import Image
+from record import write_record
+
+from dali_pipelines import PRESETS, Preset, TwoViewLoader, open_source
+
+LOADERS = ("fused", "dali", "lightly", "transform")
+BATCH = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of images; default: photographs of scikit-image")
+    parser.add_argument("--sizes", nargs="+", default=["500x375", "1000x750", "96x96"], help="WxH, or as-is")
+    parser.add_argument("--loaders", nargs="+", default=LOADERS, choices=LOADERS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10, help="that a measurement takes at least")
+    parser.add_argument("--busy", action="store_true", help="a thread holds the interpreter's lock half of the time")
+    parser.add_argument("--stages", action="store_true", help="time the stages of the fused path instead")
+    parser.add_argument("--one", choices=LOADERS, help="measure this one on --data here, and print it as JSON")
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(throughput(arguments.one, arguments.data, arguments.seconds, arguments.busy)))
+        return
+    results = []
+    for size in arguments.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            data = arguments.data if size == "as-is" else write_images(arguments.data, size, Path(folder))
+            if arguments.stages:
+                results.append({"size": size, "ms_a_sample": stages(data)})
+                print(size, *(f"{name} {ms:.2f} ms" for name, ms in results[-1]["ms_a_sample"].items()), sep="   ")
+            else:
+                results.append({"size": size, **compare(data, arguments)})
+                print_row(results[-1])
+    name = "loader_stages" if arguments.stages else "loader_busy" if arguments.busy else "loader"
+    print(write_record(name, {"batch": BATCH, "results": results}))
+
+
+def compare(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of each loader, in every repetition."""
+    rates: dict[str, list[float]] = {name: [] for name in arguments.loaders}
+    for _ in range(arguments.repeats):
+        for name in arguments.loaders:
+            rates[name].append(in_a_process("--one", name, "--data", str(data))["images_per_s"])
+    return {"images_per_s": rates}
+
+
+def print_row(result: dict[str, Any]) -> None:
+    rates = result["images_per_s"]
+    columns = []
+    for name, values in rates.items():
+        ratios = [value / peer for value, peer in zip(values, rates.get("lightly", values))]
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        columns.append(f"{name} {statistics.median(values):.0f}/s x{statistics.median(ratios):.2f} ({spread})")
+    print(f"{result['size']:>9}", *columns, sep="   ", flush=True)
+
+
+def throughput(name: str, data: Path, seconds: float, busy: bool) -> dict[str, float]:
+    """Of the batches after the first four, which find caches cold and queues filling."""
+    batches = iter(open_loader(name, data, preset_for(data)))
+    for _ in range(4):
+        next(batches)
+    if busy:
+        threading.Thread(target=hold_the_lock, daemon=True).start()
+    images, begun_s = 0, time.perf_counter()
+    while time.perf_counter() - begun_s < seconds:
+        next(batches)
+        images += BATCH
+    return {"images_per_s": images / (time.perf_counter() - begun_s)}
+
+
+def open_loader(name: str, data: Path, preset: Preset) -> Iterable[Any]:
+    cores = len(os.sched_getaffinity(0))
+    if name in ("fused", "dali"):
+        backend = "cpu" if name == "fused" else "dali"
+        loader = TwoViewLoader(data, BATCH, preset, device="cpu", backend=backend, num_threads=cores)  # type: ignore[arg-type]
+        return chain.from_iterable(repeat(loader))
+    from lightly.data import LightlyDataset
+    from torch.utils.data import DataLoader
+
+    from bt_plugin import BarlowTwinsTransform
+
+    transform = BarlowTwinsTransform(preset) if name == "transform" else lightlys_transform(preset)
+    dataset = LightlyDataset(str(data), transform=transform)
+    workers = DataLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=cores, persistent_workers=True)
+    return chain.from_iterable(repeat(workers))
+
+
+def lightlys_transform(preset: Preset) -> Callable[[Image.Image], Any]:
+    """BYOLTransform, whose crop is bilinear, at our interpolation."""
+    from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+    from torchvision.transforms import InterpolationMode, RandomResizedCrop
+
+    views = []
+    for view, params in zip((BYOLView1Transform, BYOLView2Transform), preset.views):
+        one = view(input_size=params.size_px)
+        (crop,) = (step for step in one.transform.transforms if isinstance(step, RandomResizedCrop))
+        crop.interpolation = InterpolationMode.BICUBIC
+        views.append(one)
+    return BYOLTransform(*views)
+
+
+def hold_the_lock() -> None:
+    """As a training loop's Python does: ten milliseconds of it, then ten in which the lock is free."""
+    while True:
+        until_s = time.perf_counter() + 0.01
+        while time.perf_counter() < until_s:
+            pass
+        time.sleep(0.01)
+
+
+def stages(data: Path) -> dict[str, float]:
+    """Milliseconds of one thread for a sample with its two views, medians over passes of the same images."""
+    from dali_pipelines import fused_cpu
+    from dali_pipelines.draws import draw_views
+    from dali_pipelines.plans import Plan
+
+    torch.set_num_threads(1)
+    source, preset = open_source(data), preset_for(data)
+    n = min(128, len(source))
+    draws = draw_views(preset.views, n, 0, 0, 0)
+    plan = Plan(torch.arange(n).numpy(), draws)
+    makers = [fused_cpu.random_view(view, number) for number, view in enumerate(preset.views)]
+    outs = [torch.empty(maker.shape).numpy() for maker in makers]
+    spent: dict[str, list[float]] = {"read and decode": [], "view a": [], "view b": []}
+    for _ in range(5):
+        sums = dict.fromkeys(spent, 0.0)
+        for row in range(n):
+            marks = [time.perf_counter()]
+            pixels = fused_cpu.read_pixels(source.path(row), row)
+            marks.append(time.perf_counter())
+            for maker, out in zip(makers, outs):
+                maker.write(pixels, plan, row, out)
+                marks.append(time.perf_counter())
+            for name, begun, ended in zip(sums, marks, marks[1:]):
+                sums[name] += ended - begun
+        for name, total in sums.items():
+            spent[name].append(1000 * total / n)
+    return {name: statistics.median(values[1:]) for name, values in spent.items()}
+
+
+def preset_for(data: Path) -> Preset:
+    source = open_source(data)
+    with Image.open(source.path(0)) as image:
+        return PRESETS["barlow_twins"].changed(size_px=min(224, *image.size))
+
+
+def write_images(data: Path | None, size: str, folder: Path) -> Path:
+    """640 JPEGs of one size, crops of photographs, quality 90."""
+    width, height = map(int, size.split("x"))
+    if data is None:
+        from skimage import data as photographs
+
+        names = ("astronaut", "chelsea", "coffee", "rocket")
+        pictures = [Image.fromarray(getattr(photographs, name)()) for name in names]
+    else:
+        source = open_source(data)
+        pictures = [Image.open(source.path(index)).convert("RGB") for index in range(min(160, len(source)))]
+    generator = torch.Generator().manual_seed(0)
+    (folder / "images").mkdir()
+    for number in range(640):
+        picture = pictures[number % len(pictures)]
+        scale, left, top = (0.5 + torch.rand(3, generator=generator) / 2).tolist()
+        box = (0, 0, scale * picture.width, scale * picture.height)
+        x, y = (left - 0.5) * 2 * (picture.width - box[2]), (top - 0.5) * 2 * (picture.height - box[3])
+        crop = picture.resize((width, height), Image.Resampling.BICUBIC, (x, y, x + box[2], y + box[3]))
+        crop.save(folder / "images" / f"{number:03}.jpg", quality=90)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The same views on a CPU, without DALI: simplejpeg decodes, torch resizes, one numba kernel does the rest.
+
+Threads instead of worker processes: decoding, resizing and the kernel all run without the
+interpreter's lock, so batches are written where they are used and nothing is copied between processes.
+A sample's pixels depend on its file and its draws alone, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dali_pipelines.decoding import read_pixels
+from dali_pipelines.draws import COLOR_STEPS
+from dali_pipelines.fused_kernel import augment
+from dali_pipelines.params import EvalParams, ViewParams
+from dali_pipelines.plans import Plan
+from dali_pipelines.sources import ImageSource
+from dali_pipelines.windows import Window, center_window, crop_window
+
+# Large enough that a task's overhead does not count, small enough that the last ones end together.
+_SAMPLES_PER_TASK = 4
+_NO_BLUR = np.ones(1, dtype=np.float32)
+_NO_STEPS = np.empty(0, dtype=np.uint8)
+
+
+class ViewMaker(NamedTuple):
+    """Makes one view.
+
+    write: Writes that of a sample, given its pixels (3, H, W) uint8, the plan, its row in it, and where to.
+    shape: (S, S, C) of what is written, float32.
+    """
+
+    write: Callable[[Tensor, Plan, int, NDArray[np.float32]], None]
+    shape: tuple[int, int, int]
+
+
+class _Started(NamedTuple):
+    plan: Plan
+    arrays: list[NDArray[np.float32]]
+    tasks: list[Future[None]]
+
+
+class _Lent(NamedTuple):
+    array: NDArray[np.float32]
+    borrower: weakref.ref[NDArray[np.float32]]
+
+
+class FusedStream:
+    """The batches of a plan, made ahead by threads; the interface of stream.Stream.
+
+    Args:
+        source: The files that the plans' indices point into.
+        makers: Of the views.
+        plans: The batches, in order; may be endless.
+        num_threads: That make samples.
+        prefetch: Batches made ahead.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        makers: list[ViewMaker],
+        plans: Iterator[Plan],
+        num_threads: int,
+        prefetch: int,
+    ) -> None:
+        self._source = source
+        self._makers = makers
+        self._plans = plans
+        self._prefetch = prefetch
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="dali_pipelines")
+        self._started: deque[_Started] = deque()
+        self._lent: list[_Lent] = []
+
+    def __iter__(self) -> Iterator[tuple[Plan, tuple[Tensor, ...]]]:
+        return self
+
+    def __next__(self) -> tuple[Plan, tuple[Tensor, ...]]:
+        """One batch.
+
+        Returns:
+            The plan, and its views.
+
+        Shape:
+            Views: (n, C, S, S) float32 in channels_last. Their memory is used again only when nothing
+            refers to it any more, so they are safe to hold.
+
+        Raises:
+            BadImageError: If a file cannot be read or decoded; the message names it.
+        """
+        while len(self._started) < 1 + self._prefetch and (plan := next(self._plans, None)) is not None:
+            self._start(plan)
+        if not self._started:
+            raise StopIteration
+        plan, arrays, tasks = self._started.popleft()
+        for task in tasks:
+            task.result()
+        return plan, tuple(self._lend(array).permute(0, 3, 1, 2) for array in arrays)
+
+    def restart(self, plans: Iterator[Plan]) -> None:
+        """Goes on with other plans; the batches already under way are thrown away."""
+        self._plans = plans
+        for _, _, tasks in self._started:
+            for task in tasks:
+                task.cancel()
+        self._started.clear()
+
+    def _start(self, plan: Plan) -> None:
+        n = len(plan.indices)
+        arrays = [self._free_array((n, *maker.shape)) for maker in self._makers]
+        firsts = range(0, n, _SAMPLES_PER_TASK)
+        rows = [range(first, min(first + _SAMPLES_PER_TASK, n)) for first in firsts]
+        self._started.append(_Started(plan, arrays, [self._threads.submit(self._make, plan, r, arrays) for r in rows]))
+
+    def _make(self, plan: Plan, rows: range, arrays: list[NDArray[np.float32]]) -> None:
+        for row in rows:
+            index = int(plan.indices[row])
+            pixels = read_pixels(self._source.path(index), index)
+            for maker, array in zip(self._makers, arrays):
+                maker.write(pixels, plan, row, array[row])
+
+    def _lend(self, array: NDArray[np.float32]) -> Tensor:
+        # The tensor's storage holds this view, and nothing else does.
+        view = array[:]
+        self._lent.append(_Lent(array, weakref.ref(view)))
+        return torch.from_numpy(view)
+
+    def _free_array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array that came back, or a new one. Fresh memory for every batch would cost a fifth of the time."""
+        for index, (array, borrower) in enumerate(self._lent):
+            if array.shape == shape and borrower() is None:
+                del self._lent[index]
+                return array
+        return np.empty(shape, dtype=np.float32)
+
+
+def random_view(view: ViewParams, number: int) -> ViewMaker:
+    """Makes view `number` of the draws."""
+    scale, offset = _normalisation(view)
+
+    def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
+        draws = plan.draws[number]
+        _, height, width = pixels.shape
+        window = crop_window(height, width, draws, row, view.crop_ratio)
+        resized = _resized(_cut(pixels, window), (view.size_px, view.size_px), view.interpolation)
+        factors = np.array([draws.brightness[row], draws.contrast[row], draws.saturation[row], 6 * draws.hue[row]])
+        augment(
+            resized,
+            bool(draws.flip[row]),
+            draws.color_order[row] if draws.jitter[row] else _NO_STEPS,
+            factors.astype(np.float32),
+            bool(draws.gray[row]),
+            gaussian(float(draws.blur_sigma_px[row]), view.size_px) if draws.blur[row] else _NO_BLUR,
+            bool(draws.solarize[row]),
+            scale,
+            offset,
+            _scratch(view.size_px),
+            out,
+        )
+
+    return ViewMaker(write, (view.size_px, view.size_px, view.channels))
+
+
+def eval_view(params: EvalParams) -> ViewMaker:
+    """Makes the deterministic view."""
+    scale, offset = _normalisation(params)
+    plain = (False, _NO_STEPS, np.ones(len(COLOR_STEPS), dtype=np.float32), False, _NO_BLUR, False, scale, offset)
+
+    def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
+        _, height, width = pixels.shape
+        resized_size, window = center_window(height, width, params.resize_px, params.size_px)
+        resized = torch.from_numpy(_resized(pixels, resized_size, params.interpolation)).permute(2, 0, 1)
+        cropped = np.ascontiguousarray(_cut(resized, window).permute(1, 2, 0).numpy())
+        augment(cropped, *plain, _scratch(params.size_px), out)
+
+    return ViewMaker(write, (params.size_px, params.size_px, params.channels))
+
+
+def gaussian(sigma_px: float, size_px: int) -> NDArray[np.float32]:
+    """Weights of a true Gaussian over 2 ceil(3 sigma) + 1 pixels, or as many as the view can mirror."""
+    radius = min(math.ceil(3 * sigma_px), size_px - 1)
+    x = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (x / sigma_px) ** 2)
+    normalised: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+    return normalised
+
+
+def _cut(pixels: Tensor, window: Window) -> Tensor:
+    top, left, height, width = window
+    return pixels[:, top : top + height, left : left + width]
+
+
+def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
+    """(H, W, 3) contiguous; antialiased in uint8 as PIL's resize."""
+    resized = functional.interpolate(pixels.unsqueeze(0), size, mode=interpolation, antialias=True)
+    return np.ascontiguousarray(resized.squeeze(0).permute(1, 2, 0).numpy())
+
+
+def _normalisation(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """scale and offset with value * scale + offset = (value / 255 - mean) / std."""
+    mean, std = np.array(params.mean), np.array(params.std)
+    if params.channels == 1:
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.scratch: dict[int, NDArray[np.float32]] = {}
+
+
+_of_thread = _OfThread()
+
+
+def _scratch(size_px: int) -> NDArray[np.float32]:
+    """(2, S, 3, S) that belongs to this thread."""
+    arrays = _of_thread.scratch
+    if size_px not in arrays:
+        arrays[size_px] = np.empty((2, size_px, 3, size_px), dtype=np.float32)
+    return arrays[size_px]

@@ -1,0 +1,190 @@
+"""The fused path against PIL and torchvision with the same parameters, in uint8 levels, and against DALI's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torchvision.transforms import functional as F
+
+from dali_pipelines import PRESETS, TwoViewLoader
+from dali_pipelines.draws import COLOR_STEPS, draw_views
+from dali_pipelines.fused_cpu import eval_view, gaussian, read_pixels
+from dali_pipelines.fused_kernel import augment
+from dali_pipelines.params import EvalParams, ViewParams
+from dali_pipelines.plans import Plan
+from dali_pipelines.windows import crop_window
+from tests.dali import reference
+from tests.dali.reference import FACTORS, SIGMAS, TURNS, distance
+
+SIZE = 224
+IDENTITY = np.ones(3, dtype=np.float32), np.zeros(3, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def squares(photographs: list[Image.Image]) -> list[Image.Image]:
+    return [photo.crop((40, 8, 40 + SIZE, 8 + SIZE)) for photo in photographs]
+
+
+def run(
+    square: Image.Image,
+    steps: tuple[str, ...] = (),
+    values: tuple[float, ...] = (),
+    *,
+    flip: bool = False,
+    gray: bool = False,
+    sigma_px: float | None = None,
+    solarize: bool = False,
+) -> NDArray[np.uint8]:
+    """The kernel without normalisation; what it writes are whole numbers."""
+    size = square.width
+    factors = np.ones(4, dtype=np.float32)
+    for step, value in zip(steps, values):
+        factors[COLOR_STEPS.index(step)] = 6 * value if step == "hue" else value
+    order = np.array([COLOR_STEPS.index(step) for step in steps], dtype=np.uint8)
+    taps = np.ones(1, dtype=np.float32) if sigma_px is None else gaussian(sigma_px, size)
+    scratch = np.empty((2, size, 3, size), dtype=np.float32)
+    out = np.empty((size, size, 3), dtype=np.float32)
+    augment(np.array(square), flip, order, factors, gray, taps, solarize, *IDENTITY, scratch, out)
+    assert (out == out.round()).all()
+    return out.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("step", "values", "theirs", "mean", "largest"),
+    [
+        ("brightness", FACTORS, F.adjust_brightness, 0, 0),
+        ("contrast", FACTORS, F.adjust_contrast, 0, 0),
+        ("saturation", FACTORS, F.adjust_saturation, 0, 0),
+        # PIL's HSV has 8 bits a channel; torchvision's on tensors is exact, and we stand by it.
+        ("hue", TURNS, F.adjust_hue, 0.9, 12),
+    ],
+)
+def test_color_step_is_pils(
+    squares: list[Image.Image],
+    step: str,
+    values: list[float],
+    theirs: Callable[[Image.Image, float], Image.Image],
+    mean: float,
+    largest: int,
+) -> None:
+    for value in values:
+        got = [run(square, (step,), (value,)) for square in squares]
+        measured = distance(got, [theirs(square, value) for square in squares])
+        assert measured[0] <= mean
+        assert measured[1] <= largest
+
+
+def test_hue_is_torchvisions_on_tensors(squares: list[Image.Image]) -> None:
+    for turn in TURNS:
+        got = [run(square, ("hue",), (turn,)) for square in squares]
+        expected = [F.adjust_hue(F.pil_to_tensor(square), turn).permute(1, 2, 0) for square in squares]
+        mean, largest = distance(got, expected)
+        assert mean <= 0.1
+        assert largest <= 1
+
+
+def test_steps_run_in_their_order(squares: list[Image.Image]) -> None:
+    """Clipping makes the order visible; contrast takes the mean gray of what it is given."""
+    for order in (("brightness", "contrast", "saturation"), ("contrast", "saturation", "brightness")):
+        for square in squares:
+            expected = square
+            for step in order:
+                expected = reference.ADJUST[step](expected, 1.4)
+            mean, largest = distance([run(square, order, (1.4,) * 3)], [expected])
+            assert mean <= 0.01
+            assert largest <= 2
+
+
+@pytest.mark.parametrize("size", [SIZE, 32])
+def test_blur_is_torchvisions(squares: list[Image.Image], size: int) -> None:
+    """A true Gaussian, as DALI's; at 32 px its window of 13 meets both edges."""
+    small = [square.crop((60, 60, 60 + size, 60 + size)) for square in squares]
+    for sigma in SIGMAS:
+        got = [run(square, sigma_px=sigma) for square in small]
+        mean, largest = distance(got, [F.gaussian_blur(square, [23, 23], sigma) for square in small])
+        assert mean <= 0.05
+        assert largest <= 1
+
+
+def test_a_blur_wider_than_the_view_is_cut(squares: list[Image.Image]) -> None:
+    tiny = squares[0].crop((0, 0, 8, 8))
+    assert len(gaussian(9.0, 8)) == 15
+    assert np.ptp(run(tiny, sigma_px=9.0)) < np.ptp(np.asarray(tiny))
+
+
+def test_gray_solarize_and_flip_are_pils(squares: list[Image.Image]) -> None:
+    gray = [square.convert("L").convert("RGB") for square in squares]
+    assert distance([run(square, gray=True) for square in squares], gray) == (0, 0)
+    assert distance([run(square, solarize=True) for square in squares], [ImageOps.solarize(s) for s in squares]) == (
+        0,
+        0,
+    )
+    assert distance([run(square, flip=True) for square in squares], [ImageOps.mirror(s) for s in squares]) == (0, 0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 400), (400, 30), (64, 64), (3, 500), (1, 1), (501, 333)])
+def test_crop_window_is_torchvisions(height: int, width: int) -> None:
+    (draws,) = draw_views((ViewParams(),), 64, height, width)
+    for row in range(64):
+        ours = crop_window(height, width, draws, row, ViewParams().crop_ratio)
+        assert ours == reference.crop_window(height, width, draws, row, ViewParams().crop_ratio)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_decoder_is_pils(photographs: list[Image.Image], tmp_path: Path, mode: str) -> None:
+    for number, photo in enumerate(photographs):
+        path = tmp_path / f"{number}.jpg"
+        photo.convert(mode).save(path)
+        pixels = read_pixels(str(path), 0).permute(1, 2, 0).numpy()
+        assert distance([pixels], [Image.open(path).convert("RGB")]) == (0, 0)
+
+
+@pytest.mark.parametrize("params", [EvalParams(64, 73), EvalParams(64, 64, "bicubic")])
+def test_eval_view_is_torchvisions(photographs: list[Image.Image], params: EvalParams) -> None:
+    mode = reference.INTERPOLATION[params.interpolation]
+    mean, std = (torch.tensor(values) for values in (params.mean, params.std))
+    for size in ((320, 240), (319, 240), (317, 240), (241, 240), (320, 235), (235, 240)):
+        for photo in (photo.crop((0, 0, *size)) for photo in photographs):
+            out = np.empty((64, 64, 3), dtype=np.float32)
+            eval_view(params).write(F.pil_to_tensor(photo), Plan(np.zeros(1, dtype=np.int64)), 0, out)
+            got = ((torch.from_numpy(out) * std + mean) * 255).round().numpy()
+            expected = F.center_crop(F.resize(photo, params.resize_px, mode), [64, 64])
+            assert distance([got], [expected])[0] <= 0.15
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_are_those_of_dalis_graph(demo_data: Path, channels: int) -> None:
+    preset = PRESETS["barlow_twins"].changed(size_px=64, channels=channels)
+    dali, fused = (
+        next(iter(TwoViewLoader(demo_data / "train", 32, preset, device="cpu", backend=backend)))
+        for backend in ("dali", "cpu")
+    )
+    assert dali.filenames == fused.filenames
+    for first, second in zip(dali.views, fused.views):
+        difference = (first - second).abs() * 255 * 0.226
+        assert difference.mean() <= 0.35
+        assert difference.amax() <= 40, "at hard edges, where the resizes round otherwise"
+
+
+@pytest.mark.parametrize("num_threads", [1, 5])
+def test_pixels_do_not_depend_on_the_number_of_threads(small_data: Path, num_threads: int) -> None:
+    def batches(num_threads: int) -> list[Any]:
+        ours = TwoViewLoader(small_data / "train", 9, device="cpu", backend="cpu", num_threads=num_threads)
+        return [batch.views for batch in ours]
+
+    for first, second in zip(batches(num_threads), batches(2), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+def test_memory_is_used_again_once_nobody_holds_it(small_data: Path) -> None:
+    ours = TwoViewLoader(small_data / "train", 4, PRESETS["barlow_twins"], device="cpu", backend="cpu", prefetch=1)
+    addresses = [batch.views[0].data_ptr() for _ in range(3) for batch in ours]
+    assert len(addresses) == 27
+    assert len(set(addresses)) <= 8
