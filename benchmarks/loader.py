@@ -115,12 +115,13 @@ def open_loader(name: str, data: Path, preset: Preset) -> Iterable[Any]:
 def lightlys_transform(preset: Preset) -> Callable[[Image.Image], Any]:
     """BYOLTransform, whose crop is bilinear, at our interpolation."""
     from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
-    from torchvision.transforms import InterpolationMode, RandomResizedCrop
+    from torchvision.transforms import InterpolationMode
 
     views = []
     for view, params in zip((BYOLView1Transform, BYOLView2Transform), preset.views):
         one = view(input_size=params.size_px)
-        (crop,) = (step for step in one.transform.transforms if isinstance(step, RandomResizedCrop))
+        # torchvision's first or second version, whichever Lightly found.
+        (crop,) = (step for step in one.transform.transforms if type(step).__name__ == "RandomResizedCrop")
         crop.interpolation = InterpolationMode.BICUBIC
         views.append(one)
     return BYOLTransform(*views)
