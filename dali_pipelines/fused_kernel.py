@@ -194,27 +194,81 @@ def _blur_row(
     for x in range(1, radius + 1):
         padded[radius - x] = values[x]
         padded[radius + size - 1 + x] = values[size - 1 - x]
-    out[:] = 0
-    # Taps outside, pixels inside: the inner loop is what is vectorised.
-    for tap in range(taps.size):
-        weight, shifted = taps[tap], padded[tap : tap + size]
-        for x in range(size):
-            out[x] += weight * shifted[x]
+    _scaled(out, values, taps[radius])
+    for away in range(1, radius, 2):
+        _add_four(
+            out,
+            padded[radius - away : radius - away + size],
+            padded[radius + away : radius + away + size],
+            taps[radius + away],
+            padded[radius - away - 1 : radius - away - 1 + size],
+            padded[radius + away + 1 : radius + away + 1 + size],
+            taps[radius + away + 1],
+        )
+    if radius % 2:
+        _add_two(out, padded[:size], padded[2 * radius : 2 * radius + size], taps[0])
 
 
 @_compiled
 def _blur_column(planes: NDArray[np.float32], y: int, taps: NDArray[np.float32], row: NDArray[np.float32]) -> None:
-    size, radius = planes.shape[0], taps.size // 2
+    radius = taps.size // 2
     out = row.reshape(row.size)
-    out[:] = 0
-    for tap in range(taps.size):
-        above = abs(y + tap - radius)
-        mirrored = above if above < size else 2 * size - 2 - above
-        weight, values = taps[tap], planes[mirrored].reshape(out.size)
-        for x in range(out.size):
-            out[x] += weight * values[x]
+    _scaled(out, _mirrored(planes, y), taps[radius])
+    for away in range(1, radius, 2):
+        _add_four(
+            out,
+            _mirrored(planes, y - away),
+            _mirrored(planes, y + away),
+            taps[radius + away],
+            _mirrored(planes, y - away - 1),
+            _mirrored(planes, y + away + 1),
+            taps[radius + away + 1],
+        )
+    if radius % 2:
+        _add_two(out, _mirrored(planes, y - radius), _mirrored(planes, y + radius), taps[0])
     for x in range(out.size):
         out[x] = _truncated(out[x] + _HALF)
+
+
+@_compiled
+def _mirrored(planes: NDArray[np.float32], y: int) -> NDArray[np.float32]:
+    size = planes.shape[0]
+    inside = abs(y)
+    if inside >= size:
+        inside = 2 * size - 2 - inside
+    return planes[inside].reshape(planes[inside].size)
+
+
+@_compiled
+def _scaled(out: NDArray[np.float32], values: NDArray[np.float32], weight: np.float32) -> None:
+    for x in range(out.size):
+        out[x] = weight * values[x]
+
+
+# The weights are symmetric, and pixels of one weight are added first. Two weights at a time, because reading
+# and writing `out` costs more than the arithmetic.
+
+
+@_compiled
+def _add_two(
+    out: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32], weight: np.float32
+) -> None:
+    for x in range(out.size):
+        out[x] += weight * (left[x] + right[x])
+
+
+@_compiled
+def _add_four(
+    out: NDArray[np.float32],
+    left: NDArray[np.float32],
+    right: NDArray[np.float32],
+    weight: np.float32,
+    outer_left: NDArray[np.float32],
+    outer_right: NDArray[np.float32],
+    outer_weight: np.float32,
+) -> None:
+    for x in range(out.size):
+        out[x] += weight * (left[x] + right[x]) + outer_weight * (outer_left[x] + outer_right[x])
 
 
 @_compiled
