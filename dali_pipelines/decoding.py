@@ -18,7 +18,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "JPEG2000", "PPM"
 
 
 def read_pixels(path: str, index: int) -> Tensor:
-    """(3, H, W) uint8 RGB, laid out (H, W, 3); EXIF orientation is ignored, as PIL and torchvision do.
+    """(H, W, 3) uint8 RGB; EXIF orientation is ignored, as PIL and torchvision do.
 
     Args:
         path: Of the file.
@@ -30,7 +30,7 @@ def read_pixels(path: str, index: int) -> Tensor:
     try:
         with open(path, "rb") as file:
             content = file.read()
-        return torch.from_numpy(_decode(content)).permute(2, 0, 1)
+        return torch.from_numpy(_decode(content))
     except Exception as error:  # PIL raises whatever its decoders raise
         raise bad_image(path, index, error) from error
 

@@ -38,7 +38,7 @@ _NO_STEPS = np.empty(0, dtype=np.uint8)
 class ViewMaker(NamedTuple):
     """Makes one view.
 
-    write: Writes that of a sample, given its pixels (3, H, W) uint8, the plan, its row in it, and where to.
+    write: Writes that of a sample, given its pixels (H, W, 3) uint8, the plan, its row in it, and where to.
     shape: (S, S, C) of what is written, float32.
     """
 
@@ -80,7 +80,8 @@ class FusedStream:
         self._makers = makers
         self._plans = plans
         self._prefetch = prefetch
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="dali_pipelines")
+        # torch would start threads of its own in each of these; what it does elsewhere is not changed.
+        self._threads = ThreadPoolExecutor(num_threads, "dali_pipelines", torch.set_num_threads, (1,))
         self._started: deque[_Started] = deque()
         self._lent: list[_Lent] = []
 
@@ -152,12 +153,12 @@ def random_view(view: ViewParams, number: int) -> ViewMaker:
 
     def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
         draws = plan.draws[number]
-        _, height, width = pixels.shape
+        height, width, _ = pixels.shape
         window = crop_window(height, width, draws, row, view.crop_ratio)
         resized = _resized(_cut(pixels, window), (view.size_px, view.size_px), view.interpolation)
         factors = np.array([draws.brightness[row], draws.contrast[row], draws.saturation[row], 6 * draws.hue[row]])
         augment(
-            resized,
+            resized.numpy(),
             bool(draws.flip[row]),
             draws.color_order[row] if draws.jitter[row] else _NO_STEPS,
             factors.astype(np.float32),
@@ -179,11 +180,10 @@ def eval_view(params: EvalParams) -> ViewMaker:
     plain = (False, _NO_STEPS, np.ones(len(COLOR_STEPS), dtype=np.float32), False, _NO_BLUR, False, scale, offset)
 
     def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
-        _, height, width = pixels.shape
+        height, width, _ = pixels.shape
         resized_size, window = center_window(height, width, params.resize_px, params.size_px)
-        resized = torch.from_numpy(_resized(pixels, resized_size, params.interpolation)).permute(2, 0, 1)
-        cropped = np.ascontiguousarray(_cut(resized, window).permute(1, 2, 0).numpy())
-        augment(cropped, *plain, _scratch(params.size_px), out)
+        cropped = _cut(_resized(pixels, resized_size, params.interpolation), window).contiguous()
+        augment(cropped.numpy(), *plain, _scratch(params.size_px), out)
 
     return ViewMaker(write, (params.size_px, params.size_px, params.channels))
 
@@ -199,13 +199,18 @@ def gaussian(sigma_px: float, size_px: int) -> NDArray[np.float32]:
 
 def _cut(pixels: Tensor, window: Window) -> Tensor:
     top, left, height, width = window
-    return pixels[:, top : top + height, left : left + width]
+    return pixels[top : top + height, left : left + width]
 
 
-def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
+def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """(H, W, 3) contiguous; antialiased in uint8 as PIL's resize."""
-    resized = functional.interpolate(pixels.unsqueeze(0), size, mode=interpolation, antialias=True)
-    return np.ascontiguousarray(resized.squeeze(0).permute(1, 2, 0).numpy())
+    pixels = pixels.contiguous()
+    height, width, channels = pixels.shape
+    # The strides of a channels_last batch, down to the batch dimension's: for others torch takes a slower path.
+    strides = (height * width * channels, 1, width * channels, channels)
+    batch = pixels.as_strided((1, channels, height, width), strides)
+    resized = functional.interpolate(batch, size, mode=interpolation, antialias=True)
+    return resized.squeeze(0).permute(1, 2, 0).contiguous()
 
 
 def _normalisation(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
