@@ -68,7 +68,7 @@ class TwoViewLoader:
         micro_batches: Pieces that the batch of a step is handed out in, for gradient accumulation. The
             images and views of a step do not depend on it.
         backend: "dali", or "cpu": the same views without DALI, several times faster on a CPU. "auto" is DALI
-            on a GPU and "cpu" elsewhere. They differ by rounding (docs/fidelity.md).
+            on a GPU and "cpu" elsewhere. They differ by rounding (docs/design.md).
         max_bad_files: Files that may be unreadable. Each is replaced by the next good one, and logged once;
             one more ends the stream with BadImageError.
 
