@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,6 +32,8 @@ def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any],
     )
     try:
         torch.save(function(rank, *arguments), Path(folder) / f"{rank}.pt")
+        # A DistributedDataParallel in a reference cycle must not outlive its group: its threads abort the process.
+        gc.collect()
         # With torch 2.7 a rank that leaves early can leave the others waiting in the next line.
         distributed.barrier()
     finally:
