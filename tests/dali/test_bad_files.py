@@ -1,0 +1,110 @@
+"""Files that cannot be read end no training, and an evaluation by name."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dali_pipelines import BadImageError, EvalLoader, EvalParams, ImageSource, TwoViewLoader, image_folder
+from tests.dali.conftest import CPU, SMALL, assert_same
+
+pytestmark = pytest.mark.usefixtures("each_backend")
+
+
+@pytest.fixture
+def spoil(small_data: Path, tmp_path: Path) -> Callable[..., ImageSource]:
+    """Twelve good images, and bad ones that come after them."""
+
+    def make(*kinds: str) -> ImageSource:
+        good = sorted((small_data / "train" / "coffee").iterdir())
+        folder = tmp_path / "images" / "coffee"
+        folder.mkdir(parents=True)
+        for file in good:
+            (folder / file.name).write_bytes(file.read_bytes())
+        whole = good[0].read_bytes()
+        gif = io.BytesIO()
+        Image.open(good[0]).save(gif, "GIF")
+        contents = {
+            "truncated": whole[:600],
+            "shortened": whole[:-40],
+            "text": b"not an image",
+            "GIF": gif.getvalue(),
+            "empty": b"",
+            "vanished": whole,
+        }
+        for number, kind in enumerate(kinds):
+            (folder / f"bad{number}.jpg").write_bytes(contents[kind])
+        source = image_folder(tmp_path / "images")
+        for number, kind in enumerate(kinds):
+            if kind == "vanished":
+                (folder / f"bad{number}.jpg").unlink()
+        return source
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["truncated", "shortened", "text", "GIF", "empty", "vanished"])
+def test_a_bad_file_is_replaced_and_logged_once(
+    spoil: Callable[..., ImageSource], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = spoil(kind)
+    ours = TwoViewLoader(source, 13, SMALL, num_threads=2, **CPU)
+    for _ in range(2):
+        (batch,) = ours
+        next_good = source.files[0]
+        assert sorted(batch.filenames) == [next_good, *source.files[:-1]]
+        one, other = (row for row, name in enumerate(batch.filenames) if name == next_good)
+        assert not torch.equal(batch.views[0][one], batch.views[0][other]), "in views of its own"
+    (message,) = caplog.messages
+    assert "bad0.jpg" in message
+    assert "bad file 1 of at most 100" in message
+
+
+def test_more_bad_files_than_are_allowed_end_the_stream(spoil: Callable[..., ImageSource]) -> None:
+    source = spoil("text", "empty", "truncated")
+    ours = TwoViewLoader(source, 5, SMALL, max_bad_files=2, **CPU)
+    with pytest.raises(BadImageError, match="With it 3 of 15 files are bad, and max_bad_files is 2") as error:
+        list(ours)
+    assert "remove the file or replace it" in str(error.value)
+    assert re.search(r"bad[012]\.jpg", str(error.value))
+
+
+def test_no_good_file_is_an_error(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_text("not an image")
+    with pytest.raises(BadImageError, match="With it 3 of 3 files are bad"):
+        list(TwoViewLoader(tmp_path, 3, SMALL, **CPU))
+
+
+def test_a_resumed_stream_has_the_same_replacements(spoil: Callable[..., ImageSource]) -> None:
+    """Whichever of two bad neighbours is found first."""
+    source = spoil("text", "empty")
+    whole = list(TwoViewLoader(source, 2, SMALL, **CPU))
+    for stop in range(1, 6):
+        first = TwoViewLoader(source, 2, SMALL, micro_batches=2, **CPU)
+        for _ in islice(first, 2 * stop):
+            pass
+        second = TwoViewLoader(source, 2, SMALL, **CPU)
+        second.load_state_dict(first.state_dict())
+        assert_same(list(second), whole[stop:])
+        assert first.state_dict()["step"] == stop
+
+
+def test_micro_batches_of_a_step_survive_a_bad_file(spoil: Callable[..., ImageSource]) -> None:
+    source = spoil("text")
+    (whole,) = TwoViewLoader(source, 12, SMALL, **CPU)
+    pieces = list(TwoViewLoader(source, 12, SMALL, micro_batches=4, **CPU))
+    assert [name for piece in pieces for name in piece.filenames] == whole.filenames
+    assert torch.equal(torch.cat([piece.views[1] for piece in pieces]), whole.views[1])
+
+
+def test_an_evaluation_names_a_bad_file(spoil: Callable[..., ImageSource]) -> None:
+    with pytest.raises(BadImageError, match=r"bad0\.jpg"):
+        list(EvalLoader(spoil("text"), 4, EvalParams(32, 36), **CPU))
