@@ -110,7 +110,11 @@ class BarlowTwinsLoss(nn.Module):
         needs_gradient = torch.is_grad_enabled() and (z_a.requires_grad or z_b.requires_grad)
         with torch.no_grad(), torch.autocast(z_a.device.type, enabled=False):
             terms, gradients = self._evaluated(z_a, z_b, needs_gradient)
-        return terms._replace(loss=_WithGradients.apply(terms.loss, z_a, z_b, *gradients)) if gradients else terms
+        if not gradients:
+            return terms
+        loss: Tensor = _WithGradients.apply(terms.loss, z_a, z_b, *gradients)
+        # Spelled out: torch 2.7's compiler does not follow _replace.
+        return LossTerms(loss, terms.invariance, terms.redundancy, terms.finite)
 
     def _evaluated(self, z_a: Tensor, z_b: Tensor, needs_gradient: bool) -> tuple[LossTerms, tuple[Tensor, ...]]:
         """The terms, and the gradients of the loss by z_a and z_b if they are needed."""
