@@ -139,7 +139,7 @@ class FusedStream:
         return torch.from_numpy(view)
 
     def _free_array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """An array that came back, or a new one. Fresh memory for every batch would cost a fifth of the time."""
+        """An array that came back, or a new one, whose pages the system would have to clear first."""
         for index, (array, borrower) in enumerate(self._lent):
             if array.shape == shape and borrower() is None:
                 del self._lent[index]

@@ -32,7 +32,7 @@ def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any],
     )
     try:
         torch.save(function(rank, *arguments), Path(folder) / f"{rank}.pt")
-        # A DistributedDataParallel in a reference cycle must not outlive its group: its threads abort the process.
+        # Nothing that a cycle holds, such as a DistributedDataParallel, is left to end after its group.
         gc.collect()
         # With torch 2.7 a rank that leaves early can leave the others waiting in the next line.
         distributed.barrier()

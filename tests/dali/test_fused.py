@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from torchvision.transforms import functional as F
 
 from dali_pipelines import PRESETS, TwoViewLoader
 from dali_pipelines.draws import COLOR_STEPS, draw_views
-from dali_pipelines.fused_cpu import eval_view, gaussian, read_pixels
+from dali_pipelines.fused_cpu import eval_view, gaussian, random_view, read_pixels
 from dali_pipelines.fused_kernel import augment
 from dali_pipelines.params import EvalParams, ViewParams
 from dali_pipelines.plans import Plan
@@ -135,6 +135,25 @@ def test_crop_window_is_torchvisions(height: int, width: int) -> None:
     for row in range(64):
         ours = crop_window(height, width, draws, row, ViewParams().crop_ratio)
         assert ours == reference.crop_window(height, width, draws, row, ViewParams().crop_ratio)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_crop_is_torchvisions(photographs: list[Image.Image], interpolation: Literal["bicubic", "bilinear"]) -> None:
+    """Without the other operations; what is written is the resized crop."""
+    view = ViewParams(
+        size_px=96, interpolation=interpolation, flip_p=0, jitter_p=0, gray_p=0, blur_p=0, mean=(0,) * 3, std=(1,) * 3
+    )
+    plan = Plan(np.arange(5), draw_views((view,), 5, 0))
+    (draws,) = plan.draws
+    got, expected = [], []
+    for row, photo in enumerate(photographs):
+        out = np.empty((96, 96, 3), dtype=np.float32)
+        random_view(view, 0).write(torch.from_numpy(np.array(photo)), plan, row, out)
+        got.append((255 * out).round().astype(np.uint8))
+        expected.append(reference.view(photo, draws, row, view))
+    mean, largest = distance(got, expected)
+    assert mean <= 0.02
+    assert largest <= 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
