@@ -140,6 +140,7 @@ def stages(data: Path) -> dict[str, float]:
     """Milliseconds of one thread for a sample with its two views, medians over passes of the same images."""
     from dali_pipelines import fused_cpu
     from dali_pipelines.draws import draw_views
+    from dali_pipelines.params import MOST_PIXELS
     from dali_pipelines.plans import Plan
 
     torch.set_num_threads(1)
@@ -154,7 +155,7 @@ def stages(data: Path) -> dict[str, float]:
         sums = dict.fromkeys(spent, 0.0)
         for row in range(n):
             marks = [time.perf_counter()]
-            pixels = fused_cpu.read_pixels(source.path(row), row)
+            pixels = fused_cpu.read_pixels(source, row, MOST_PIXELS)
             marks.append(time.perf_counter())
             for maker, out in zip(makers, outs):
                 maker.write(pixels, plan, row, out)
@@ -168,7 +169,7 @@ def stages(data: Path) -> dict[str, float]:
 
 def preset_for(data: Path) -> Preset:
     source = open_source(data)
-    with Image.open(source.path(0)) as image:
+    with Image.open(source.place(0)) as image:
         return PRESETS["barlow_twins"].changed(size_px=min(224, *image.size))
 
 
@@ -182,7 +183,7 @@ def write_images(data: Path | None, size: str, folder: Path) -> Path:
         pictures = [Image.fromarray(getattr(photographs, name)()) for name in names]
     else:
         source = open_source(data)
-        pictures = [Image.open(source.path(index)).convert("RGB") for index in range(min(160, len(source)))]
+        pictures = [Image.open(source.place(index)).convert("RGB") for index in range(min(160, len(source)))]
     generator = torch.Generator().manual_seed(0)
     (folder / "images").mkdir()
     for number in range(640):

@@ -54,13 +54,14 @@ def _start_peak(on_gpu: bool) -> int:
         return torch.cuda.memory_allocated()
     # Sets VmHWM to the present size: proc(5).
     Path("/proc/self/clear_refs").write_text("5")
-    return _process_bytes("VmRSS")
+    return process_bytes("VmRSS")
 
 
 def _peak(on_gpu: bool) -> int:
-    return torch.cuda.max_memory_allocated() if on_gpu else _process_bytes("VmHWM")
+    return torch.cuda.max_memory_allocated() if on_gpu else process_bytes("VmHWM")
 
 
-def _process_bytes(field: str) -> int:
+def process_bytes(field: str) -> int:
+    """VmRSS, what the process holds, or VmHWM, the most that it held: proc(5)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024

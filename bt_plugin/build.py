@@ -35,14 +35,21 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
     """Training and validation images.
 
     Raises:
-        RecipeError: If a folder is missing or empty.
+        RecipeError: If one is missing or empty, or its images have other channels than the model.
     """
     sources = []
     for key, path in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
         try:
-            sources.append(open_source(path) if path is not None else None)
+            source = open_source(path) if path is not None else None
         except ValueError as error:
             raise RecipeError(f"{key}: {error}") from error
+        channels = recipe.model.in_chans
+        if source and source.channels != (3 if channels == 1 else channels):
+            raise RecipeError(
+                f"{key}: the images of {path} have {source.channels} channels, and model.in_chans is {channels};"
+                f" give model.in_chans={source.channels}, and views.both.mean and views.both.std with as many values"
+            )
+        sources.append(source)
     train, val = sources
     assert train is not None, "data.train is not optional"
     if val is not None and val.has_labels and train.has_labels and val.classes != train.classes:
@@ -61,4 +68,5 @@ def loader_options(recipe: Recipe, device: torch.device) -> dict[str, Any]:
         "device": "gpu" if on_gpu else "cpu",
         "backend": recipe.data.backend,
         "num_threads": recipe.data.num_threads,
+        "max_pixels": recipe.data.max_pixels,
     }

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from bt_plugin.errors import RecipeError
-from dali_pipelines.params import PRESETS, Preset, ViewParams
+from dali_pipelines.params import MOST_PIXELS, PRESETS, Preset, ViewParams
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -25,7 +25,8 @@ class _Section(BaseModel):
 
 class Data(_Section):
     train: Annotated[str, Field(min_length=1)]
-    """The training images: a folder, CLASS/*.jpg or images without classes, or a .csv, .tsv or .txt list of files."""
+    """The training images: a folder, CLASS/*.jpg or images without classes; a .csv, .tsv or .txt list of files; .tar
+    shards, with wildcards and braces; or a .npz file with the arrays images and labels."""
     val: str | None = None
     """The validation images, with classes; without it there is no evaluation."""
     backend: Literal["auto", "dali", "cpu"] = "auto"
@@ -36,6 +37,8 @@ class Data(_Section):
     """Batches made ahead."""
     max_bad_files: Annotated[int, Field(ge=0)] = 100
     """Training files of a rank that may be unreadable; each is replaced by another, and logged."""
+    max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = MOST_PIXELS
+    """Height times width of an encoded image; a larger one is not decoded and counts as unreadable."""
 
 
 class _Changes(_Section):
@@ -65,24 +68,25 @@ class Views(_Section):
     b: _ViewChanges = _ViewChanges()
     """Changes to the second view alone."""
 
-    @model_validator(mode="after")
-    def _resolves(self) -> Views:
-        self.resolved()
-        return self
+    def resolved(self, channels: int) -> Preset:
+        """The preset with the changes, for images of so many channels.
 
-    def resolved(self, channels: Literal[1, 3] = 3) -> Preset:
-        """The preset with the changes."""
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r} does not exist; there are {', '.join(PRESETS)}")
-        preset = PRESETS[self.preset]
-        assert len(preset.views) == 2, "Barlow Twins has two views"
+        Raises:
+            ValueError: If there is no such preset, or a view is not possible; the message begins with the key.
+        """
+        pairs = {name: preset for name, preset in PRESETS.items() if len(preset.views) == 2}
+        if self.preset not in pairs:
+            raise ValueError(
+                f"views.preset: {self.preset!r} is not allowed; presets of two views are {', '.join(pairs)}"
+            )
+        preset = pairs[self.preset]
         views = []
         for view, own in zip(preset.views, ("a", "b")):
             changes = self.both.given() | getattr(self, own).given()
             try:
                 views.append(replace(view, channels=channels, **changes))
             except ValueError as error:
-                raise ValueError(f"{own}.{error}") from error
+                raise ValueError(f"views.{own}.{error}") from error
         return replace(preset, views=tuple(views))
 
 
@@ -91,8 +95,8 @@ class Model(_Section):
     """torchvision/NAME or timm/NAME."""
     stem: Literal["standard", "small"] = "standard"
     """small: a ResNet's 3x3 stem without max-pool, for images of 64 px and less."""
-    in_chans: Literal[1, 3] = 3
-    """Channels of the views; 1 makes them gray."""
+    in_chans: Positive = 3
+    """Channels of the views; 1 makes them gray, others than 3 need images that have as many."""
     zero_init_residual: bool = True
     """Whether a ResNet's residual branches start as zero."""
     projector: Annotated[list[Positive], Field(min_length=1)] = [8192, 8192, 8192]
@@ -180,6 +184,11 @@ class Recipe(_Section):
     optim: Optim = Optim()
     run: Run
     eval: Eval = Eval()
+
+    @model_validator(mode="after")
+    def _views_are_possible(self) -> Recipe:
+        self.views.resolved(self.model.in_chans)
+        return self
 
     @property
     def preset(self) -> Preset:

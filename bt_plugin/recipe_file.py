@@ -58,7 +58,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def _explained(detail: ErrorDetails) -> str:
     """One error of pydantic's, with the remedy."""
-    where = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         keys = _keys_beside(detail["loc"])
         near = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
@@ -67,6 +67,8 @@ def _explained(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{where}: is missing; every recipe must give it"
     message = detail["msg"].removeprefix("Value error, ")
+    if not where:
+        return message  # names its key itself
     if isinstance(detail["input"], dict):
         return f"{where}: {message}"
     return f"{where}: {detail['input']!r} is not allowed; {message[0].lower()}{message[1:]}"

@@ -25,7 +25,7 @@ SUMMARY = "summary.json"
 # What may change between two launches of one run, because the images, views and objective stay the same.
 _FREE_KEYS = {
     "optim": {"accumulation_steps"},
-    "data": {"train", "val", "backend", "num_threads", "prefetch", "max_bad_files"},
+    "data": {"train", "val", "backend", "num_threads", "prefetch", "max_bad_files", "max_pixels"},
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
     },

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from dali_pipelines.channels import check_channels
 from dali_pipelines.draws import COLOR_STEPS, ViewDraws, draw_views
 from dali_pipelines.params import Preset, ViewParams, resolve_views
 from dali_pipelines.windows import crop_window
+from dali_pipelines.yiq import hue_matrix
 
 _ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+_HUE = COLOR_STEPS.index("hue")
 _INTERPOLATION = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
 
@@ -24,10 +29,10 @@ class BarlowTwinsTransform:
     generator, which a DataLoader seeds in each worker.
 
     Args:
-        views: A preset's name ("barlow_twins", "barlow_twins_32") or a Preset.
+        views: As for TwoViewLoader.
 
     Raises:
-        ValueError: If there is no preset of that name.
+        ValueError: If there is no preset of that name, or its views are not of RGB images.
 
     Examples:
         >>> dataset = LightlyDataset("images/", transform=BarlowTwinsTransform())
@@ -35,6 +40,8 @@ class BarlowTwinsTransform:
 
     def __init__(self, views: str | Preset = "barlow_twins") -> None:
         self.views = resolve_views(views).views
+        for view in self.views:
+            check_channels(view, channels=3)
 
     def __call__(self, image: Image.Image) -> list[Tensor]:
         """The views, each (C, size_px, size_px) float32, normalised."""
@@ -59,7 +66,9 @@ def view_of(image: Image.Image, params: ViewParams, draws: ViewDraws, row: int =
         x = F.hflip(x)
     if draws.jitter[row]:
         for step in draws.color_order[row]:
-            x = _ADJUST[step](x, float(getattr(draws, COLOR_STEPS[step])[row]))
+            value = float(getattr(draws, COLOR_STEPS[step])[row])
+            in_yiq = step == _HUE and params.hue_space == "yiq"
+            x = mixed(x, hue_matrix(value)) if in_yiq else _ADJUST[step](x, value)
     if draws.gray[row]:
         x = F.to_grayscale(x, num_output_channels=3)
     if draws.blur[row]:
@@ -67,6 +76,11 @@ def view_of(image: Image.Image, params: ViewParams, draws: ViewDraws, row: int =
     if draws.solarize[row]:
         x = ImageOps.solarize(x)
     return _normalised(x, params)
+
+
+def mixed(image: Image.Image, matrix: NDArray[np.float32]) -> Image.Image:
+    """Each pixel's colour times the matrix."""
+    return image.convert("RGB", [float(value) for row in matrix for value in (*row, 0)])
 
 
 def _normalised(image: Image.Image, params: ViewParams) -> Tensor:

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from dali_pipelines.errors import BadImageError
     from dali_pipelines.loaders import Batch, EvalBatch, EvalLoader, TwoViewLoader
     from dali_pipelines.params import PRESETS, EvalParams, Preset, ViewParams
-    from dali_pipelines.sources import ImageSource, file_list, flat_folder, image_folder, open_source
+    from dali_pipelines.sources import (
+        ImageSource,
+        array_source,
+        file_list,
+        flat_folder,
+        image_folder,
+        open_source,
+        tar_shards,
+    )
 
 __all__ = [
     "PRESETS",
@@ -24,10 +32,12 @@ __all__ = [
     "Preset",
     "TwoViewLoader",
     "ViewParams",
+    "array_source",
     "file_list",
     "flat_folder",
     "image_folder",
     "open_source",
+    "tar_shards",
 ]
 
 _MODULES = ("errors", "loaders", "params", "sources")

@@ -4,7 +4,7 @@ They follow PIL to the rounding, because the official Barlow Twins transform is 
 truncate to uint8 one by one, contrast pivots on the image's own mean gray, hue turns in HSV.
 tests/dali/test_augment.py holds the measured distance of each to PIL.
 
-A DALI sample has no fixed shape; the shapes below are those of one sample: images are (H, W, 3) uint8
+A DALI sample has no fixed shape; the shapes below are those of one sample: images are (H, W, C) uint8
 in layout HWC, the draws are scalars (or vectors where it is said) that live on the CPU.
 """
 
@@ -113,8 +113,8 @@ def adjust_saturation(images: DataNode, factor: DataNode) -> DataNode:
 def shift_hue(images: DataNode, turns: DataNode) -> DataNode:
     """Turns the hue in HSV and keeps value and saturation, as torchvision's adjust_hue.
 
-    DALI's own hue rotates in YIQ, which moves value and saturation too: further from PIL than not
-    doing anything. Written with k = (n + hue in sextants) mod 6: channel n is
+    DALI's own way (rotate_hue) moves value and saturation too: further from PIL than not doing
+    anything. Written with k = (n + hue in sextants) mod 6: channel n is
     value - chroma * clamp(min(k, 4 - k), 0, 1), n = 5, 3, 1 for red, green, blue.
 
     Args:
@@ -135,6 +135,11 @@ def shift_hue(images: DataNode, turns: DataNode) -> DataNode:
     green = chroma * math.clamp(2.0 - math.abs(hue - 2.0), 0.0, 1.0)
     blue = chroma * math.clamp(2.0 - math.abs(hue - 4.0), 0.0, 1.0)
     return _to_uint8(fn.cat(red, green, blue, axis=2) + (value - chroma + 0.5))
+
+
+def rotate_hue(images: DataNode, turns: DataNode) -> DataNode:
+    """Turns the hue in YIQ, DALI's own way: a matrix on RGB, rounded."""
+    return fn.hue(images, hue=turns * 360.0)
 
 
 def luma(images: DataNode) -> DataNode:

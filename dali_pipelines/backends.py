@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from dali_pipelines.params import EvalParams, ViewParams
+from dali_pipelines.params import MOST_PIXELS, EvalParams, ViewParams
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 
@@ -22,15 +22,16 @@ Backend = Literal["auto", "dali", "cpu"]
 
 
 class Maker(NamedTuple):
-    """How batches are made; num_threads and prefetch as in the loaders."""
+    """How batches are made; num_threads, prefetch and max_pixels as in the loaders."""
 
     backend: Literal["dali", "cpu"]
     device: Literal["cpu", "gpu"]
     num_threads: int
     prefetch: int
+    max_pixels: int
 
 
-def resolve_maker(backend: Backend, device: Device, num_threads: int | None, prefetch: int) -> Maker:
+def resolve_maker(backend: Backend, device: Device, num_threads: int | None, prefetch: int, max_pixels: int) -> Maker:
     """Takes the GPU where torch sees one, and DALI where the views are made on it.
 
     Raises:
@@ -46,6 +47,10 @@ def resolve_maker(backend: Backend, device: Device, num_threads: int | None, pre
         raise ValueError(f"num_threads: {num_threads} is not allowed; it must be at least 1")
     if prefetch < 1:
         raise ValueError(f"prefetch: {prefetch} is not allowed; it must be at least 1")
+    if not 1 <= max_pixels <= MOST_PIXELS:
+        raise ValueError(
+            f"max_pixels: {max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}, as many as PIL opens"
+        )
     has_gpu = torch.cuda.is_available()
     if device == "gpu" and not has_gpu:
         raise ValueError("device: gpu is not allowed here, torch sees no CUDA device; take auto or cpu")
@@ -55,6 +60,7 @@ def resolve_maker(backend: Backend, device: Device, num_threads: int | None, pre
         "gpu" if on_gpu else "cpu",
         num_threads or cores_per_rank(),
         prefetch,
+        max_pixels,
     )
 
 
@@ -70,16 +76,16 @@ def view_stream(
         from dali_pipelines.fused_cpu import FusedStream, random_view
 
         makers = [random_view(view, number) for number, view in enumerate(views)]
-        return FusedStream(source, makers, plans, maker.num_threads, maker.prefetch)
+        return FusedStream(source, makers, plans, maker)
 
     graphs = import_graphs()
-    from dali_pipelines.stream import Stream, encoded_paths
+    from dali_pipelines.stream import Stream
 
-    def feed(plan: Plan) -> list[Any]:
-        inputs: list[Any] = graphs.feed_of(encoded_paths(source, plan.indices), views, plan.draws)
+    def draws_of(plan: Plan) -> list[Any]:
+        inputs: list[Any] = graphs.inputs_of(views, plan.draws)
         return inputs
 
-    return Stream(source, partial(graphs.two_views, views=views), feed, plans, batch_size, maker)
+    return Stream(source, partial(graphs.two_views, views=views), draws_of, plans, batch_size, maker)
 
 
 def eval_stream(
@@ -93,15 +99,12 @@ def eval_stream(
     if maker.backend == "cpu":
         from dali_pipelines.fused_cpu import FusedStream, eval_view
 
-        return FusedStream(source, [eval_view(params)], plans, maker.num_threads, maker.prefetch)
+        return FusedStream(source, [eval_view(params)], plans, maker)
 
     graphs = import_graphs()
-    from dali_pipelines.stream import Stream, encoded_paths
+    from dali_pipelines.stream import Stream
 
-    def feed(plan: Plan) -> list[Any]:
-        return [encoded_paths(source, plan.indices)]
-
-    return Stream(source, partial(graphs.eval_view, params=params), feed, plans, batch_size, maker)
+    return Stream(source, partial(graphs.eval_view, params=params), lambda plan: [], plans, batch_size, maker)
 
 
 def cores_per_rank() -> int:

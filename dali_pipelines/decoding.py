@@ -1,4 +1,4 @@
-"""From files to pixels on the host, and what is wrong with files that give none."""
+"""From encoded images to pixels on the host, and what is wrong with those that give none."""
 
 from __future__ import annotations
 
@@ -12,65 +12,73 @@ from PIL import Image
 from torch import Tensor
 
 from dali_pipelines.errors import BadImageError
+from dali_pipelines.sources import ImageSource
 
 # PIL's names of what DALI decodes too; it also reads GIF and AVIF, which DALI does not. MPO is JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "JPEG2000", "PPM")
 
 
-def read_pixels(path: str, index: int) -> Tensor:
-    """(H, W, 3) uint8 RGB; EXIF orientation is ignored, as PIL and torchvision do.
+def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
+    """(H, W, C) uint8, RGB if it is decoded; EXIF orientation is ignored, as PIL and torchvision do.
 
     Args:
-        path: Of the file.
-        index: Of the file in its source, for the error.
+        source: Of the image.
+        index: Of the image in it.
+        max_pixels: Height times width that an encoded image may have; a larger one is not decoded.
 
     Raises:
-        BadImageError: If the file cannot be read or decoded.
+        BadImageError: If the image cannot be read or decoded, or is too large.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-        return torch.from_numpy(_decode(content))
+        content = source.read(index)
+        return torch.from_numpy(content if source.kind == "pixels" else _decode(content, max_pixels))
     except Exception as error:  # PIL raises whatever its decoders raise
-        raise bad_image(path, index, error) from error
+        raise bad_image(source, index, error) from error
 
 
-def why_unreadable(path: str) -> Exception | None:
-    """What keeps PIL from reading a file."""
+def why_unreadable(source: ImageSource, index: int, max_pixels: int) -> Exception | None:
+    """What keeps PIL from reading an image."""
     try:
-        with open(path, "rb") as file:
-            _decode_by_pil(file.read())
+        content = source.read(index)
+        if source.kind != "pixels":
+            _decode_by_pil(content, max_pixels)
     except Exception as error:  # PIL raises whatever its decoders raise
         return error
     return None
 
 
-def bad_image(path: str, index: int, reason: Exception) -> BadImageError:
-    """The error that names a file and what is wrong with it."""
-    return BadImageError(f"{path}: {type(reason).__name__}: {reason}; remove the file or replace it", index)
+def bad_image(source: ImageSource, index: int, reason: Exception) -> BadImageError:
+    """The error that names an image and what is wrong with it."""
+    return BadImageError(f"{source.place(index)}: {type(reason).__name__}: {reason}; remove or replace it", index)
 
 
-def _decode(content: bytes) -> NDArray[np.uint8]:
-    if not content.startswith(b"\xff\xd8"):
-        return _decode_by_pil(content)
+def _decode(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+    if content[:2].tobytes() != b"\xff\xd8":
+        return _decode_by_pil(content, max_pixels)
     try:
-        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(content)
-        if colorspace in ("CMYK", "YCCK"):
-            return _decode_by_pil(content)
-        # The pixels of PIL, which takes half as long again.
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
-        return pixels
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content)
+        if colorspace not in ("CMYK", "YCCK") and height * width <= max_pixels:
+            # The pixels of PIL, which takes half as long again.
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
+            return pixels
     except ValueError:
-        # PIL knows more kinds, or says what is wrong.
-        return _decode_by_pil(content)
+        pass
+    # PIL knows more kinds, or says what is wrong.
+    return _decode_by_pil(content, max_pixels)
 
 
-def _decode_by_pil(content: bytes) -> NDArray[np.uint8]:
-    if not content:
+def _decode_by_pil(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+    if not content.size:
         raise ValueError("the file is empty")
-    with Image.open(io.BytesIO(content)) as image:
+    try:
+        image = Image.open(io.BytesIO(content.data))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"more than max_pixels, {max_pixels}: {error}") from error
+    with image:
         if image.format not in FORMATS:
             raise ValueError(f"{image.format} is not read; convert it to JPEG or PNG")
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} are more than max_pixels, {max_pixels}")
         if image.mode.startswith("I;16"):
             # PIL would clip 16 bits to 8.
             gray = (np.asarray(image) >> 8).astype(np.uint8)

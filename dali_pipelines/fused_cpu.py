@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from dali_pipelines.backends import Maker
 from dali_pipelines.decoding import read_pixels
 from dali_pipelines.draws import COLOR_STEPS
 from dali_pipelines.fused_kernel import augment
@@ -28,17 +29,19 @@ from dali_pipelines.params import EvalParams, ViewParams
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.windows import Window, center_window, crop_window
+from dali_pipelines.yiq import hue_matrix
 
 # Large enough that a task's overhead does not count, small enough that the last ones end together.
 _SAMPLES_PER_TASK = 4
 _NO_BLUR = np.ones(1, dtype=np.float32)
 _NO_STEPS = np.empty(0, dtype=np.uint8)
+_IN_HSV = np.empty((0, 3), dtype=np.float32)
 
 
 class ViewMaker(NamedTuple):
     """Makes one view.
 
-    write: Writes that of a sample, given its pixels (H, W, 3) uint8, the plan, its row in it, and where to.
+    write: Writes that of a sample, given its pixels (H, W, C) uint8, the plan, its row in it, and where to.
     shape: (S, S, C) of what is written, float32.
     """
 
@@ -61,11 +64,10 @@ class FusedStream:
     """The batches of a plan, made ahead by threads; the interface of stream.Stream.
 
     Args:
-        source: The files that the plans' indices point into.
+        source: What the plans' indices point into.
         makers: Of the views.
         plans: The batches, in order; may be endless.
-        num_threads: That make samples.
-        prefetch: Batches made ahead.
+        maker: By how many threads, how far ahead.
     """
 
     def __init__(
@@ -73,15 +75,14 @@ class FusedStream:
         source: ImageSource,
         makers: list[ViewMaker],
         plans: Iterator[Plan],
-        num_threads: int,
-        prefetch: int,
+        maker: Maker,
     ) -> None:
         self._source = source
         self._makers = makers
         self._plans = plans
-        self._prefetch = prefetch
+        self._maker = maker
         # torch would start threads of its own in each of these; what it does elsewhere is not changed.
-        self._threads = ThreadPoolExecutor(num_threads, "dali_pipelines", torch.set_num_threads, (1,))
+        self._threads = ThreadPoolExecutor(maker.num_threads, "dali_pipelines", torch.set_num_threads, (1,))
         self._started: deque[_Started] = deque()
         self._lent: list[_Lent] = []
 
@@ -99,9 +100,9 @@ class FusedStream:
             refers to it any more, so they are safe to hold.
 
         Raises:
-            BadImageError: If a file cannot be read or decoded; the message names it.
+            BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
         """
-        while len(self._started) < 1 + self._prefetch and (plan := next(self._plans, None)) is not None:
+        while len(self._started) < 1 + self._maker.prefetch and (plan := next(self._plans, None)) is not None:
             self._start(plan)
         if not self._started:
             raise StopIteration
@@ -128,7 +129,7 @@ class FusedStream:
     def _make(self, plan: Plan, rows: range, arrays: list[NDArray[np.float32]]) -> None:
         for row in rows:
             index = int(plan.indices[row])
-            pixels = read_pixels(self._source.path(index), index)
+            pixels = read_pixels(self._source, index, self._maker.max_pixels)
             for maker, array in zip(self._makers, arrays):
                 maker.write(pixels, plan, row, array[row])
 
@@ -162,12 +163,13 @@ def random_view(view: ViewParams, number: int) -> ViewMaker:
             bool(draws.flip[row]),
             draws.color_order[row] if draws.jitter[row] else _NO_STEPS,
             factors.astype(np.float32),
+            hue_matrix(draws.hue[row]) if view.hue_space == "yiq" and draws.jitter[row] else _IN_HSV,
             bool(draws.gray[row]),
             gaussian(float(draws.blur_sigma_px[row]), view.size_px) if draws.blur[row] else _NO_BLUR,
             bool(draws.solarize[row]),
             scale,
             offset,
-            _scratch(view.size_px),
+            _scratch(view.size_px, pixels.shape[2]),
             out,
         )
 
@@ -177,13 +179,14 @@ def random_view(view: ViewParams, number: int) -> ViewMaker:
 def eval_view(params: EvalParams) -> ViewMaker:
     """Makes the deterministic view."""
     scale, offset = _normalisation(params)
-    plain = (False, _NO_STEPS, np.ones(len(COLOR_STEPS), dtype=np.float32), False, _NO_BLUR, False, scale, offset)
+    factors = np.ones(len(COLOR_STEPS), dtype=np.float32)
+    plain = (False, _NO_STEPS, factors, _IN_HSV, False, _NO_BLUR, False, scale, offset)
 
     def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
         height, width, _ = pixels.shape
         resized_size, window = center_window(height, width, params.resize_px, params.size_px)
         cropped = _cut(_resized(pixels, resized_size, params.interpolation), window).contiguous()
-        augment(cropped.numpy(), *plain, _scratch(params.size_px), out)
+        augment(cropped.numpy(), *plain, _scratch(params.size_px, pixels.shape[2]), out)
 
     return ViewMaker(write, (params.size_px, params.size_px, params.channels))
 
@@ -203,7 +206,7 @@ def _cut(pixels: Tensor, window: Window) -> Tensor:
 
 
 def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(H, W, 3) contiguous; antialiased in uint8 as PIL's resize."""
+    """(H, W, C) contiguous; antialiased in uint8 as PIL's resize."""
     pixels = pixels.contiguous()
     height, width, channels = pixels.shape
     # The strides of a channels_last batch, down to the batch dimension's: for others torch takes a slower path.
@@ -223,15 +226,16 @@ def _normalisation(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32]
 
 class _OfThread(threading.local):
     def __init__(self) -> None:
-        self.scratch: dict[int, NDArray[np.float32]] = {}
+        self.scratch: dict[tuple[int, int], NDArray[np.float32]] = {}
 
 
 _of_thread = _OfThread()
 
 
-def _scratch(size_px: int) -> NDArray[np.float32]:
-    """(2, S, 3, S) that belongs to this thread."""
+def _scratch(size_px: int, channels: int) -> NDArray[np.float32]:
+    """(2, S, C, S) that belongs to this thread."""
     arrays = _of_thread.scratch
-    if size_px not in arrays:
-        arrays[size_px] = np.empty((2, size_px, 3, size_px), dtype=np.float32)
-    return arrays[size_px]
+    key = size_px, channels
+    if key not in arrays:
+        arrays[key] = np.empty((2, size_px, channels, size_px), dtype=np.float32)
+    return arrays[key]

@@ -31,6 +31,7 @@ def augment(
     flip: bool,
     steps: NDArray[np.uint8],
     factors: NDArray[np.float32],
+    hue_matrix: NDArray[np.float32],
     gray: bool,
     taps: NDArray[np.float32],
     solarize: bool,
@@ -42,17 +43,18 @@ def augment(
     """Writes one view.
 
     Args:
-        pixels: (S, S, 3), the crop after its resize.
+        pixels: (S, S, C), the crop after its resize; colour steps and gray take 3 channels.
         flip: Whether left and right are exchanged.
         steps: Which colour steps run, in their order; at most one CONTRAST.
         factors: (4,), of the steps; the hue's in sextants of the colour wheel.
+        hue_matrix: (3, 3), what the hue step multiplies colours by instead; (0, 3) to turn the hue in HSV.
         gray: Whether the view becomes gray.
         taps: The blur's weights, an odd number of them, at most 2 S - 1; a single one is no blur.
         solarize: Whether values of 128 and above are inverted.
-        scale: (C,), of value * scale + offset.
-        offset: (C,).
-        scratch: (2, S, 3, S), to work in.
-        out: (S, S, C), C either 3, or 1 for a view that ends as gray.
+        scale: One value a channel of out, of value * scale + offset.
+        offset: Likewise.
+        scratch: (2, S, C, S), to work in.
+        out: (S, S, C), or (S, S, 1) for a view that ends as gray.
     """
     size = pixels.shape[0]
     contrast_at = steps.size
@@ -64,7 +66,7 @@ def augment(
     for y in range(size):
         _load(pixels[y], flip, planes[y])
         for turn in range(contrast_at):
-            _color_step(steps[turn], planes[y], factors, _0)
+            _color_step(steps[turn], planes[y], factors, hue_matrix, _0)
         if contrast_at < steps.size:
             total += _sum_of_gray(planes[y])
     mean_gray = np.float32(np.floor(total / (size * size) + 0.5))
@@ -72,13 +74,13 @@ def augment(
     padded = np.empty(size + 2 * radius, np.float32)
     for y in range(size):
         for turn in range(contrast_at, steps.size):
-            _color_step(steps[turn], planes[y], factors, mean_gray)
+            _color_step(steps[turn], planes[y], factors, hue_matrix, mean_gray)
         if gray:
             _to_gray(planes[y])
         if radius == 0:
             _store(planes[y], solarize, scale, offset, out[y])
         else:
-            for channel in range(3):
+            for channel in range(planes.shape[1]):
                 _blur_row(planes[y, channel], taps, padded, blurred[y, channel])
     if radius > 0:
         # The planes have been read, and lend a row.
@@ -90,7 +92,7 @@ def augment(
 @_compiled
 def _load(pixels: NDArray[np.uint8], flip: bool, row: NDArray[np.float32]) -> None:
     last = row.shape[1] - 1
-    for channel in range(3):
+    for channel in range(row.shape[0]):
         into = row[channel]
         if flip:
             for x in range(into.size):
@@ -101,7 +103,13 @@ def _load(pixels: NDArray[np.uint8], flip: bool, row: NDArray[np.float32]) -> No
 
 
 @_compiled
-def _color_step(step: int, row: NDArray[np.float32], factors: NDArray[np.float32], mean_gray: np.float32) -> None:
+def _color_step(
+    step: int,
+    row: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    hue_matrix: NDArray[np.float32],
+    mean_gray: np.float32,
+) -> None:
     if step == BRIGHTNESS:
         for channel in range(3):
             _blend(row[channel], _0, factors[BRIGHTNESS])
@@ -110,8 +118,10 @@ def _color_step(step: int, row: NDArray[np.float32], factors: NDArray[np.float32
             _blend(row[channel], mean_gray, factors[CONTRAST])
     elif step == SATURATION:
         _saturate(row[0], row[1], row[2], factors[SATURATION])
-    else:
+    elif hue_matrix.shape[0] == 0:
         _turn_hue(row[0], row[1], row[2], factors[HUE])
+    else:
+        _mix(row[0], row[1], row[2], hue_matrix)
 
 
 @_colors
@@ -163,6 +173,18 @@ def _turn_hue(
         red[x] = _truncated(least + chroma * min(max(abs(hue - _3) - _1, _0), _1))
         green[x] = _truncated(least + chroma * min(max(_2 - abs(hue - _2), _0), _1))
         blue[x] = _truncated(least + chroma * min(max(_2 - abs(hue - _4), _0), _1))
+
+
+@_colors
+def _mix(
+    red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], matrix: NDArray[np.float32]
+) -> None:
+    """Rounds to nearest, as DALI does."""
+    for x in range(red.size):
+        r, g, b = red[x], green[x], blue[x]
+        red[x] = _truncated(matrix[0, 0] * r + matrix[0, 1] * g + matrix[0, 2] * b + _HALF)
+        green[x] = _truncated(matrix[1, 0] * r + matrix[1, 1] * g + matrix[1, 2] * b + _HALF)
+        blue[x] = _truncated(matrix[2, 0] * r + matrix[2, 1] * g + matrix[2, 2] * b + _HALF)
 
 
 @_compiled
@@ -283,13 +305,17 @@ def _store(
         values = row.reshape(row.size)
         for x in range(values.size):
             values[x] = min(values[x], _255 - values[x])
-    if out.shape[1] == 1:
+    if out.shape[1] == 1 and row.shape[0] == 3:
         red, green, blue = row[0], row[1], row[2]
         for x in range(red.size):
             out[x, 0] = np.float32(_gray(red[x], green[x], blue[x])) * scale[0] + offset[0]
-    else:
+    elif out.shape[1] == 3:
         red, green, blue = row[0], row[1], row[2]
         for x in range(red.size):
             out[x, 0] = red[x] * scale[0] + offset[0]
             out[x, 1] = green[x] * scale[1] + offset[1]
             out[x, 2] = blue[x] * scale[2] + offset[2]
+    else:
+        for x in range(out.shape[0]):
+            for channel in range(out.shape[1]):
+                out[x, channel] = row[channel, x] * scale[channel] + offset[channel]

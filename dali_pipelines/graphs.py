@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import simplejpeg
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode
 
 from dali_pipelines import augment
 from dali_pipelines.draws import COLOR_STEPS, ViewDraws
 from dali_pipelines.params import EvalParams, ViewParams
+from dali_pipelines.sources.base import Kind
 
+# Decoded in the place of what is refused.
+_ONE_PIXEL = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((1, 1, 3), dtype=np.uint8)), dtype=np.uint8)
 _CROP = ("crop_area", "crop_ratio", "crop_position", "flip")
 _JITTER = ("jitter", "color_order", *COLOR_STEPS)
 
@@ -27,33 +32,60 @@ def draws_used(view: ViewParams) -> tuple[str, ...]:
     )
 
 
-def feed_of(paths: list[Any], views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...]) -> list[Any]:
-    """One batch in the order in which `two_views` takes its inputs."""
-    return [paths, *(getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view))]
+def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...]) -> list[Any]:
+    """The draws of one batch in the order in which `two_views` takes them after the images."""
+    return [getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view)]
 
 
 @pipeline_def(enable_conditionals=True)
-def two_views(source: Callable[[], list[Any]], views: tuple[ViewParams, ...], device: str) -> tuple[DataNode, ...]:
-    """Decodes each file once and makes every view of it.
+def two_views(
+    source: Callable[[], list[Any]], kind: Kind, max_pixels: int, views: tuple[ViewParams, ...], device: str
+) -> tuple[DataNode, ...]:
+    """Decodes each image once and makes every view of it.
 
     Args:
-        source: Called once a batch for what `feed_of` returns.
+        source: Called once a batch for the images and what `inputs_of` returns.
+        kind: What the images come as: paths ("files"), bytes ("encoded") or pixels.
+        max_pixels: Height times width that an encoded image may have.
         views: The views' parameters; two for Barlow Twins, any number works.
         device: "cpu" or "gpu": where the pixels are decoded and changed.
 
     Shape:
-        Output: one a view, (size_px, size_px, 3) float32 a sample, layout HWC.
+        Output: one a view, (size_px, size_px, C) float32 a sample, layout HWC; then whether the image was refused.
     """
     names = [draws_used(view) for view in views]
-    paths, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
-    encoded = fn.io.file.read(paths)
-    images = augment.decode(encoded, device)
-    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
+    images, shape, refused = pixels_of(first, kind, max_pixels, device)
     outputs = []
     for view, used in zip(views, names):
         draws = {name: inputs.pop(0) for name in used}
         outputs.append(one_view(images, shape, draws, view))
-    return tuple(outputs)
+    return *outputs, refused
+
+
+@pipeline_def(enable_conditionals=True)
+def eval_view(
+    source: Callable[[], list[Any]], kind: Kind, max_pixels: int, params: EvalParams, device: str
+) -> tuple[DataNode, ...]:
+    """Decodes each image and makes its one deterministic view; arguments and output as of `two_views`."""
+    (first,) = fn.external_source(source=source, num_outputs=1, batch=True)
+    images, shape, refused = pixels_of(first, kind, max_pixels, device)
+    return augment.normalize(augment.resize_center_crop(images, shape, params), params), refused
+
+
+def pixels_of(first: DataNode, kind: Kind, max_pixels: int, device: str) -> tuple[DataNode, DataNode, DataNode]:
+    """Pixels on the device, their shape on the host, and whether the image was too large to be decoded."""
+    if kind == "pixels":
+        images = fn.reshape(first, layout="HWC")
+        shape = images.shape()
+        return images.gpu() if device == "gpu" else images, shape, shape[0] < 0
+    encoded = fn.io.file.read(first) if kind == "files" else first
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    refused = shape[0] * shape[1] > max_pixels
+    if refused:
+        encoded = types.Constant(_ONE_PIXEL, device="cpu")
+        shape = types.Constant(np.array([1, 1, 3]), device="cpu")
+    return augment.decode(encoded, device), shape, refused
 
 
 def one_view(images: DataNode, shape: DataNode, draws: dict[str, DataNode], view: ViewParams) -> DataNode:
@@ -63,7 +95,7 @@ def one_view(images: DataNode, shape: DataNode, draws: dict[str, DataNode], view
     )
     if view.jitter_p > 0:
         if draws["jitter"]:
-            x = color_jitter(x, draws)
+            x = color_jitter(x, draws, view.hue_space)
     if view.gray_p > 0:
         if draws["gray"]:
             x = augment.to_gray(x)
@@ -76,7 +108,7 @@ def one_view(images: DataNode, shape: DataNode, draws: dict[str, DataNode], view
     return augment.normalize(x, view, mirror=fn.cast(draws["flip"], dtype=types.INT32))
 
 
-def color_jitter(x: DataNode, draws: dict[str, DataNode]) -> DataNode:
+def color_jitter(x: DataNode, draws: dict[str, DataNode], hue_space: str) -> DataNode:
     """The four colour steps in the order that was drawn for each sample."""
     order = draws["color_order"]
     for turn in range(len(COLOR_STEPS)):
@@ -87,20 +119,8 @@ def color_jitter(x: DataNode, draws: dict[str, DataNode]) -> DataNode:
             x = augment.adjust_contrast(x, draws["contrast"])
         elif step == COLOR_STEPS.index("saturation"):
             x = augment.adjust_saturation(x, draws["saturation"])
-        else:
+        elif hue_space == "hsv":
             x = augment.shift_hue(x, draws["hue"])
+        else:
+            x = augment.rotate_hue(x, draws["hue"])
     return x
-
-
-@pipeline_def
-def eval_view(source: Callable[[], list[Any]], params: EvalParams, device: str) -> DataNode:
-    """Decodes each file and makes its one deterministic view.
-
-    Shape:
-        Output: (size_px, size_px, 3) float32 a sample, layout HWC.
-    """
-    (paths,) = fn.external_source(source=source, num_outputs=1, batch=True)
-    encoded = fn.io.file.read(paths)
-    images = augment.decode(encoded, device)
-    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
-    return augment.normalize(augment.resize_center_crop(images, shape, params), params)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dali_pipelines.backends import Backend, Device, eval_stream, resolve_maker, view_stream
 from dali_pipelines.bad_files import BadFiles
+from dali_pipelines.channels import check_channels, views_of_channels
 from dali_pipelines.draws import draw_views
 from dali_pipelines.errors import BadImageError
-from dali_pipelines.params import EvalParams, Preset, resolve_views
+from dali_pipelines.params import MOST_PIXELS, EvalParams, Preset, resolve_views
 from dali_pipelines.plans import Plan
 from dali_pipelines.shards import Shards, eval_indices
 from dali_pipelines.sources import ImageSource, open_source
@@ -32,7 +33,7 @@ class Batch(NamedTuple):
     Shape, for n = batch_size_per_rank / micro_batches:
         - views: each (n, C, H, W) float32, channels_last, on the loader's device.
         - targets: (n,) int64 on the CPU; -1 where the source has no labels.
-        - filenames: n names relative to the source's root.
+        - filenames: n names, as the source has them: relative to its folder, SHARD/MEMBER, or numbers.
     """
 
     views: tuple[Tensor, ...]
@@ -56,9 +57,10 @@ class TwoViewLoader:
     again begins the next epoch; after load_state_dict it goes on where the state was taken.
 
     Args:
-        source: The images, or the folder of them (see open_source).
+        source: The images, or where they are (see open_source).
         batch_size_per_rank: Images a rank gets each step.
-        views: A preset's name ("barlow_twins", "barlow_twins_32") or a Preset.
+        views: A preset's name or a Preset: "barlow_twins", "barlow_twins_32", or the multi-crop views of "swav"
+            and "dino".
         device: Where the views are made; "auto" is "gpu" where torch sees one.
         rank: Of this process, 0 to world_size - 1. Default: torch.distributed's, else $RANK, else 0.
         world_size: Number of processes. Default: likewise, $WORLD_SIZE, else 1.
@@ -71,6 +73,7 @@ class TwoViewLoader:
             on a GPU and "cpu" elsewhere. They differ by rounding (docs/design.md).
         max_bad_files: Files that may be unreadable. Each is replaced by the next good one, and logged once;
             one more ends the stream with BadImageError.
+        max_pixels: Height times width of an encoded image; a larger one is a bad file, and not decoded.
 
     Raises:
         ValueError: For an argument out of range, or fewer images than one global batch.
@@ -95,6 +98,7 @@ class TwoViewLoader:
         micro_batches: int = 1,
         backend: Backend = "auto",
         max_bad_files: int = 100,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
         if max_bad_files < 0:
             raise ValueError(f"max_bad_files: {max_bad_files} is not allowed; it must be 0 or more")
@@ -104,9 +108,9 @@ class TwoViewLoader:
                 f" {batch_size_per_rank}"
             )
         self.source = source if isinstance(source, ImageSource) else open_source(source)
-        self.views = resolve_views(views).views
-        self.maker = resolve_maker(backend, device, num_threads, prefetch)
         rank, world_size = _rank_and_world_size(rank, world_size)
+        self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)
+        self.maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
         self.shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
@@ -130,7 +134,7 @@ class TwoViewLoader:
             plan, views = self._take(position)
             self._position = position + 1
             targets = torch.from_numpy(self.source.labels[plan.indices])
-            yield Batch(views, targets, [self.source.files[index] for index in plan.indices])
+            yield Batch(views, targets, [self.source.names[index] for index in plan.indices])
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch is, and what the stream of batches depends on.
@@ -201,7 +205,7 @@ class EvalLoader:
     """Every image once, in order, in its evaluation view.
 
     Args:
-        source: The images, or the folder of them.
+        source: The images, or where they are.
         batch_size: Of this rank; the last batch may be smaller.
         params: The view.
         device: As for TwoViewLoader.
@@ -210,6 +214,7 @@ class EvalLoader:
         num_threads: As for TwoViewLoader.
         prefetch: As for TwoViewLoader.
         backend: As for TwoViewLoader.
+        max_pixels: As for TwoViewLoader, but a larger image ends the evaluation.
 
     Raises:
         ValueError: For an argument out of range.
@@ -227,13 +232,15 @@ class EvalLoader:
         num_threads: int | None = None,
         prefetch: int = 2,
         backend: Backend = "auto",
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not allowed; it must be at least 1")
         self.source = source if isinstance(source, ImageSource) else open_source(source)
         self._params = params or EvalParams()
+        check_channels(self._params, self.source.channels)
         self._batch_size = batch_size
-        self._maker = resolve_maker(backend, device, num_threads, prefetch)
+        self._maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
         self._batches = eval_indices(len(self.source), batch_size, *_rank_and_world_size(rank, world_size))
 
     def __len__(self) -> int:
@@ -244,7 +251,7 @@ class EvalLoader:
         plans = (Plan(indices) for indices in self._batches)
         for plan, (images,) in eval_stream(self.source, self._params, plans, self._batch_size, self._maker):
             targets = torch.from_numpy(self.source.labels[plan.indices])
-            yield EvalBatch(images, targets, [self.source.files[index] for index in plan.indices])
+            yield EvalBatch(images, targets, [self.source.names[index] for index in plan.indices])
 
 
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:

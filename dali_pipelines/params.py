@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of an encoded image. PIL opens none with more: twice Image.MAX_IMAGE_PIXELS, against decompression bombs.
+MOST_PIXELS = 178_956_970
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,16 @@ class ViewParams:
         contrast: Likewise, around the image's own mean gray.
         saturation: Likewise, around each pixel's gray.
         hue: Shift drawn from [-hue, hue], in turns of the colour wheel, at most 0.5.
+        hue_space: Where hues turn. hsv as PIL and torchvision; yiq is a matrix, DALI's own way: faster, and another
+            colour (docs/fidelity.md).
         gray_p: Probability of a conversion to gray.
         blur_p: Probability of a Gaussian blur.
         blur_sigma_px: Range of its standard deviation, in pixels of the view.
         solarize_p: Probability that pixel values of 128 and above are inverted.
-        channels: 3, or 1 for a view that ends as ITU-R 601 gray, normalised by the averages of mean and std.
-        mean: Subtracted per channel from values in [0, 1].
-        std: Divided by, per channel.
+        channels: 3, or 1 for a view that ends as ITU-R 601 gray, normalised by the averages of mean and std. Other
+            numbers are those of the images, such as 5 spectral bands, which have neither jitter nor gray.
+        mean: Subtracted per channel from values in [0, 1]; 3 values, or as many as channels are.
+        std: Divided by, per channel; likewise.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field.
@@ -53,32 +58,29 @@ class ViewParams:
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
+    hue_space: Literal["hsv", "yiq"] = "hsv"
     gray_p: float = 0.2
     blur_p: float = 1.0
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
-    channels: Literal[1, 3] = 3
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.name.endswith("_p"):
-                self._require(field.name, 0 <= getattr(self, field.name) <= 1, "a probability, 0 to 1")
-        self._require("size_px", self.size_px >= 8, "at least 8")
-        self._require("crop_scale", _is_range(self.crop_scale, 0, 1), "0 < low <= high <= 1")
-        self._require("crop_ratio", _is_range(self.crop_ratio, 0), "0 < low <= high")
-        self._require("blur_sigma_px", _is_range(self.blur_sigma_px, 0), "0 < low <= high")
-        self._require("hue", 0 <= self.hue <= 0.5, "0 to 0.5")
+                _require(self, field.name, 0 <= getattr(self, field.name) <= 1, "a probability, 0 to 1")
+        _require(self, "size_px", self.size_px >= 8, "at least 8")
+        _require(self, "crop_scale", _is_range(self.crop_scale, 0, 1), "0 < low <= high <= 1")
+        _require(self, "crop_ratio", _is_range(self.crop_ratio, 0), "0 < low <= high")
+        _require(self, "blur_sigma_px", _is_range(self.blur_sigma_px, 0), "0 < low <= high")
+        _require(self, "hue", 0 <= self.hue <= 0.5, "0 to 0.5")
         for name in ("brightness", "contrast", "saturation"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("interpolation", self.interpolation in ("bicubic", "bilinear"), "bicubic or bilinear")
-        self._require("channels", self.channels in (1, 3), "1 or 3")
-        self._require("std", min(self.std) > 0, "above 0 in every channel")
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}: {getattr(self, name)!r} is not allowed; it must be {rule}")
+            _require(self, name, getattr(self, name) >= 0, "0 or more")
+        _require(self, "interpolation", self.interpolation in ("bicubic", "bilinear"), "bicubic or bilinear")
+        _require(self, "hue_space", self.hue_space in ("hsv", "yiq"), "hsv or yiq")
+        _check_normalisation(self)
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,27 @@ class EvalParams:
     size_px: int = 224
     resize_px: int = 256
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"
-    channels: Literal[1, 3] = 3
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.resize_px < self.size_px:
-            raise ValueError(
-                f"resize_px: {self.resize_px} is not allowed; it must be at least size_px ({self.size_px})"
-            )
+        _require(self, "resize_px", self.resize_px >= self.size_px, f"at least size_px ({self.size_px})")
+        _check_normalisation(self)
+
+
+def _require(params: ViewParams | EvalParams, name: str, holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: {getattr(params, name)!r} is not allowed; it must be {rule}")
+
+
+def _check_normalisation(params: ViewParams | EvalParams) -> None:
+    values = 3 if params.channels == 1 else params.channels
+    rule = f"{values} values, one for each channel"
+    _require(params, "channels", params.channels >= 1, "at least 1")
+    _require(params, "mean", len(params.mean) == values, rule)
+    _require(params, "std", len(params.std) == values, rule)
+    _require(params, "std", min(params.std) > 0, "above 0 in every channel")
 
 
 def _is_range(pair: tuple[float, float], above: float, most: float = float("inf")) -> bool:
@@ -137,6 +151,24 @@ class Preset:
 _VIEW_A = ViewParams()
 _VIEW_B = ViewParams(blur_p=0.1, solarize_p=0.2)
 
+# SwAV (Caron et al. 2020): facebookresearch/swav src/multicropdataset.py:37-94 and scripts/swav_800ep_pretrain.sh at
+# 06b1b7c.
+_SWAV_GLOBAL = ViewParams(
+    crop_scale=(0.14, 1.0),
+    interpolation="bilinear",
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    blur_p=0.5,
+    std=(0.228, 0.224, 0.225),
+)
+_SWAV_LOCAL = replace(_SWAV_GLOBAL, size_px=96, crop_scale=(0.05, 0.14))
+
+# DINO (Caron et al. 2021): facebookresearch/dino main_dino.py:108-116 and 419-464 at 7c446df.
+_DINO_GLOBAL = (replace(_VIEW_A, crop_scale=(0.4, 1.0)), replace(_VIEW_B, crop_scale=(0.4, 1.0)))
+_DINO_LOCAL = replace(_VIEW_A, size_px=96, crop_scale=(0.05, 0.4), blur_p=0.5)
+
 PRESETS: dict[str, Preset] = {
     "barlow_twins": Preset((_VIEW_A, _VIEW_B)),
     # At 32 px a blur of sigma 2 leaves no shape to learn from; the field's CIFAR recipes drop it and
@@ -145,6 +177,8 @@ PRESETS: dict[str, Preset] = {
         (replace(_VIEW_A, size_px=32, blur_p=0.0), replace(_VIEW_B, size_px=32, blur_p=0.0)),
         eval_resize_ratio=1.0,
     ),
+    "swav": Preset((_SWAV_GLOBAL,) * 2 + (_SWAV_LOCAL,) * 6),
+    "dino": Preset(_DINO_GLOBAL + (_DINO_LOCAL,) * 8),
 }
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bt_plugin.errors import UserError
+from dali_pipelines.params import MOST_PIXELS
+
+if TYPE_CHECKING:
+    from dali_pipelines.sources import ImageSource
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser("scan", help="decode every image of a data set, and list the good and the bad ones")
-    parser.add_argument("data", help="a folder of images, or a list of them")
+    parser.add_argument("data", help="what data.train takes: a folder, a list of files, tar shards")
     parser.add_argument("-o", "--output", default="scan", help="folder for good.csv and bad.csv (default scan)")
     parser.add_argument("--num-threads", type=int, help="default: the cores")
+    parser.add_argument(
+        "--max-pixels", type=int, default=MOST_PIXELS, help=f"as data.max_pixels (default {MOST_PIXELS})"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes OUTPUT/good.csv, which data.train takes, and OUTPUT/bad.csv with the reasons."""
+    """Writes OUTPUT/bad.csv with the reasons and, where images are files, OUTPUT/good.csv, which data.train takes."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm.auto import tqdm
@@ -32,28 +41,42 @@ def run(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if (output / "good.csv").exists() or (output / "bad.csv").exists():
         raise UserError(f"--output: {output} has the results of a scan already; name another folder")
+    if not 1 <= arguments.max_pixels <= MOST_PIXELS:
+        raise UserError(f"--max-pixels: {arguments.max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}")
     try:
         source = open_source(arguments.data)
     except ValueError as error:
         raise UserError(str(error)) from error
-    paths = [source.path(index) for index in range(len(source))]
+
+    def reason(index: int) -> Exception | None:
+        return why_unreadable(source, index, arguments.max_pixels)
+
     with ThreadPoolExecutor(arguments.num_threads or cores_per_rank()) as threads:
-        reasons = list(tqdm(threads.map(why_unreadable, paths), total=len(paths), desc="scan", unit="image"))
+        scanned = threads.map(reason, range(len(source)))
+        reasons = list(tqdm(scanned, total=len(source), desc="scan", unit="image"))
 
     output.mkdir(parents=True, exist_ok=True)
-    labels = [source.classes[label] if source.has_labels else "" for label in source.labels]
-    good, bad = [], []
-    for path, label, reason in zip(paths, labels, reasons):
-        absolute = str(Path(path).resolve())
-        if reason:
-            bad.append((absolute, f"{type(reason).__name__}: {reason}"))
-        else:
-            good.append((absolute, label) if source.has_labels else (absolute,))
-    for name, header, rows in (
-        ("good", ("path", "label") if source.has_labels else ("path",), good),
-        ("bad", ("path", "reason"), bad),
-    ):
-        with open(output / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
-    print(f"{len(good)} good images: {output}/good.csv, for data.train")
+    bad = [
+        (source.place(index), f"{type(reason).__name__}: {reason}") for index, reason in enumerate(reasons) if reason
+    ]
+    _write(output / "bad.csv", ("place", "reason"), bad)
+    if source.kind == "files":
+        _write_good(output / "good.csv", source, reasons)
+        print(f"{len(source) - len(bad)} good images: {output}/good.csv, for data.train")
+    else:
+        print(f"{len(source) - len(bad)} good images, which are no files that could be listed")
     print(f"{len(bad)} bad ones: {output}/bad.csv")
+
+
+def _write_good(path: Path, source: ImageSource, reasons: list[Exception | None]) -> None:
+    good = [index for index, reason in enumerate(reasons) if not reason]
+    paths = [os.path.abspath(source.place(index)) for index in good]
+    if source.has_labels:
+        _write(path, ("path", "label"), zip(paths, (source.classes[source.labels[i]] for i in good)))
+    else:
+        _write(path, ("path",), zip(paths))
+
+
+def _write(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])

@@ -16,7 +16,7 @@ from bt_plugin.evaluate.knn import knn_top1
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
 from dali_pipelines.loaders import EvalLoader
-from dali_pipelines.sources import ImageSource
+from dali_pipelines.sources import ImageSource, Subset
 
 # Enough for statistics of a few hundred channels, little next to a run.
 _CALIBRATION_IMAGES = 1024
@@ -79,5 +79,4 @@ def _subset(source: ImageSource, most: int, seed: int) -> ImageSource:
     if len(source) <= most:
         return source
     kept = np.sort(np.random.default_rng(seed).choice(len(source), most, replace=False))
-    files = tuple(source.files[index] for index in kept)
-    return ImageSource(source.root, files, source.labels[kept], source.classes)
+    return Subset(source, kept)

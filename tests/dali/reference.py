@@ -54,6 +54,20 @@ def crop_window(
     return (height - crop_h) // 2, (width - crop_w) // 2, crop_h, crop_w
 
 
+def hue_in_yiq(image: Image.Image, turns: float) -> NDArray[np.uint8]:
+    """DALI's hue in float64, from the definition of YIQ by the FCC in 1953, to three digits."""
+    angle = 2 * math.pi * turns
+    rgb = np.asarray(image).astype(np.float64)
+    luma = rgb @ [0.299, 0.587, 0.114]
+    in_phase, quadrature = rgb @ [0.596, -0.274, -0.321], rgb @ [0.211, -0.523, 0.311]
+    turned = (
+        math.cos(angle) * in_phase + math.sin(angle) * quadrature,
+        math.cos(angle) * quadrature - math.sin(angle) * in_phase,
+    )
+    back = np.linalg.inv([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+    return np.clip(np.floor(np.stack([luma, *turned], axis=2) @ back.T + 0.5), 0, 255).astype(np.uint8)
+
+
 def view(image: Image.Image, draws: ViewDraws, row: int, params: ViewParams) -> NDArray[np.uint8]:
     """The view before its normalisation, (size_px, size_px, 3) uint8."""
     window = crop_window(image.height, image.width, draws, row, params.crop_ratio)

@@ -87,6 +87,14 @@ def test_hue_is_torchvisions_on_tensors(photographs: list[Image.Image], arrays: 
     assert largest <= 1
 
 
+def test_hue_in_yiq_is_a_matrix(photographs: list[Image.Image], arrays: Images) -> None:
+    got = run_dali(augment.rotate_hue, arrays, np.array(TURNS, dtype=np.float32))
+    mean, largest = distance(got, [reference.hue_in_yiq(photo, turns) for photo, turns in zip(photographs, TURNS)])
+    # DALI's matrix back to RGB has three digits.
+    assert mean <= 0.05
+    assert largest <= 1
+
+
 def test_gray_and_solarize_are_pils(photographs: list[Image.Image], arrays: Images) -> None:
     gray = distance(run_dali(augment.to_gray, arrays), [photo.convert("L").convert("RGB") for photo in photographs])
     assert gray[0] <= 0.002

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import resource
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -58,8 +59,8 @@ def test_a_bad_file_is_replaced_and_logged_once(
     ours = TwoViewLoader(source, 13, SMALL, num_threads=2, **CPU)
     for _ in range(2):
         (batch,) = ours
-        next_good = source.files[0]
-        assert sorted(batch.filenames) == [next_good, *source.files[:-1]]
+        next_good = source.names[0]
+        assert sorted(batch.filenames) == [next_good, *source.names[:-1]]
         one, other = (row for row, name in enumerate(batch.filenames) if name == next_good)
         assert not torch.equal(batch.views[0][one], batch.views[0][other]), "in views of its own"
     (message,) = caplog.messages
@@ -67,12 +68,38 @@ def test_a_bad_file_is_replaced_and_logged_once(
     assert "bad file 1 of at most 100" in message
 
 
+def test_too_many_pixels_are_not_decoded(spoil: Callable[..., ImageSource], caplog: pytest.LogCaptureFixture) -> None:
+    """30000 x 30000 would take 2.7 GB, and minutes."""
+    source = spoil("empty")
+    large = Path(source.place(12))
+    # As a .png in disguise, which loaders tell by content.
+    Image.new("1", (30_000, 30_000)).save(large, "PNG")
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (batch,) = TwoViewLoader(source, 13, SMALL, num_threads=1, **CPU)
+    assert sorted(batch.filenames) == [source.names[0], *source.names[:-1]]
+    assert "more than max_pixels, 178956970: Image size (900000000 pixels)" in caplog.text
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 500 * 1024
+
+
+def test_max_pixels_is_the_users(spoil: Callable[..., ImageSource]) -> None:
+    """The images have 96 x 96."""
+    source = spoil()
+    for loader in (
+        TwoViewLoader(source, 12, SMALL, max_pixels=96 * 96 - 1, max_bad_files=0, **CPU),
+        EvalLoader(source, 4, EvalParams(32, 36), max_pixels=96 * 96 - 1, **CPU),
+    ):
+        with pytest.raises(BadImageError, match="96 x 96 are more than max_pixels, 9215"):
+            list(loader)
+    (batch,) = TwoViewLoader(source, 12, SMALL, max_pixels=96 * 96, **CPU)
+    assert len(set(batch.filenames)) == 12
+
+
 def test_more_bad_files_than_are_allowed_end_the_stream(spoil: Callable[..., ImageSource]) -> None:
     source = spoil("text", "empty", "truncated")
     ours = TwoViewLoader(source, 5, SMALL, max_bad_files=2, **CPU)
     with pytest.raises(BadImageError, match="With it 3 of 15 files are bad, and max_bad_files is 2") as error:
         list(ours)
-    assert "remove the file or replace it" in str(error.value)
+    assert "remove or replace it" in str(error.value)
     assert re.search(r"bad[012]\.jpg", str(error.value))
 
 

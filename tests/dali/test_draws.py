@@ -6,10 +6,13 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from torchvision.transforms import RandomResizedCrop
 
 from dali_pipelines.draws import COLOR_STEPS, ViewDraws, draw_views
 from dali_pipelines.params import PRESETS, ViewParams
+from dali_pipelines.windows import crop_window
 
 N = 20_000
 VIEW = ViewParams(flip_p=0.3, jitter_p=0.8, gray_p=0.2, blur_p=0.1, solarize_p=0.25)
@@ -67,6 +70,21 @@ def test_views_steps_epochs_and_seeds_draw_independently() -> None:
             assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(N), field.name
 
 
+def test_ranks_draw_independently() -> None:
+    """Each takes its rows of the global batch, step after step."""
+    ranks: list[dict[str, list[float]]] = [{}, {}]
+    for step in range(N // 8):
+        for draws in draw_views((VIEW,), 16, 0, 0, step):
+            for rank in range(2):
+                part = draws.rows(slice(8 * rank, 8 * rank + 8))
+                for field in fields(ViewDraws):
+                    ranks[rank].setdefault(field.name, []).extend(getattr(part, field.name).reshape(8, -1)[:, 0])
+    for name in ranks[0]:
+        first, second = (np.array(rank[name], dtype=float) for rank in ranks)
+        assert len(first) == N
+        assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(N), name
+
+
 def test_the_same_key_draws_the_same() -> None:
     first, second = (draw_views((VIEW,), 16, 3, 1, 4)[0] for _ in range(2))
     for field in fields(ViewDraws):
@@ -77,3 +95,22 @@ def test_rows_are_a_ranks_part(draws: ViewDraws) -> None:
     part = draws.rows(slice(4, 6))
     np.testing.assert_array_equal(part.hue, draws.hue[4:6])
     assert part.crop_area.shape == (2, 10)
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 300), (90, 300)])
+def test_crops_are_distributed_as_torchvisions(draws: ViewDraws, height: int, width: int) -> None:
+    """Area, aspect ratio and position of what is really cut out, its fallback for narrow images included."""
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    transform = RandomResizedCrop(224, VIEW.crop_scale, VIEW.crop_ratio)
+    theirs = np.array([transform.get_params(image, transform.scale, transform.ratio) for _ in range(N)])
+    ours = np.array([crop_window(height, width, draws, row, VIEW.crop_ratio) for row in range(N)])
+    for name, of in {
+        "area": lambda window: window[:, 2] * window[:, 3],
+        "ratio": lambda window: window[:, 3] / window[:, 2],
+        "top": lambda window: window[:, 0],
+        "left": lambda window: window[:, 1],
+        "bottom": lambda window: window[:, 0] + window[:, 2],
+        "right": lambda window: window[:, 1] + window[:, 3],
+    }.items():
+        assert stats.ks_2samp(of(ours), of(theirs)).pvalue > 1e-3, name

@@ -17,9 +17,11 @@ from dali_pipelines import PRESETS, TwoViewLoader
 from dali_pipelines.draws import COLOR_STEPS, draw_views
 from dali_pipelines.fused_cpu import eval_view, gaussian, random_view, read_pixels
 from dali_pipelines.fused_kernel import augment
-from dali_pipelines.params import EvalParams, ViewParams
+from dali_pipelines.params import MOST_PIXELS, EvalParams, ViewParams
 from dali_pipelines.plans import Plan
+from dali_pipelines.sources import FileSource
 from dali_pipelines.windows import crop_window
+from dali_pipelines.yiq import hue_matrix
 from tests.dali import reference
 from tests.dali.reference import FACTORS, SIGMAS, TURNS, distance
 
@@ -41,17 +43,19 @@ def run(
     gray: bool = False,
     sigma_px: float | None = None,
     solarize: bool = False,
+    in_yiq: bool = False,
 ) -> NDArray[np.uint8]:
     """The kernel without normalisation; what it writes are whole numbers."""
     size = square.width
-    factors = np.ones(4, dtype=np.float32)
+    factors, matrix = np.ones(4, dtype=np.float32), np.empty((0, 3), dtype=np.float32)
     for step, value in zip(steps, values):
         factors[COLOR_STEPS.index(step)] = 6 * value if step == "hue" else value
+        matrix = hue_matrix(value) if in_yiq else matrix
     order = np.array([COLOR_STEPS.index(step) for step in steps], dtype=np.uint8)
     taps = np.ones(1, dtype=np.float32) if sigma_px is None else gaussian(sigma_px, size)
     scratch = np.empty((2, size, 3, size), dtype=np.float32)
     out = np.empty((size, size, 3), dtype=np.float32)
-    augment(np.array(square), flip, order, factors, gray, taps, solarize, *IDENTITY, scratch, out)
+    augment(np.array(square), flip, order, factors, matrix, gray, taps, solarize, *IDENTITY, scratch, out)
     assert (out == out.round()).all()
     return out.astype(np.uint8)
 
@@ -87,6 +91,14 @@ def test_hue_is_torchvisions_on_tensors(squares: list[Image.Image]) -> None:
         expected = [F.adjust_hue(F.pil_to_tensor(square), turn).permute(1, 2, 0) for square in squares]
         mean, largest = distance(got, expected)
         assert mean <= 0.1
+        assert largest <= 1
+
+
+def test_hue_in_yiq_is_a_matrix(squares: list[Image.Image]) -> None:
+    for turn in TURNS:
+        got = [run(square, ("hue",), (turn,), in_yiq=True) for square in squares]
+        mean, largest = distance(got, [reference.hue_in_yiq(square, turn) for square in squares])
+        assert mean <= 1e-5, "halves in float32"
         assert largest <= 1
 
 
@@ -161,7 +173,7 @@ def test_decoder_is_pils(photographs: list[Image.Image], tmp_path: Path, mode: s
     for number, photo in enumerate(photographs):
         path = tmp_path / f"{number}.jpg"
         photo.convert(mode).save(path)
-        pixels = read_pixels(str(path), 0).numpy()
+        pixels = read_pixels(FileSource(tmp_path, [path.name], None, ()), 0, MOST_PIXELS).numpy()
         assert distance([pixels], [Image.open(path).convert("RGB")]) == (0, 0)
 
 
@@ -178,9 +190,9 @@ def test_eval_view_is_torchvisions(photographs: list[Image.Image], params: EvalP
             assert distance([got], [expected])[0] <= 0.15
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_views_are_those_of_dalis_graph(demo_data: Path, channels: int) -> None:
-    preset = PRESETS["barlow_twins"].changed(size_px=64, channels=channels)
+@pytest.mark.parametrize("changes", [{"channels": 1}, {"channels": 3}, {"hue_space": "yiq"}])
+def test_views_are_those_of_dalis_graph(demo_data: Path, changes: dict[str, Any]) -> None:
+    preset = PRESETS["barlow_twins"].changed(size_px=64, **changes)
     dali, fused = (
         next(iter(TwoViewLoader(demo_data / "train", 32, preset, device="cpu", backend=backend)))
         for backend in ("dali", "cpu")

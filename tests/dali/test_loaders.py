@@ -15,6 +15,7 @@ from PIL import Image
 from dali_pipelines import PRESETS, EvalLoader, EvalParams, TwoViewLoader, image_folder
 from dali_pipelines.draws import draw_views
 from dali_pipelines.loaders import Batch
+from dali_pipelines.sources import Subset
 from tests.dali import reference
 from tests.dali.conftest import CPU, SMALL, assert_same, loader
 
@@ -33,9 +34,10 @@ def test_batch_is_lightlys_structure_in_channels_last(small_data: Path) -> None:
     assert not torch.equal(*views)
 
 
-def test_views_are_the_official_transforms(demo_data: Path) -> None:
+@pytest.mark.parametrize("name", ["barlow_twins", "swav"])
+def test_views_are_the_official_transforms(demo_data: Path, name: str) -> None:
     """The whole graph beside PIL with the same draws: every step runs, in its drawn order."""
-    preset = PRESETS["barlow_twins"].changed(size_px=64)
+    preset = PRESETS[name].changed(size_px=64)
     ours = TwoViewLoader(demo_data / "train", 48, preset, **CPU, seed=3)
     batch = next(iter(ours))
     for params, view, draws in zip(preset.views, batch.views, draw_views(preset.views, 48, 3, 0, 0)):
@@ -47,7 +49,7 @@ def test_views_are_the_official_transforms(demo_data: Path) -> None:
             distances.append(np.abs(levels[row] - expected).mean())
         # Most of it is PIL's blur by boxes and its hue in 8 bits.
         assert np.median(distances) < 0.8
-        assert max(distances) < 3.5
+        assert max(distances) < 4
 
 
 def test_one_channel_is_gray(small_data: Path) -> None:
@@ -57,12 +59,11 @@ def test_one_channel_is_gray(small_data: Path) -> None:
     assert -3 < batch.views[0].min() < batch.views[0].max() < 3
 
 
-def test_more_than_two_views(small_data: Path) -> None:
-    from dali_pipelines import Preset, ViewParams
-
-    views = (*SMALL.views, ViewParams(size_px=16, crop_scale=(0.05, 0.2)))
-    batch = next(iter(TwoViewLoader(small_data / "train", 4, Preset(views), **CPU)))
-    assert [view.shape[-1] for view in batch.views] == [32, 32, 16]
+@pytest.mark.parametrize(("name", "sizes"), [("swav", [224] * 2 + [96] * 6), ("dino", [224] * 2 + [96] * 8)])
+def test_multi_crop(small_data: Path, name: str, sizes: list[int]) -> None:
+    batch = next(iter(TwoViewLoader(small_data / "train", 2, name, **CPU)))
+    assert [tuple(view.shape) for view in batch.views] == [(2, 3, size, size) for size in sizes]
+    assert len({view.sum().item() for view in batch.views}) == len(sizes), "each drawn by itself"
 
 
 def test_batches_stay_as_they_are_while_they_are_held(small_data: Path) -> None:
@@ -123,10 +124,7 @@ def test_epochs_differ_in_order_and_views(small_data: Path) -> None:
 
 @pytest.mark.parametrize(("n", "world_size", "batch_size"), [(401, 2, 50), (403, 4, 25), (401, 2, 40)])
 def test_every_image_once_where_dalis_reader_fails(demo_data: Path, n: int, world_size: int, batch_size: int) -> None:
-    from dali_pipelines.sources import ImageSource
-
-    whole = image_folder(demo_data / "train")
-    source = ImageSource(whole.root, whole.files[:n], whole.labels[:n], whole.classes)
+    source = Subset(image_folder(demo_data / "train"), np.arange(n))
     ranks = [
         TwoViewLoader(source, batch_size, SMALL, **CPU, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
@@ -222,7 +220,7 @@ def test_eval_loader_sees_everything_in_order(small_data: Path) -> None:
     assert [len(batch.images) for batch in batches] == [10, 10, 10, 6]
     assert len(ours) == 4
     source = image_folder(small_data / "train")
-    assert [name for batch in batches for name in batch.filenames] == list(source.files)
+    assert [name for batch in batches for name in batch.filenames] == list(source.names)
     assert torch.cat([batch.targets for batch in batches]).tolist() == source.labels.tolist()
     again = list(ours)
     assert torch.equal(torch.cat([b.images for b in batches]), torch.cat([b.images for b in again]))
@@ -235,7 +233,7 @@ def test_eval_loader_shares_what_does_not_divide(small_data: Path) -> None:
         for batch in EvalLoader(small_data / "train", 4, EvalParams(32, 36), **CPU, rank=rank, world_size=5)
         for name in batch.filenames
     ]
-    assert sorted(names) == sorted(image_folder(small_data / "train").files)
+    assert sorted(names) == sorted(image_folder(small_data / "train").names)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +271,8 @@ def test_bad_arguments_are_named(small_data: Path) -> None:
         ({"num_threads": 0}, "num_threads: 0"),
         ({"prefetch": 0}, "prefetch: 0"),
         ({"max_bad_files": -1}, "max_bad_files: -1"),
+        ({"max_pixels": 0}, "max_pixels: 0 is not allowed; it must be 1 to 178956970"),
+        ({"max_pixels": 200_000_000}, "max_pixels: 200000000"),
     ):
         with pytest.raises(ValueError, match=named):
             TwoViewLoader(small_data / "train", 2, SMALL, **arguments)  # type: ignore[arg-type]

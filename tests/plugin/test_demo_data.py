@@ -23,7 +23,7 @@ def test_sizes_and_classes(demo_data: Path) -> None:
     train, val = image_folder(demo_data / "train"), image_folder(demo_data / "val")
     assert (len(train), len(val)) == (13 * 120, 13 * 40)
     assert train.classes == val.classes
-    assert Image.open(train.path(0)).size == (96, 96)
+    assert Image.open(train.place(0)).size == (96, 96)
 
 
 def test_is_deterministic_and_not_written_twice(demo_data: Path, tmp_path: Path) -> None:

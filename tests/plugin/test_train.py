@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -18,6 +19,8 @@ from bt_plugin.errors import DivergenceError, RecipeError
 from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.train import pretrain
+from dali_pipelines import image_folder
+from tests.dali.sources.test_tars import write_shard
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +176,29 @@ def test_a_flat_folder_trains_without_probes(small_recipe: Path, small_data: Pat
     summary = train(small_recipe, f"data.train={small_data}/train/coffee", "run.max_steps=2")
     assert summary["knn_top1"] is None
     assert summary["step"] == 2
+
+
+def test_shards_train_and_are_evaluated(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        source = image_folder(small_data / split)
+        members = {f"{index}.jpg": source.read(index).tobytes() for index in range(len(source))}
+        labels = {f"{index}.cls": str(label).encode() for index, label in enumerate(source.labels)}
+        write_shard(tmp_path / f"{split}.tar", members | labels)
+    summary = train(small_recipe, f"data.train={tmp_path}/train.tar", f"data.val={tmp_path}/val.tar", "run.max_steps=4")
+    of_files = f"run.output_dir={tmp_path}/of_files"
+    assert train(small_recipe, of_files, "run.max_steps=4")["knn_top1"] == summary["knn_top1"]
+
+
+def test_arrays_of_five_channels_train(small_recipe: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "bands.npz", images=rng.integers(0, 256, (16, 40, 40, 5), np.uint8), labels=np.arange(16) % 2)
+    data = [f"data.train={tmp_path}/bands.npz", f"data.val={tmp_path}/bands.npz", "run.max_steps=2"]
+    with pytest.raises(RecipeError, match=r"images of .*bands\.npz have 5 channels, and model.in_chans is 3"):
+        train(small_recipe, *data)
+    values = ["model.in_chans=5", f"views.both.mean={[0.5] * 5}", f"views.both.std={[0.2] * 5}"]
+    summary = train(small_recipe, *data, *values)
+    assert summary["knn_top1"] is not None
+    assert load_backbone(tmp_path / "run" / "export")(torch.zeros(1, 5, 32, 32)).ndim == 2
 
 
 def test_other_classes_in_validation_are_refused(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightly.data import LightlyDataset
@@ -11,14 +13,17 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from bt_plugin import BarlowTwinsTransform
-from bt_plugin.transform import view_of
+from bt_plugin.transform import mixed, view_of
 from dali_pipelines import PRESETS, TwoViewLoader
 from dali_pipelines.draws import draw_views
+from dali_pipelines.yiq import hue_matrix
+from tests.dali import reference
+from tests.dali.reference import TURNS
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_pixels_are_the_loaders(demo_data: Path, channels: int) -> None:
-    preset = PRESETS["barlow_twins"].changed(size_px=64, channels=channels)
+@pytest.mark.parametrize("changes", [{"channels": 1}, {"channels": 3}, {"hue_space": "yiq"}])
+def test_pixels_are_the_loaders(demo_data: Path, changes: dict[str, Any]) -> None:
+    preset = PRESETS["barlow_twins"].changed(size_px=64, **changes)
     batch = next(iter(TwoViewLoader(demo_data / "train", 32, preset, device="cpu", seed=5)))
     images = [Image.open(demo_data / "train" / name) for name in batch.filenames]
     for params, views, draws in zip(preset.views, batch.views, draw_views(preset.views, 32, 5, 0, 0)):
@@ -27,6 +32,20 @@ def test_pixels_are_the_loaders(demo_data: Path, channels: int) -> None:
         # Most of it is PIL's blur by boxes and its hue in 8 bits.
         assert difference.median() < 0.8
         assert difference.amax() < 3.5
+
+
+def test_hue_in_yiq_is_a_matrix(photographs: list[Image.Image]) -> None:
+    for photo, turns in zip(photographs, TURNS):
+        assert (
+            reference.distance([np.asarray(mixed(photo, hue_matrix(turns)))], [reference.hue_in_yiq(photo, turns)])[1]
+            <= 1
+        )
+
+
+def test_views_of_other_channels_are_refused() -> None:
+    preset = PRESETS["barlow_twins"].changed(channels=5, mean=(0,) * 5, std=(1,) * 5)
+    with pytest.raises(ValueError, match="channels 5 is not allowed for images of 3"):
+        BarlowTwinsTransform(preset)
 
 
 def test_works_in_lightlys_data_set_and_a_data_loader(small_data: Path) -> None:

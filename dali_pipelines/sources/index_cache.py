@@ -1,0 +1,97 @@
+"""What took long to find out about a source, kept for the next start."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.sources.names import Names
+
+logger = logging.getLogger(__name__)
+
+Index = dict[str, NDArray[Any]]
+
+# Part of the key: an index of another form is another index.
+_FORMAT = 1
+# What is found out faster is not kept: nothing to gain, and nothing that could be out of date.
+WORTH_KEEPING_S = 2.0
+
+_MODIFIED_NS = 1  # a column of the stamps
+# File systems tell time in steps, and storage servers by clocks of their own.
+_CLOCK_SLACK_NS = 1_000_000_000
+
+
+class Built(NamedTuple):
+    """An index, and the files and folders whose change makes it invalid."""
+
+    arrays: Index
+    depends_on: Iterable[str]
+
+
+def cached_index(key: str, build: Callable[[], Built]) -> Index:
+    """The index that was kept under a key, or a new one where something that it depends on has changed.
+
+    A change is one of size, time of modification, or identity (inode). The folder is
+    $XDG_CACHE_HOME/dali_pipelines, by default ~/.cache/dali_pipelines; where it cannot be written, nothing is kept.
+
+    Args:
+        key: Names what is indexed.
+        build: Makes the index.
+    """
+    path = _cache_folder() / f"{hashlib.sha256(f'{_FORMAT} {key}'.encode()).hexdigest()[:32]}.npz"
+    kept = _load(path)
+    if kept is not None:
+        return kept
+    begun_ns = time.time_ns()
+    index, depends_on = build()
+    if time.time_ns() - begun_ns >= 1e9 * WORTH_KEEPING_S:
+        _keep(path, index, list(depends_on), begun_ns)
+    return index
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dali_pipelines"
+
+
+def _load(path: Path) -> Index | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            index = dict(file)
+        depends_on = Names(index.pop("_depends_on"), index.pop("_depends_on_ends"))
+        is_current = np.array_equal(_stamps(depends_on), index.pop("_stamps"))
+    except Exception:  # whatever is wrong with it, it can be made again
+        return None
+    return index if is_current else None
+
+
+def _keep(path: Path, index: Index, depends_on: list[str], begun_ns: int) -> None:
+    packed = Names.of(depends_on)
+    kept: dict[str, Any] = {**index, "_depends_on": packed.block, "_depends_on_ends": packed.ends}
+    try:
+        kept["_stamps"] = stamps = _stamps(depends_on)
+        if stamps[:, _MODIFIED_NS].max(initial=0) >= begun_ns - _CLOCK_SLACK_NS:
+            return  # it may have changed after it was read
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Ranks that start together each write one, and whole.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            np.savez(Path(folder) / path.name, **kept)
+            os.replace(Path(folder) / path.name, path)
+    except OSError as error:
+        logger.warning("the index is not kept, and will be made again at the next start: %s", error)
+    else:
+        logger.info("index kept in %s", path)
+
+
+def _stamps(paths: Iterable[str]) -> NDArray[np.int64]:
+    """(n, 3), of each file or folder."""
+    stats = map(os.stat, paths)
+    return np.array([(stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in stats], dtype=np.int64).reshape(-1, 3)
