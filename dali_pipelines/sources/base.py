@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.sources.names import Names
+
 NO_LABEL = -1
 
 # What reading an image gives: a file of its own, whose bytes a pipeline may read by itself; bytes; pixels.
@@ -58,8 +60,10 @@ class ImageSource(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any name, label or their order, and not with the place of the data."""
-        digest = hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape"))
-        digest.update(self.labels.tobytes())
+        names = self.names if isinstance(self.names, Names) else Names.of(self.names)
+        digest = hashlib.sha256(names.block.data)
+        digest.update(names.ends.data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         digest.update(self._content_sample())
         return digest.hexdigest()[:16]
 

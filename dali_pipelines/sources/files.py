@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def _paths_of(path: Path, labels: list[str]) -> Iterator[str]:
                     continue
             if len(row) != columns or columns > 2 or not row[0]:
                 raise ValueError(f"{path}, line {number}: {row!r} must be a path" + ", a label" * (columns == 2))
-            labels += row[1:]
+            labels += map(sys.intern, row[1:])
             yield row[0]
 
 

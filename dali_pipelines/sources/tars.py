@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-import tarfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import bracex
 import numpy as np
@@ -16,12 +13,10 @@ from numpy.typing import NDArray
 
 from dali_pipelines.sources.base import ImageSource
 from dali_pipelines.sources.files import IMAGE_SUFFIXES
-from dali_pipelines.sources.index_cache import Built, Index, cached_index
+from dali_pipelines.sources.index_cache import Built, cached_index
 from dali_pipelines.sources.labels import numbered
 from dali_pipelines.sources.names import Names
-
-# Shards whose headers are read at a time: on network storage that is waiting, and in Python no more than one core.
-_READERS = 16
+from dali_pipelines.sources.tar_members import members_of
 
 
 class TarSource(ImageSource):
@@ -105,7 +100,14 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
                 f"{names[labels.index('')]} has no .cls member and others have; give all images one, or none"
             )
         labels = []
-    return TarSource(shards, names, *numbered(labels), index["shard_of"], index["offsets"], index["sizes"])
+    return TarSource(
+        shards,
+        names,
+        *numbered(labels),
+        np.repeat(np.arange(len(shards)), index["counts"]),
+        index["offsets"],
+        index["sizes"],
+    )
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -122,58 +124,8 @@ def _expanded(pattern: str) -> list[str]:
     return shards
 
 
-class _Member(NamedTuple):
-    name: str
-    label: str
-    offset: int
-    size: int
-
-
 def _index_of(shards: Sequence[str]) -> Built:
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(shard)) for shard in shards])
-    prefixes = [os.path.relpath(os.path.abspath(shard), root).replace(os.sep, "/") for shard in shards]
-    with ThreadPoolExecutor(min(_READERS, len(shards))) as threads:
-        contents = list(threads.map(_members, shards))
-    names = Names.of(f"{prefix}/{member.name}" for prefix, members in zip(prefixes, contents) for member in members)
-    labels = Names.of(member.label for members in contents for member in members)
-    index: Index = {
-        "names": names.block,
-        "ends": names.ends,
-        "labels": labels.block,
-        "label_ends": labels.ends,
-        "shard_of": np.repeat(np.arange(len(shards)), [len(members) for members in contents]),
-        "offsets": np.array([member.offset for members in contents for member in members], dtype=np.int64),
-        "sizes": np.array([member.size for members in contents for member in members], dtype=np.int64),
-    }
-    return Built(index, shards)
-
-
-def _members(shard: str) -> list[_Member]:
-    """The images of a shard; a label is empty where there is none."""
-    images: list[tuple[str, int, int]] = []
-    labels: dict[str, str] = {}
-    try:
-        with tarfile.open(shard, "r:") as file:
-            for member in file:
-                name = member.name.removeprefix("./")
-                if not member.isreg():
-                    continue
-                if name.lower().endswith(IMAGE_SUFFIXES):
-                    images.append((name, member.offset_data, member.size))
-                elif name.endswith(".cls"):
-                    content = file.extractfile(member)
-                    assert content is not None, "a regular member has content"
-                    labels[_key(name)] = content.read().decode().strip()
-                # It keeps every member that it has seen.
-                file.members.clear()  # type: ignore[attr-defined]
-    except (tarfile.TarError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(
-            f"{shard}: {type(error).__name__}: {error}; a shard must be a whole, uncompressed tar file"
-        ) from error
-    return [_Member(name, labels.get(_key(name), ""), offset, size) for name, offset, size in images]
-
-
-def _key(name: str) -> str:
-    """The member's name up to the first dot after its folders, which is what WebDataset groups by."""
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.partition('.')[0]}"
+    absolute = [os.path.abspath(shard) for shard in shards]
+    root = os.path.commonpath([os.path.dirname(shard) for shard in absolute])
+    prefixes = [os.path.relpath(shard, root).replace(os.sep, "/") for shard in absolute]
+    return Built(members_of(list(zip(shards, prefixes))), shards)

@@ -198,7 +198,7 @@ def test_arrays_of_five_channels_train(small_recipe: Path, tmp_path: Path) -> No
     values = ["model.in_chans=5", f"views.both.mean={[0.5] * 5}", f"views.both.std={[0.2] * 5}"]
     summary = train(small_recipe, *data, *values)
     assert summary["knn_top1"] is not None
-    assert load_backbone(tmp_path / "run" / "export")(torch.zeros(1, 5, 32, 32)).ndim == 2
+    assert load_backbone(tmp_path / "run" / "export").module(torch.zeros(2, 5, 32, 32)).ndim == 2
 
 
 def test_other_classes_in_validation_are_refused(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:

@@ -94,6 +94,24 @@ def test_what_webdataset_writes(folder: FileSource, tmp_path: Path) -> None:
     assert [source.classes[label] for label in source.labels] == [sample["cls"].decode() for sample in theirs]
 
 
+def test_many_shards_are_read_by_several_processes(tmp_path: Path) -> None:
+    """And a bad one among them is named."""
+    for number in range(20):
+        members = {f"{each}.jpg": bytes(100 * number + each) for each in range(number % 4)}
+        labels = {f"{each}.cls": f"ä{number % 3}".encode() for each in range(number % 4)}
+        write_shard(tmp_path / f"{number:02}.tar", members | labels)
+    source = tar_shards(f"{tmp_path}/{{00..19}}.tar")
+    expected = [(number, each) for number in range(20) for each in range(number % 4)]
+    assert list(source.names) == [f"{number:02}.tar/{each}.jpg" for number, each in expected]
+    assert [source.read(index).size for index in range(len(source))] == [
+        100 * number + each for number, each in expected
+    ]
+    assert [source.classes[label] for label in source.labels] == [f"ä{number % 3}" for number, _ in expected]
+    (tmp_path / "13.tar").write_text("not a tar file")
+    with pytest.raises(ValueError, match=r"13\.tar: .*whole, uncompressed tar"):
+        tar_shards(f"{tmp_path}/*.tar")
+
+
 def test_labels_are_optional_and_every_suffix_counts(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", {"1.left.PNG": b"x", "1.right.webp": b"y", "1.txt": b"z", "__1.jpg/": b""})
     source = tar_shards(path)
