@@ -93,10 +93,10 @@ ROWS = [
     Row("brightness", "PIL", changed(jitter_p=1, brightness=0.4), step(F.adjust_brightness, "brightness")),
     Row("contrast", "PIL", changed(jitter_p=1, contrast=0.4), step(F.adjust_contrast, "contrast")),
     Row("saturation", "PIL", changed(jitter_p=1, saturation=0.2), step(F.adjust_saturation, "saturation")),
-    Row("hue", "torchvision on tensors, exact HSV", changed(**HUE), exact_hue),
+    Row("hue", "torchvision's tensors, exact HSV", changed(**HUE), exact_hue),
     Row("hue", "PIL, HSV of 8 bits", changed(**HUE), step(F.adjust_hue, "hue")),
-    Row("hue in YIQ", "torchvision on tensors, exact HSV", changed(**HUE, hue_space="yiq"), exact_hue),
-    Row("no hue at all", "torchvision on tensors, exact HSV", PLAIN, exact_hue),
+    Row("hue in YIQ", "torchvision's tensors, exact HSV", changed(**HUE, hue_space="yiq"), exact_hue),
+    Row("no hue at all", "torchvision's tensors, exact HSV", PLAIN, exact_hue),
     Row("gray", "PIL", changed(gray_p=1), by_pil),
     Row("blur", "torchvision, a true Gaussian", changed(blur_p=1), exact_blur),
     Row("blur", "PIL, repeated boxes", changed(blur_p=1), by_pil),
@@ -152,7 +152,7 @@ def difference(ours: list[Pixels], theirs: list[Pixels]) -> dict[str, float]:
 
 def draw(pictures: list[tuple[Row, list[Pixels]]], path: Path) -> None:
     """A line an operation: the photograph, the reference, both paths, and their differences, eight times enlarged."""
-    side, left, gap = 112, 150, 6
+    side, left, gap = 112, 165, 6
     heads = ["photograph", "reference", *BACKENDS.values(), *(f"8 x difference: {name}" for name in BACKENDS.values())]
     size = (left + len(heads) * (side + gap), 24 + len(pictures) * (side + gap))
     page = Image.new("RGB", size, "white")

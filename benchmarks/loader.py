@@ -31,6 +31,8 @@ from record import write_record
 from dali_pipelines import PRESETS, Preset, TwoViewLoader, open_source
 
 LOADERS = ("fused", "dali", "lightly", "transform")
+# The same with hues turned in YIQ.
+IN_YIQ = ("fused-yiq", "dali-yiq")
 BATCH = 64
 
 
@@ -38,12 +40,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of images; default: photographs of scikit-image")
     parser.add_argument("--sizes", nargs="+", default=["500x375", "1000x750", "96x96"], help="WxH, or as-is")
-    parser.add_argument("--loaders", nargs="+", default=LOADERS, choices=LOADERS)
+    parser.add_argument("--loaders", nargs="+", default=LOADERS, choices=LOADERS + IN_YIQ)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="that a measurement takes at least")
     parser.add_argument("--busy", action="store_true", help="a thread holds the interpreter's lock half of the time")
     parser.add_argument("--stages", action="store_true", help="time the stages of the fused path instead")
-    parser.add_argument("--one", choices=LOADERS, help="measure this one on --data here, and print it as JSON")
+    parser.add_argument("--one", choices=LOADERS + IN_YIQ, help="measure this one on --data here, and print it as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(throughput(arguments.one, arguments.data, arguments.seconds, arguments.busy)))
@@ -97,8 +99,10 @@ def throughput(name: str, data: Path, seconds: float, busy: bool) -> dict[str, f
 
 def open_loader(name: str, data: Path, preset: Preset) -> Iterable[Any]:
     cores = len(os.sched_getaffinity(0))
-    if name in ("fused", "dali"):
-        backend = "cpu" if name == "fused" else "dali"
+    path, _, in_yiq = name.partition("-")
+    if path in ("fused", "dali"):
+        backend = "cpu" if path == "fused" else "dali"
+        preset = preset.changed(hue_space="yiq") if in_yiq else preset
         loader = TwoViewLoader(data, BATCH, preset, device="cpu", backend=backend, num_threads=cores)  # type: ignore[arg-type]
         return chain.from_iterable(repeat(loader))
     from lightly.data import LightlyDataset

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its commands are the repository's."""
+"""The Python of the README and the docs runs as it stands, and the files that they name are there."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ import pytest
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = {
+    page.name: page.read_text() for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+}
+SNIPPETS = [
+    pytest.param(snippet, id=f"{name}-{number}")
+    for name, text in PAGES.items()
+    for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+]
 
 
 def test_there_are_snippets() -> None:
-    assert len(SNIPPETS) >= 3
+    assert len(SNIPPETS) >= 5
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+@pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet_runs(
     snippet: str, demo_data: Path, small_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -26,12 +33,13 @@ def test_snippet_runs(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(small_export)
     monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "README.md", "exec"), {})
+    exec(compile(snippet, "snippet", "exec"), {})
     assert len(snippet.splitlines()) <= 12, "ten lines, more or less"
 
 
-def test_every_file_it_names_is_there() -> None:
-    for name in re.findall(r"(?:recipes|docs|benchmarks)/[\w/.-]+\.(?:yaml|md|json|py)", README):
+@pytest.mark.parametrize("text", PAGES.values(), ids=PAGES)
+def test_every_file_it_names_is_there(text: str) -> None:
+    for name in re.findall(r"(?:recipes|docs|benchmarks|tests)/[\w/.-]+\.(?:yaml|md|json|py|png)", text):
         assert (REPOSITORY / name).is_file(), name
 
 
