@@ -6,9 +6,11 @@ Every function works without a process group too, as in a group of one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, distributed
 
 from bt_plugin.errors import LaunchError
@@ -63,6 +65,63 @@ def all_gather_objects(item: T) -> list[T]:
     items: list[Any] = [None] * world_size()
     distributed.all_gather_object(items, item)
     return items
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What the function returns on rank 0, on every rank; or raises there.
+
+    Args:
+        function: Called on rank 0 alone; what it returns or raises can be pickled.
+    """
+    if world_size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            outcome[0] = function()
+        except Exception as error:
+            outcome[1] = error
+    distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+class Vote:
+    """Whether any rank says yes, as all ranks learn at the same call.
+
+    What one call asks, the next call answers, so that nobody waits for it; over gloo, so that no GPU does.
+
+    Args:
+        timeout: After which a rank that does not answer is an error.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
+        self._group: Any = distributed.new_group(backend="gloo", timeout=timeout) if world_size() > 1 else None
+        self._yes = torch.zeros(1)
+        self._under_way: distributed.Work | None = None
+
+    def ask(self, yes: bool) -> bool:
+        """To be called on every rank, as often as on the others.
+
+        Returns:
+            What any rank said at the last call; in a group of one, what is said now.
+        """
+        if self._group is None:
+            return yes
+        answer = self.close()
+        self._yes = torch.tensor([float(yes)])
+        self._under_way = distributed.all_reduce(self._yes, group=self._group, async_op=True)
+        return answer
+
+    def close(self) -> bool:
+        """Waits for the last answer, and returns it."""
+        if self._under_way is None:
+            return False
+        self._under_way.wait()
+        self._under_way = None
+        return bool(self._yes.item())
 
 
 def check_launch() -> None:

@@ -15,3 +15,11 @@ class LaunchError(UserError):
 
 class DivergenceError(UserError):
     """Training that has become NaN or infinite, as every rank knows."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written or restored, as every rank knows."""
+
+
+class PreemptedError(Exception):
+    """The run was asked to stop, and did so with a checkpoint."""

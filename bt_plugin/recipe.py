@@ -157,6 +157,15 @@ class Run(_Section):
     """Newest checkpoints that are kept."""
     resume: Annotated[str, Field(min_length=1)] = "latest"
     """latest, never, or the path of a checkpoint of this run."""
+    timeout_s: Positive = 1800
+    """After which a rank that waits for another gives up, and the run ends: nobody waits for ever."""
+    on_world_change: Literal["refuse", "epoch", "continue"] = "refuse"
+    """Where a run goes on with another number of ranks than its checkpoint, in the middle of an epoch. epoch goes back
+    to the newest checkpoint at an epoch's edge; continue goes on with the same images, and new random states."""
+    max_nonfinite_steps: Annotated[int, Field(ge=0)] = 10
+    """Steps in a row whose loss or gradient may be NaN or infinite; they are skipped on all ranks."""
+    deterministic: bool = False
+    """Whether torch may take only algorithms that give the same bits every time; slower on a GPU."""
     max_steps: Positive | None = None
     """Ends the run early, for trials; the schedule still spans all epochs."""
 

@@ -6,21 +6,29 @@ RUN/tensorboard/             the same
 RUN/checkpoint-STEP/         what a run continues from
 RUN/export/                  backbone and projector, for other programs
 RUN/summary.json             the result
+RUN/.lock                    who is writing here
 """
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
+import socket
+from datetime import datetime
 from pathlib import Path
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
 
+logger = logging.getLogger(__name__)
+
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 EXPORT = "export"
 SUMMARY = "summary.json"
+_LOCK = ".lock"
 
 # What may change between two launches of one run, because the images, views and objective stay the same.
 _FREE_KEYS = {
@@ -28,6 +36,7 @@ _FREE_KEYS = {
     "data": {"train", "val", "backend", "num_threads", "prefetch", "max_bad_files", "max_pixels"},
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
+        "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic",
     },
     "eval": set(Recipe.model_fields["eval"].default.__class__.model_fields),
 }  # fmt: skip
@@ -43,7 +52,7 @@ def check_run_dir(recipe: Recipe) -> None:
     key = f"run.output_dir: {folder}"
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{key} is a file; name a directory")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(path.name != _LOCK for path in folder.iterdir()):
         return
     if not (folder / RECIPE).is_file():
         raise RecipeError(f"{key} has files in it that are no run's; name a directory that does not exist yet")
@@ -57,13 +66,54 @@ def check_run_dir(recipe: Recipe) -> None:
         )
 
 
-def claim_run_dir(recipe: Recipe) -> Path:
-    """Makes the directory and writes the resolved recipe into it, unless a run is continued."""
+def claim_run_dir(recipe: Recipe) -> RunLock:
+    """Makes the directory, locks it, and writes the resolved recipe into it, unless a run is continued.
+
+    Raises:
+        RecipeError: If another process writes there.
+    """
     folder = Path(recipe.run.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(folder)
     if not (folder / RECIPE).exists():
         write_atomically(folder / RECIPE, recipe.to_yaml())
-    return folder
+    return lock
+
+
+class RunLock:
+    """One process at a time writes into a run's directory.
+
+    The lock is the system's, on an open file: it ends with the process, however that ends. On a file system that
+    has no locks there is none, and a warning says so.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        RecipeError: If another process has it; the message says which, where and since when.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / _LOCK
+        self._file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed by release
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            owner = self._file.read() or "another process"
+            self._file.close()
+            raise RecipeError(
+                f"run.output_dir: {folder} is being written by {owner}; stop it, or name another directory"
+            ) from None
+        except OSError as error:
+            logger.warning("%s: this file system has no locks (%s); start no second run here", folder, error)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Lets the next one in."""
+        self._file.close()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,36 +1,40 @@
-"""The training loop; the only file of the package that names Accelerator."""
+"""The training loop."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from bt_plugin import distributed
+from bt_plugin.accelerator import build_accelerator
 from bt_plugin.accumulate import accumulated_backward
 from bt_plugin.build import build_model, loader_options, open_sources
-from bt_plugin.checkpoint import load_checkpoint, resume_from, save_checkpoint
-from bt_plugin.errors import DivergenceError, LaunchError, RecipeError
+from bt_plugin.checkpoint import Progress, load_checkpoint, save_checkpoint
+from bt_plugin.errors import DivergenceError, PreemptedError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
 from bt_plugin.method import BarlowTwins
 from bt_plugin.monitor import MetricsFile, Speed
+from bt_plugin.nonfinite import NonFiniteSteps
 from bt_plugin.optim import LARS, lr_scale, parameter_groups
+from bt_plugin.preemption import StopRequest
 from bt_plugin.recipe import Recipe
+from bt_plugin.resume import find_checkpoint
 from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
-from dali_pipelines.backends import cores_per_rank
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
@@ -43,7 +47,15 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RecipeError: For whatever cannot be run as the recipe says, before anything is written.
         LaunchError: If the launcher's ranks are not one group.
+        DivergenceError: If too many steps in a row are not finite.
+        CheckpointError: If a checkpoint cannot be written or restored.
+        PreemptedError: If a signal asked the run to stop; a checkpoint is written.
     """
+    with StopRequest() as stop, ExitStack() as held:
+        return _pretrain(recipe, stop, held)
+
+
+def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, Any]:
     accelerator = build_accelerator(recipe)
     check_run_dir(recipe)
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
@@ -51,10 +63,11 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
     train_source, val_source = open_sources(recipe)
     recipe.steps_per_epoch(len(train_source))
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        claim_run_dir(recipe)
-    accelerator.wait_for_everyone()
 
+    def claim() -> None:
+        held.callback(claim_run_dir(recipe).release)
+
+    distributed.from_main(claim)
     loader = TwoViewLoader(
         train_source,
         batch_size,
@@ -68,43 +81,8 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         **loader_options(recipe, accelerator.device),
     )
     training = Training(recipe, accelerator, model, loader)
-    training.run()
+    training.run(stop)
     return _finish(training, train_source, val_source)
-
-
-def build_accelerator(recipe: Recipe) -> Accelerator:
-    """Joins the ranks that were launched.
-
-    Raises:
-        RecipeError: If the device or the precision is not to be had here.
-        LaunchError: If the launcher's ranks are not one group.
-    """
-    launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    has_gpu = torch.cuda.is_available() and not launched_on_cpu
-    if recipe.run.device == "gpu" and not has_gpu:
-        reason = "the launcher says use_cpu" if launched_on_cpu else "torch sees no CUDA device"
-        raise RecipeError(f"run.device: gpu is not allowed here, {reason}; take auto or cpu, or another launcher")
-    cpu = recipe.run.device == "cpu" or not has_gpu
-    asked = recipe.run.mixed_precision
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
-    if cpu and precision == "fp16":
-        raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
-    if cpu:
-        # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
-        torch.set_num_threads(cores_per_rank())
-    try:
-        # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
-        accelerator = Accelerator(
-            cpu=cpu,
-            mixed_precision=precision,
-            log_with="tensorboard",
-            project_dir=recipe.run.output_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-        )
-    except ValueError as error:
-        raise LaunchError(f"Accelerate cannot join the ranks: {error}; {distributed.LAUNCH_REMEDY}") from error
-    distributed.check_launch()
-    return accelerator
 
 
 class Training:
@@ -138,10 +116,12 @@ class Training:
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, recipe.run.max_steps or self.total_steps)
         self.step = 0
+        self.nonfinite = NonFiniteSteps(accelerator.unwrap_model(self.model))
 
-    def run(self) -> None:
-        """Trains from the newest checkpoint, or from the beginning, to the last step."""
+    def run(self, stop: StopRequest) -> None:
+        """Trains from the newest checkpoint, or from the beginning, to the last step or until it shall stop."""
         self._resume()
+        vote = distributed.Vote(timedelta(seconds=self.recipe.run.timeout_s))
         every = self.recipe.run.checkpoint_every_steps or self.steps_per_epoch
         accumulation = self.recipe.optim.accumulation_steps
         speed = Speed(self.recipe.optim.global_batch_size // accumulation)
@@ -155,10 +135,18 @@ class Training:
                     bar.update()
                     if self.step % self.recipe.run.log_every_steps == 0:
                         self._log(terms, speed, metrics, bar)
-                    if self.step % every == 0 or self.step == self.last_step:
+                    shall_stop = vote.ask(stop.is_made)
+                    if self.step % every == 0 or self.step == self.last_step or shall_stop:
                         self._save()
                     if self.step == self.last_step:
                         break
+                    if shall_stop:
+                        self.accelerator.end_training()
+                        raise PreemptedError(
+                            f"asked to stop at step {self.step}; the same line goes on from"
+                            f" {self.run_dir}/checkpoint-{self.step}"
+                        )
+        vote.close()
         if metrics:
             metrics.close()
 
@@ -167,10 +155,25 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale
         terms = self._backward([self._on_device(batch) for batch in micro_batches])
-        self._check_finite(terms)
-        self.optimizer.step()
+        if self.accelerator.scaler is None:
+            is_sound = self.nonfinite.is_sound(terms.loss)
+            if is_sound:
+                self.optimizer.step()
+        else:
+            # Looks at the gradients itself, skips the step, and learns from it.
+            self.optimizer.step()
+            is_sound = not self.accelerator.optimizer_step_was_skipped
+        self.nonfinite.settle(is_sound)
         self.optimizer.zero_grad()
         self.step += 1
+        if self.nonfinite.in_a_row > self.recipe.run.max_nonfinite_steps:
+            names = distributed.all_gather_objects([name for batch in micro_batches for name in batch.filenames])
+            cause = self.nonfinite.explained(terms.finite.tolist(), names)
+            raise DivergenceError(
+                f"step {self.step}: {cause}. Start anew with lower optim.lr_weights and optim.lr_biases, or another"
+                f" run.mixed_precision than {self.accelerator.mixed_precision}; the weights of the checkpoints in"
+                f" {self.run_dir} are finite"
+            )
         return terms
 
     def _backward(self, views: Sequence[tuple[Tensor, Tensor]]) -> LossTerms:
@@ -186,18 +189,6 @@ class Training:
         view_a, view_b = (view.to(self.accelerator.device, non_blocking=True) for view in batch.views)
         return view_a, view_b
 
-    def _check_finite(self, terms: LossTerms) -> None:
-        """Ends the run on every rank, before the weights are touched."""
-        if terms.finite.all() and terms.loss.isfinite():
-            return
-        ranks = [rank for rank, finite in enumerate(terms.finite.tolist()) if not finite]
-        whose = f"the embeddings of rank {', '.join(map(str, ranks))} are not finite" if ranks else "the terms overflow"
-        raise DivergenceError(
-            f"step {self.step + 1}: the loss is {terms.loss.item():g}, {whose}; start anew with lower optim.lr_weights"
-            f" and optim.lr_biases, or another run.mixed_precision than {self.accelerator.mixed_precision}."
-            f" The checkpoints in {self.run_dir} are of the time before"
-        )
-
     def _lr_scale(self) -> float:
         optim = self.recipe.optim
         warmup_steps = round(optim.warmup_epochs * self.steps_per_epoch)
@@ -209,6 +200,7 @@ class Training:
         weights, biases = self.optimizer.param_groups
         values = {name: getattr(terms, name).item() for name in ("loss", "invariance", "redundancy")}
         values |= {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **speed.report()}
+        values["nonfinite_steps"] = self.nonfinite.total
         metrics.write({"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, **values})
         self.accelerator.log(values, step=self.step)
         bar.set_postfix_str(
@@ -217,20 +209,23 @@ class Training:
         )
 
     def _save(self) -> None:
-        keep = self.recipe.run.keep_checkpoints
-        save_checkpoint(self.accelerator, self.run_dir, self.step, self.loader.state_dict(), keep)
+        progress = Progress(self.step, self.loader.state_dict(), self.nonfinite.total, self.accelerator.num_processes)
+        save_checkpoint(self.accelerator, self.run_dir, progress, self.recipe.run.keep_checkpoints)
 
     def _resume(self) -> None:
-        checkpoint = resume_from(self.run_dir, self.recipe.run.resume)
+        world_size = self.accelerator.num_processes
+        checkpoint = distributed.from_main(lambda: find_checkpoint(self.recipe, world_size))
         if checkpoint is None:
             return
         progress = load_checkpoint(self.accelerator, checkpoint)
         try:
-            self.loader.load_state_dict(progress["loader"])
+            self.loader.load_state_dict(progress.loader)
         except ValueError as error:
             raise RecipeError(f"{checkpoint}: {error}") from error
-        self.step = progress["step"]
-        logger.info("continuing from %s", checkpoint)
+        if progress.world_size != world_size:
+            set_seed(self.recipe.run.seed + progress.step, device_specific=True)
+        self.step = progress.step
+        self.nonfinite = NonFiniteSteps(self.accelerator.unwrap_model(self.model), progress.nonfinite_steps)
 
     def _progress_bar(self) -> tqdm[Any]:
         return tqdm(

@@ -105,7 +105,8 @@ def test_a_wrong_recipe_is_told_once(small_recipe: Path) -> None:
 
 @pytest.mark.distributed
 def test_divergence_ends_all_ranks_and_is_told_once(small_recipe: Path) -> None:
-    result = launch(CPU_2PROC, str(small_recipe), "optim.lr_weights=1e30", "optim.warmup_epochs=0")
+    options = ["optim.lr_weights=1e30", "optim.warmup_epochs=0", "run.max_nonfinite_steps=2"]
+    result = launch(CPU_2PROC, str(small_recipe), *options)
     assert result.returncode != 0
     assert result.stderr.count("the embeddings of rank 0, 1 are not finite") == 1
 

@@ -6,27 +6,34 @@ import argparse
 import os
 import sys
 
-from bt_plugin.cli import check, demo_data, pretrain, scan
-from bt_plugin.errors import DivergenceError, RecipeError, UserError
+from bt_plugin.cli import check, demo_data, launch, pretrain, scan
+from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError
+from bt_plugin.preemption import EXIT_PREEMPTED
 from dali_pipelines.errors import BadImageError
 
-_COMMANDS = (pretrain, check, demo_data, scan)
+_COMMANDS = (pretrain, launch, check, demo_data, scan)
+# What every rank meets, rank 0 tells for all.
+_OF_ALL_RANKS = (RecipeError, DivergenceError, CheckpointError, PreemptedError)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a subcommand; returns 0, 2 for what the user can correct, or 130 after Ctrl-C."""
+    """Runs a subcommand.
+
+    Returns:
+        0; 2 for what the user can correct; 75 where the run was asked to stop and did, and goes on when it is
+        started again; 130 after Ctrl-C; under `launch`, the ranks' code.
+    """
     parser = argparse.ArgumentParser(prog="bt_plugin", description="Barlow Twins pretraining.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for command in _COMMANDS:
         command.add_parser(subparsers)
     parsed = parser.parse_args(arguments)
     try:
-        parsed.run(parsed)
-    except (UserError, BadImageError, ImportError) as error:
-        # What every rank meets, one tells for all; a bad file is met by one alone.
-        if not isinstance(error, (RecipeError, DivergenceError)) or os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
+        code: int | None = parsed.run(parsed)
+    except (UserError, BadImageError, ImportError, PreemptedError) as error:
+        if not isinstance(error, _OF_ALL_RANKS) or os.environ.get("RANK", "0") == "0":
+            print(f"{'stopped' if isinstance(error, PreemptedError) else 'error'}: {error}", file=sys.stderr)
+        return EXIT_PREEMPTED if isinstance(error, PreemptedError) else 2
     except KeyboardInterrupt:
         return 130
-    return 0
+    return code or 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
-from bt_plugin.rundir import check_run_dir, claim_run_dir
+from bt_plugin.rundir import RunLock, check_run_dir, claim_run_dir
 
 
 @pytest.fixture
@@ -23,9 +26,34 @@ def changed(small_recipe: Path, *overrides: str) -> Recipe:
 
 def test_a_fresh_directory_is_claimed_and_continued(recipe: Recipe) -> None:
     check_run_dir(recipe)
-    folder = claim_run_dir(recipe)
-    assert load_recipe(folder / "recipe.yaml").resolved_dict() == recipe.resolved_dict()
+    lock = claim_run_dir(recipe)
+    written = load_recipe(Path(recipe.run.output_dir) / "recipe.yaml")
+    assert written.resolved_dict() == recipe.resolved_dict()
     check_run_dir(recipe)
+    with pytest.raises(RecipeError, match=rf"is being written by process {os.getpid()} on .*, since 20"):
+        claim_run_dir(recipe)
+    lock.release()
+    claim_run_dir(recipe).release()
+
+
+def test_a_run_that_died_before_its_recipe_was_written_can_be_started(recipe: Recipe) -> None:
+    folder = Path(recipe.run.output_dir)
+    folder.mkdir(parents=True)
+    RunLock(folder).release()
+    check_run_dir(recipe)
+
+
+def test_without_locks_a_run_starts_with_a_warning(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on file systems that have none."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    claim_run_dir(recipe).release()
+    assert "this file system has no locks" in caplog.text
 
 
 def test_what_does_not_change_the_learning_may_change(small_recipe: Path, recipe: Recipe) -> None:

@@ -58,6 +58,7 @@ def test_a_run_writes_all_it_says(small_recipe: Path, tmp_path: Path) -> None:
     first = lines[0]
     assert set(first) == {
         "step", "epoch", "loss", "invariance", "redundancy", "lr_weights", "lr_biases", "images_per_s", "data_wait",
+        "nonfinite_steps",
     }  # fmt: skip
     assert first["loss"] == pytest.approx(first["invariance"] + 5.1e-3 * first["redundancy"], rel=1e-5)
     assert first["lr_weights"] == 0, "warm-up begins at zero"
@@ -132,13 +133,17 @@ def test_the_accumulation_of_a_run_may_change(small_recipe: Path, tmp_path: Path
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-def test_divergence_ends_the_run_before_the_weights_are_touched(small_recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [0, 3])
+def test_divergence_ends_the_run_before_the_weights_are_touched(small_recipe: Path, tmp_path: Path, most: int) -> None:
     options = ["optim.lr_weights=1e30", "optim.warmup_epochs=0", "run.checkpoint_every_steps=1"]
     with pytest.raises(
-        DivergenceError, match=r"step 2: .*the embeddings of rank 0 are not finite; .*optim\.lr_weights"
+        DivergenceError, match=rf"step {2 + most}: the embeddings of rank 0 are not finite, .*optim\.lr_weights"
     ):
-        train(small_recipe, *options)
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+        train(small_recipe, *options, f"run.max_nonfinite_steps={most}")
+    first, last = (
+        load_file(tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors") for step in (max(most, 1), 1 + most)
+    )
+    assert all(torch.equal(first[key], last[key]) for key in first)
 
 
 def test_a_given_checkpoint_is_continued(small_recipe: Path, tmp_path: Path) -> None:
@@ -154,7 +159,7 @@ def test_a_given_checkpoint_is_continued(small_recipe: Path, tmp_path: Path) -> 
 def test_an_incomplete_checkpoint_is_not_taken(small_recipe: Path, tmp_path: Path) -> None:
     train(small_recipe, "run.max_steps=8")
     run_dir = tmp_path / "run"
-    (run_dir / "checkpoint-8" / "progress.json").unlink()
+    (run_dir / "checkpoint-8" / "manifest.json").unlink()
     train(small_recipe, "run.max_steps=5")
     assert [line["step"] for line in metrics(run_dir)] == [1, 2, 3, 4, 5]
 

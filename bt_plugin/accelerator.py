@@ -1,0 +1,57 @@
+"""This rank's Accelerator: what was launched, and whether it is what the recipe asks for."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
+
+from bt_plugin import distributed
+from bt_plugin.errors import LaunchError, RecipeError
+from bt_plugin.recipe import Recipe
+from dali_pipelines.backends import cores_per_rank
+
+
+def build_accelerator(recipe: Recipe) -> Accelerator:
+    """Joins the ranks that were launched.
+
+    Raises:
+        RecipeError: If the device or the precision is not to be had here.
+        LaunchError: If the launcher's ranks are not one group.
+    """
+    launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    has_gpu = torch.cuda.is_available() and not launched_on_cpu
+    if recipe.run.device == "gpu" and not has_gpu:
+        reason = "the launcher says use_cpu" if launched_on_cpu else "torch sees no CUDA device"
+        raise RecipeError(f"run.device: gpu is not allowed here, {reason}; take auto or cpu, or another launcher")
+    if recipe.run.deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    cpu = recipe.run.device == "cpu" or not has_gpu
+    asked = recipe.run.mixed_precision
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
+    if cpu and precision == "fp16":
+        raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
+    if cpu:
+        # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
+        torch.set_num_threads(cores_per_rank())
+    try:
+        # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=precision,
+            log_with="tensorboard",
+            project_dir=recipe.run.output_dir,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.timeout_s)),
+            ],
+        )
+    except ValueError as error:
+        raise LaunchError(f"Accelerate cannot join the ranks: {error}; {distributed.LAUNCH_REMEDY}") from error
+    distributed.check_launch()
+    return accelerator

@@ -1,0 +1,64 @@
+"""`launch`: accelerate launch, which passes on a scheduler's signals, and the exit code of the run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import threading
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "launch",
+        help="accelerate launch that passes on signals and exit codes",
+        description="Takes what `accelerate launch` takes. SIGTERM and SIGUSR1 reach the ranks, which finish their"
+        " step, write a checkpoint and exit with 75; whatever code the ranks exit with is this command's.",
+        add_help=False,
+        # All that follows is accelerate's: nothing here begins an option.
+        prefix_chars="\0",
+    )
+    parser.add_argument("arguments", nargs="*", help="of accelerate launch")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Launches; returns the exit code of the rank that failed first."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from bt_plugin.preemption import SIGNALS
+
+    parsed = launch_command_parser().parse_args(arguments.arguments)
+    # Blocked here and waited for in a thread: torch's launcher, which sets handlers of its own, would kill
+    # the ranks 30 s after it was asked to stop. Ranks inherit the mask, and lift it when they can stop.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_pass_on, args=(SIGNALS,), daemon=True).start()
+    try:
+        launch_command(parsed)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return _code_of(failure.exitcode)
+    except subprocess.CalledProcessError as error:
+        return _code_of(error.returncode)
+    return 0
+
+
+def _pass_on(signals: tuple[signal.Signals, ...]) -> None:
+    import psutil
+
+    while True:
+        number = signal.sigwait(signals)
+        for rank in psutil.Process().children():
+            try:
+                os.kill(rank.pid, number)
+            except ProcessLookupError:
+                continue
+
+
+def _code_of(returncode: int) -> int:
+    """A shell's code for a process that a signal ended."""
+    return 128 - returncode if returncode < 0 else returncode

@@ -1,0 +1,108 @@
+"""Two hosts, each a network namespace with a cable to the other, and what a cut cable does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import REPOSITORY
+from tests.test_launch import CPU_2PROC, launch, metrics, steps_done
+
+MULTI_NODE = str(REPOSITORY / "recipes" / "accelerate" / "multi_node.yaml")
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """Names of two namespaces."""
+    names = (f"bt-a-{os.getpid()}", f"bt-b-{os.getpid()}")
+    try:
+        for name in names:
+            run("ip", "netns", "add", name)
+        run("ip", "link", "add", "cable", "netns", names[0], "type", "veth", "peer", "cable", "netns", names[1])
+        for name, address in zip(names, ADDRESSES):
+            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            for device in ("lo", "cable"):
+                run("ip", "-n", name, "link", "set", device, "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        pytest.skip(f"network namespaces are not allowed here: {error}")
+    try:
+        yield names
+    finally:
+        for name in names:
+            run("ip", "netns", "delete", name)
+
+
+def start(hosts: tuple[str, str], recipe: Path, *options: str) -> list[subprocess.Popen[str]]:
+    """`accelerate launch` on each host, one rank each."""
+    return [
+        subprocess.Popen(
+            [
+                *("ip", "netns", "exec", host, sys.executable, "-m", "accelerate.commands.launch"),
+                *("--config_file", MULTI_NODE, "--num_machines", "2", "--num_processes", "2"),
+                *("--machine_rank", str(rank), "--main_process_ip", ADDRESSES[0], "--main_process_port", "29400"),
+                *("-m", "bt_plugin", "pretrain", str(recipe), "eval.knn=false", *options),
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "cable"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, host in enumerate(hosts)
+    ]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline_s, "it takes too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.distributed
+def test_two_hosts_are_one_with_two_ranks(hosts: tuple[str, str], small_recipe: Path, tmp_path: Path) -> None:
+    processes = start(hosts, small_recipe)
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    one = f"run.output_dir={tmp_path}/one"
+    assert launch(CPU_2PROC, str(small_recipe), "eval.knn=false", one).returncode == 0
+    ours, theirs = (load_file(tmp_path / name / "export" / "backbone.safetensors") for name in ("run", "one"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert [line["loss"] for line in metrics(tmp_path / "run")] == [line["loss"] for line in metrics(tmp_path / "one")]
+
+
+@pytest.mark.distributed
+def test_a_cut_cable_ends_both_and_the_run_goes_on(hosts: tuple[str, str], small_recipe: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    options = ("optim.epochs=30", "run.timeout_s=10", "run.checkpoint_every_steps=2")
+    processes = start(hosts, small_recipe, *options)
+    wait_for(lambda: steps_done(run_dir) >= 5)
+    run("ip", "-n", hosts[1], "link", "set", "cable", "down")
+    cut_s = time.monotonic()
+    for process in processes:
+        process.communicate(timeout=90)
+        assert process.returncode != 0
+    # Its timeout, and what the launchers take to end.
+    assert time.monotonic() - cut_s < 60
+    done = steps_done(run_dir)
+    run("ip", "-n", hosts[1], "link", "set", "cable", "up")
+    processes = start(hosts, small_recipe, *options, f"run.max_steps={done + 2}")
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, done + 3))
