@@ -124,6 +124,11 @@ class Vote:
         return bool(self._yes.item())
 
 
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error is that of a collective which another rank did not take part in."""
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl"))
+
+
 def check_launch() -> None:
     """Refuses to train N copies of a run that believe they are alone.
 

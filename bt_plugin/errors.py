@@ -17,6 +17,10 @@ class DivergenceError(UserError):
     """Training that has become NaN or infinite, as every rank knows."""
 
 
+class LostRankError(UserError):
+    """Another rank that does not answer any more."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be written or restored, as every rank knows."""
 

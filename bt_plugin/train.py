@@ -23,7 +23,7 @@ from bt_plugin.accelerator import build_accelerator
 from bt_plugin.accumulate import accumulated_backward
 from bt_plugin.build import build_model, loader_options, open_sources
 from bt_plugin.checkpoint import Progress, load_checkpoint, save_checkpoint
-from bt_plugin.errors import DivergenceError, PreemptedError, RecipeError
+from bt_plugin.errors import DivergenceError, LostRankError, PreemptedError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
@@ -49,10 +49,20 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         LaunchError: If the launcher's ranks are not one group.
         DivergenceError: If too many steps in a row are not finite.
         CheckpointError: If a checkpoint cannot be written or restored.
+        LostRankError: If another rank ended, or its host or network.
         PreemptedError: If a signal asked the run to stop; a checkpoint is written.
     """
     with StopRequest() as stop, ExitStack() as held:
-        return _pretrain(recipe, stop, held)
+        try:
+            return _pretrain(recipe, stop, held)
+        except RuntimeError as error:
+            if not distributed.is_lost_rank(error):
+                raise
+            raise LostRankError(
+                "contact with another rank is lost, or it did not answer within run.timeout_s"
+                f" ({recipe.run.timeout_s}); its own message says why. The same line goes on from the last checkpoint."
+                f" {error}"
+            ) from error
 
 
 def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, Any]:

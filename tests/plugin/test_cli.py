@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bt_plugin.cli import main
-from dali_pipelines import open_source
+from dali_pipelines import image_folder, open_source
+from tests.dali.sources.test_tars import write_shard
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -111,3 +112,21 @@ def test_scan_lists_what_can_be_trained_on(
     assert "has the results of a scan already" in capsys.readouterr().err
     assert main(["scan", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_scan_of_shards_and_of_too_large_images(
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images have 96 x 96 pixels."""
+    source = image_folder(small_data / "train")
+    members = {f"{index}.jpg": source.read(index).tobytes() for index in range(3)} | {"3.jpg": b"not an image"}
+    shard, found = write_shard(tmp_path / "a.tar", members), tmp_path / "found"
+    assert main(["scan", str(shard), "-o", str(found)]) == 0
+    assert "3 good images, which are no files" in capsys.readouterr().out
+    assert "a.tar, member 3.jpg" in (found / "bad.csv").read_text()
+    assert not (found / "good.csv").exists()
+    assert main(["scan", str(shard), "-o", str(tmp_path / "large"), "--max-pixels", "9215"]) == 0
+    assert "0 good images" in capsys.readouterr().out
+    assert "96 x 96 are more than max_pixels, 9215" in (tmp_path / "large" / "bad.csv").read_text()
+    assert main(["scan", str(shard), "--max-pixels", "0"]) == 2
+    assert "--max-pixels: 0 is not allowed; it must be 1 to 178956970" in capsys.readouterr().err

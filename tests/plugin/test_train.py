@@ -19,7 +19,7 @@ from bt_plugin.errors import DivergenceError, RecipeError
 from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.train import pretrain
-from dali_pipelines import image_folder
+from dali_pipelines import BadImageError, image_folder
 from tests.dali.sources.test_tars import write_shard
 
 
@@ -204,6 +204,12 @@ def test_arrays_of_five_channels_train(small_recipe: Path, tmp_path: Path) -> No
     summary = train(small_recipe, *data, *values)
     assert summary["knn_top1"] is not None
     assert load_backbone(tmp_path / "run" / "export").module(torch.zeros(2, 5, 32, 32)).ndim == 2
+
+
+def test_the_recipes_max_pixels_reaches_the_loader(small_recipe: Path) -> None:
+    """The images have 96 x 96 pixels."""
+    with pytest.raises(BadImageError, match="96 x 96 are more than max_pixels, 9215"):
+        train(small_recipe, "data.max_pixels=9215", "data.max_bad_files=0")
 
 
 def test_other_classes_in_validation_are_refused(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:

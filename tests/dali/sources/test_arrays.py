@@ -51,6 +51,8 @@ def test_six_channels_are_two_pictures_without_color_operations(
     preset = SMALL.changed(channels=6, mean=plain.views[0].mean * 2, std=plain.views[0].std * 2)
     loader = TwoViewLoader(array_source(both), 5, preset, **CPU)
     assert caplog.messages == ["the images have 6 channels: their views have neither colour jitter nor gray"]
+    TwoViewLoader(array_source(both), 2, preset, **CPU, rank=1, world_size=2)
+    assert len(caplog.messages) == 1, "said once"
     (batch,) = loader
     for half, part in enumerate((images[::2], images[1::2])):
         (expected,) = TwoViewLoader(array_source(part), 5, plain, **CPU)
