@@ -29,12 +29,16 @@ class LossTerms(NamedTuple):
 
     Only the loss has a gradient. finite: (W,) bool, whether the embeddings of each rank are finite
     (and their squares), the same on every rank; where the batch is not gathered, of this rank alone.
+    diagonal_mean: the mean of C_ii, 1 where the views agree. embedding_std: the mean standard deviation
+    of a feature before it is standardised, near sqrt(EPS) where all embeddings are one point.
     """
 
     loss: Tensor
     invariance: Tensor
     redundancy: Tensor
     finite: Tensor
+    diagonal_mean: Tensor
+    embedding_std: Tensor
 
 
 class BarlowTwinsLoss(nn.Module):
@@ -113,8 +117,8 @@ class BarlowTwinsLoss(nn.Module):
         if not gradients:
             return terms
         loss: Tensor = _WithGradients.apply(terms.loss, z_a, z_b, *gradients)
-        # Spelled out: torch 2.7's compiler does not follow _replace.
-        return LossTerms(loss, terms.invariance, terms.redundancy, terms.finite)
+        # torch 2.7's compiler does not follow _replace.
+        return LossTerms(loss, *terms[1:])
 
     def _evaluated(self, z_a: Tensor, z_b: Tensor, needs_gradient: bool) -> tuple[LossTerms, tuple[Tensor, ...]]:
         """The terms, and the gradients of the loss by z_a and z_b if they are needed."""
@@ -125,7 +129,15 @@ class BarlowTwinsLoss(nn.Module):
         form = cheaper_form(n, d, world_size) if self.form == "auto" else self.form
         c = (_cross_form if form == "cross" else _gram_form)(batch, n * world_size, self.gather_distributed)
         invariance, redundancy = (c.diagonal - 1).square().sum(), c.row_squares.sum()
-        terms = LossTerms(invariance + lambda_param * redundancy, invariance, redundancy, batch.finite)
+        embedding_std = (1 / batch.inv_std_a + 1 / batch.inv_std_b).mean() / 2
+        terms = LossTerms(
+            invariance + lambda_param * redundancy,
+            invariance,
+            redundancy,
+            batch.finite,
+            c.diagonal.mean(),
+            embedding_std,
+        )
         # DistributedDataParallel averages over ranks what has to be summed, hence W / N = 1 / n.
         return terms, _gradients(batch, c, lambda_param, 2 / n) if needs_gradient else ()
 

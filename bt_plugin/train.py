@@ -23,6 +23,7 @@ from bt_plugin.accelerator import build_accelerator
 from bt_plugin.accumulate import accumulated_backward
 from bt_plugin.build import build_model, loader_options, open_sources
 from bt_plugin.checkpoint import Progress, load_checkpoint, save_checkpoint
+from bt_plugin.collapse import CollapseSigns, warn_of_lambda
 from bt_plugin.errors import DivergenceError, LostRankError, PreemptedError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
@@ -72,6 +73,8 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
     model = build_model(recipe)
     train_source, val_source = open_sources(recipe)
     recipe.steps_per_epoch(len(train_source))
+    if accelerator.is_main_process:
+        warn_of_lambda(recipe.loss.lambda_param, recipe.model.projector[-1])
     accelerator.wait_for_everyone()
 
     def claim() -> None:
@@ -127,6 +130,7 @@ class Training:
         self.last_step = min(self.total_steps, recipe.run.max_steps or self.total_steps)
         self.step = 0
         self.nonfinite = NonFiniteSteps(accelerator.unwrap_model(self.model))
+        self.collapse = CollapseSigns()
 
     def run(self, stop: StopRequest) -> None:
         """Trains from the newest checkpoint, or from the beginning, to the last step or until it shall stop."""
@@ -208,7 +212,9 @@ class Training:
         if metrics is None:
             return
         weights, biases = self.optimizer.param_groups
-        values = {name: getattr(terms, name).item() for name in ("loss", "invariance", "redundancy")}
+        names = ("loss", "invariance", "redundancy", "diagonal_mean", "embedding_std")
+        values = {name: getattr(terms, name).item() for name in names}
+        self.collapse.watch(self.step, values["diagonal_mean"], values["embedding_std"])
         values |= {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **speed.report()}
         values["nonfinite_steps"] = self.nonfinite.total
         metrics.write({"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, **values})

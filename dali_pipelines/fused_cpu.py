@@ -8,6 +8,7 @@ A sample's pixels depend on its file and its draws alone, whatever the number of
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import weakref
 from collections import deque
@@ -33,6 +34,7 @@ from dali_pipelines.yiq import hue_matrix
 
 # Large enough that a task's overhead does not count, small enough that the last ones end together.
 _SAMPLES_PER_TASK = 4
+_SWITCH_S = 0.0005
 _NO_BLUR = np.ones(1, dtype=np.float32)
 _NO_STEPS = np.empty(0, dtype=np.uint8)
 _IN_HSV = np.empty((0, 3), dtype=np.float32)
@@ -81,6 +83,9 @@ class FusedStream:
         self._makers = makers
         self._plans = plans
         self._maker = maker
+        # A thread that comes back from C waits this long for one that runs Python: the default, 5 ms, ten times a
+        # sample, halves the throughput beside a loop that holds the lock half of its time. benchmarks/LOG.md.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         # torch would start threads of its own in each of these; what it does elsewhere is not changed.
         self._threads = ThreadPoolExecutor(maker.num_threads, "dali_pipelines", torch.set_num_threads, (1,))
         self._started: deque[_Started] = deque()
