@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from statistics import fmean
 from typing import Literal
 
 logger = logging.getLogger(__name__)
@@ -14,6 +16,7 @@ _USUAL_LAMBDA_D = (0.5, 200.0)
 _LEAST_DIAGONAL_MEAN = 0.05
 # Ten times what the standardisation adds to a variance, 1e-5, is 0.01 of a standard deviation.
 _LEAST_EMBEDDING_STD = 0.01
+_AVERAGED = 10
 
 
 def warn_of_lambda(lambda_param: float | Literal["auto"], dim: int) -> None:
@@ -38,13 +41,21 @@ def warn_of_lambda(lambda_param: float | Literal["auto"], dim: int) -> None:
 
 
 class CollapseSigns:
-    """Watches two numbers of the loss; warns once of each that falls too low, and again if it comes back and falls."""
+    """Watches two numbers of the loss; warns once of each that falls too low, and again if it comes back and falls.
+
+    Their averages over the last ten reports, because those of one small batch are noise.
+    """
 
     def __init__(self) -> None:
+        self._last: deque[tuple[float, float]] = deque(maxlen=_AVERAGED)
         self._told: set[str] = set()
 
     def watch(self, step: int, diagonal_mean: float, embedding_std: float) -> None:
         """To be called with the numbers of LossTerms."""
+        self._last.append((diagonal_mean, embedding_std))
+        if len(self._last) < _AVERAGED:
+            return
+        diagonal_mean, embedding_std = map(fmean, zip(*self._last))
         self._check(
             "diagonal_mean",
             diagonal_mean < _LEAST_DIAGONAL_MEAN,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dali_pipelines.errors import BadImageError
     from dali_pipelines.loaders import Batch, EvalBatch, EvalLoader, TwoViewLoader
-    from dali_pipelines.params import PRESETS, EvalParams, Preset, ViewParams
+    from dali_pipelines.params import PRESETS, EvalParams, Preset, Tuning, ViewParams
     from dali_pipelines.sources import (
         ImageSource,
         array_source,
@@ -30,6 +30,7 @@ __all__ = [
     "EvalParams",
     "ImageSource",
     "Preset",
+    "Tuning",
     "TwoViewLoader",
     "ViewParams",
     "array_source",

@@ -10,6 +10,8 @@ in layout HWC, the draws are scalars (or vectors where it is said) that live on 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import DataNode, do_not_convert
@@ -24,26 +26,38 @@ _BYTE_0 = types.Constant(np.uint8(0))
 _BYTE_255 = types.Constant(np.uint8(255))
 
 
-def decode(encoded: DataNode, device: str) -> DataNode:
+def decode(encoded: DataNode, device: str, hw_decoder_load: float) -> DataNode:
     """RGB pixels of an encoded image; EXIF orientation is ignored, as PIL and torchvision do."""
-    if device == "cpu":
-        return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False)
-    # Without fancy upsampling nvJPEG repeats chroma pixels where libjpeg-turbo interpolates them.
-    return fn.decoders.image(
-        encoded, device="mixed", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
+    return fn.decoders.image(encoded, output_type=types.RGB, **_decoding(device, hw_decoder_load))
+
+
+def decode_window(encoded: DataNode, start: DataNode, end: DataNode, device: str, hw_decoder_load: float) -> DataNode:
+    """Those of a part of an image, for which not all of it need be decoded."""
+    return fn.decoders.image_slice(
+        encoded, start=start, end=end, axes=[0, 1], output_type=types.RGB, **_decoding(device, hw_decoder_load)
     )
 
 
-def random_resized_crop(
-    images: DataNode, shape: DataNode, area: DataNode, ratio: DataNode, position: DataNode, view: ViewParams
-) -> DataNode:
-    """Crops the drawn window and resizes it to the view's size.
+@do_not_convert
+def _decoding(device: str, hw_decoder_load: float) -> dict[str, Any]:
+    if device == "cpu":
+        return {"adjust_orientation": False}
+    # Without fancy upsampling nvJPEG repeats chroma pixels where libjpeg-turbo interpolates them.
+    options = {"jpeg_fancy_upsampling": True, "hw_decoder_load": hw_decoder_load}
+    return {"device": "mixed", "adjust_orientation": False, **options}
 
-    The window is cut out before the resize: given as the resize's region of interest, the filter
-    reads across its border, up to 34 levels from PIL.
+
+def cut(images: DataNode, start: DataNode, end: DataNode) -> DataNode:
+    """A window of decoded images.
+
+    It is cut out before the resize: given as the resize's region of interest, the filter reads
+    across its border, up to 34 levels from PIL.
     """
-    start, end = crop_window(shape, area, ratio, position, view)
-    window = fn.slice(images, start=start, end=end, axes=[0, 1])
+    return fn.slice(images, start=start, end=end, axes=[0, 1])
+
+
+def resize(window: DataNode, view: ViewParams) -> DataNode:
+    """To the view's size."""
     size = [view.size_px, view.size_px]
     return fn.resize(window, size=size, interp_type=INTERPOLATION[view.interpolation], antialias=True)
 
@@ -163,13 +177,16 @@ def solarize(images: DataNode) -> DataNode:
     return math.min(images, images ^ _BYTE_255)
 
 
-def normalize(images: DataNode, params: ViewParams | EvalParams, mirror: DataNode | int = 0) -> DataNode:
-    """float32 in the normalised range, and the horizontal flip, which commutes with all that came before."""
+def normalize(
+    images: DataNode, params: ViewParams | EvalParams, mirror: DataNode | int = 0, float16: bool = False
+) -> DataNode:
+    """The normalised range in floating point, and the horizontal flip, which commutes with all that came before."""
     mean, std = np.array(params.mean, dtype=float), np.array(params.std, dtype=float)
     if params.channels == 1:
         images, mean, std = luma(images), mean.mean(keepdims=True), std.mean(keepdims=True)
+    dtype = types.FLOAT16 if float16 else types.FLOAT
     return fn.crop_mirror_normalize(
-        images, mirror=mirror, mean=255 * mean, std=255 * std, dtype=types.FLOAT, output_layout="HWC"
+        images, mirror=mirror, mean=255 * mean, std=255 * std, dtype=dtype, output_layout="HWC"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from dali_pipelines.params import MOST_PIXELS, EvalParams, ViewParams
+from dali_pipelines.params import MOST_PIXELS, EvalParams, Tuning, ViewParams
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 
@@ -22,16 +22,24 @@ Backend = Literal["auto", "dali", "cpu"]
 
 
 class Maker(NamedTuple):
-    """How batches are made; num_threads, prefetch and max_pixels as in the loaders."""
+    """How batches are made; num_threads, prefetch, max_pixels and tuning as in the loaders."""
 
     backend: Literal["dali", "cpu"]
     device: Literal["cpu", "gpu"]
     num_threads: int
     prefetch: int
     max_pixels: int
+    tuning: Tuning
 
 
-def resolve_maker(backend: Backend, device: Device, num_threads: int | None, prefetch: int, max_pixels: int) -> Maker:
+def resolve_maker(
+    backend: Backend,
+    device: Device,
+    num_threads: int | None,
+    prefetch: int,
+    max_pixels: int,
+    tuning: Tuning | None = None,
+) -> Maker:
     """Takes the GPU where torch sees one, and DALI where the views are made on it.
 
     Raises:
@@ -55,12 +63,16 @@ def resolve_maker(backend: Backend, device: Device, num_threads: int | None, pre
     if device == "gpu" and not has_gpu:
         raise ValueError("device: gpu is not allowed here, torch sees no CUDA device; take auto or cpu")
     on_gpu = has_gpu and device != "cpu" and backend != "cpu"
+    by_dali = on_gpu or backend == "dali"
+    if tuning is not None and not by_dali:
+        raise ValueError("tuning: is of DALI's graph, and the views are made by backend cpu; leave it out")
     return Maker(
-        "dali" if on_gpu or backend == "dali" else "cpu",
+        "dali" if by_dali else "cpu",
         "gpu" if on_gpu else "cpu",
         num_threads or cores_per_rank(),
         prefetch,
         max_pixels,
+        tuning or Tuning(),
     )
 
 

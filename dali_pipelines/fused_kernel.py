@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as draws.COLOR_STEPS
 
-# No NaN or infinity comes in.
-_FINITE = {"nnan", "ninf", "nsz"}
-# Rounds after every operation as PIL's C does: a fused multiply-add would truncate some values one lower.
-_colors = njit(nogil=True, cache=True, fastmath=_FINITE)
-# Sums may be reordered and fused: without it no loop that adds is vectorised.
-_compiled = njit(nogil=True, cache=True, fastmath=_FINITE | {"contract", "reassoc"})
+# No NaN or infinity comes in, and nothing more is allowed: reordered sums or fused multiply-adds would round as the
+# compiler likes, which is one way when a process compiles and another when it finds the code in numba's cache; and the
+# colour steps would not truncate as PIL's do. It costs nothing: loops over rows are vectorised all the same.
+_compiled = njit(nogil=True, cache=True, fastmath={"nnan", "ninf", "nsz"})
 
 _0, _1, _2, _3, _4, _6 = (np.float32(number) for number in (0, 1, 2, 3, 4, 6))
 _HALF, _128, _255 = np.float32(0.5), np.float32(128), np.float32(255)
@@ -124,25 +122,25 @@ def _color_step(
         _mix(row[0], row[1], row[2], hue_matrix)
 
 
-@_colors
+@_compiled
 def _truncated(value: np.float32) -> np.float32:
     return np.float32(np.int32(min(max(value, _0), _255)))
 
 
-@_colors
+@_compiled
 def _gray(red: np.float32, green: np.float32, blue: np.float32) -> np.int32:
     """PIL's mode L, in its 16-bit fixed-point weights: src/libImaging/Convert.c, L24."""
     return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 32768) >> 16
 
 
-@_colors
+@_compiled
 def _blend(values: NDArray[np.float32], toward: np.float32, factor: np.float32) -> None:
     """PIL's Image.blend."""
     for x in range(values.size):
         values[x] = _truncated(toward + factor * (values[x] - toward))
 
 
-@_colors
+@_compiled
 def _saturate(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], factor: np.float32
 ) -> None:
@@ -153,7 +151,7 @@ def _saturate(
         blue[x] = _truncated(toward + factor * (blue[x] - toward))
 
 
-@_colors
+@_compiled
 def _turn_hue(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], sextants: np.float32
 ) -> None:
@@ -175,7 +173,7 @@ def _turn_hue(
         blue[x] = _truncated(least + chroma * min(max(_2 - abs(hue - _4), _0), _1))
 
 
-@_colors
+@_compiled
 def _mix(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:

@@ -12,7 +12,7 @@ from nvidia.dali.pipeline import DataNode
 
 from dali_pipelines import augment
 from dali_pipelines.draws import COLOR_STEPS, ViewDraws
-from dali_pipelines.params import EvalParams, ViewParams
+from dali_pipelines.params import EvalParams, Tuning, ViewParams
 from dali_pipelines.sources.base import Kind
 
 # Decoded in the place of what is refused.
@@ -39,9 +39,14 @@ def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...]) -> li
 
 @pipeline_def(enable_conditionals=True)
 def two_views(
-    source: Callable[[], list[Any]], kind: Kind, max_pixels: int, views: tuple[ViewParams, ...], device: str
+    source: Callable[[], list[Any]],
+    kind: Kind,
+    max_pixels: int,
+    views: tuple[ViewParams, ...],
+    device: str,
+    tuning: Tuning,
 ) -> tuple[DataNode, ...]:
-    """Decodes each image once and makes every view of it.
+    """Makes every view of each image, which is decoded once unless tuning says otherwise.
 
     Args:
         source: Called once a batch for the images and what `inputs_of` returns.
@@ -49,50 +54,64 @@ def two_views(
         max_pixels: Height times width that an encoded image may have.
         views: The views' parameters; two for Barlow Twins, any number works.
         device: "cpu" or "gpu": where the pixels are decoded and changed.
+        tuning: Of the graph.
 
     Shape:
-        Output: one a view, (size_px, size_px, C) float32 a sample, layout HWC; then whether the image was refused.
+        Output: one a view, (size_px, size_px, C) float32 or float16 a sample, layout HWC; then whether the image was
+        refused.
     """
     names = [draws_used(view) for view in views]
     first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
-    images, shape, refused = pixels_of(first, kind, max_pixels, device)
+    image, shape, refused = opened(first, kind, max_pixels)
+    by_region = tuning.decode == "region" and kind != "pixels"
+    whole = None if by_region else pixels_of(image, kind, device, tuning)
     outputs = []
     for view, used in zip(views, names):
         draws = {name: inputs.pop(0) for name in used}
-        outputs.append(one_view(images, shape, draws, view))
+        start, end = augment.crop_window(shape, draws["crop_area"], draws["crop_ratio"], draws["crop_position"], view)
+        if by_region:
+            window = augment.decode_window(image, start, end, device, tuning.hw_decoder_load)
+        else:
+            window = augment.cut(whole, start, end)
+        outputs.append(one_view(augment.resize(window, view), draws, view, tuning.float16))
     return *outputs, refused
 
 
 @pipeline_def(enable_conditionals=True)
 def eval_view(
-    source: Callable[[], list[Any]], kind: Kind, max_pixels: int, params: EvalParams, device: str
+    source: Callable[[], list[Any]], kind: Kind, max_pixels: int, params: EvalParams, device: str, tuning: Tuning
 ) -> tuple[DataNode, ...]:
     """Decodes each image and makes its one deterministic view; arguments and output as of `two_views`."""
     (first,) = fn.external_source(source=source, num_outputs=1, batch=True)
-    images, shape, refused = pixels_of(first, kind, max_pixels, device)
-    return augment.normalize(augment.resize_center_crop(images, shape, params), params), refused
+    image, shape, refused = opened(first, kind, max_pixels)
+    x = augment.resize_center_crop(pixels_of(image, kind, device, tuning), shape, params)
+    return augment.normalize(x, params), refused
 
 
-def pixels_of(first: DataNode, kind: Kind, max_pixels: int, device: str) -> tuple[DataNode, DataNode, DataNode]:
-    """Pixels on the device, their shape on the host, and whether the image was too large to be decoded."""
+def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, DataNode, DataNode]:
+    """Bytes or pixels on the host, the image's shape, and whether it is too large to be decoded."""
     if kind == "pixels":
-        images = fn.reshape(first, layout="HWC")
-        shape = images.shape()
-        return images.gpu() if device == "gpu" else images, shape, shape[0] < 0
+        shape = first.shape()
+        return first, shape, shape[0] < 0
     encoded = fn.io.file.read(first) if kind == "files" else first
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     refused = shape[0] * shape[1] > max_pixels
     if refused:
         encoded = types.Constant(_ONE_PIXEL, device="cpu")
         shape = types.Constant(np.array([1, 1, 3]), device="cpu")
-    return augment.decode(encoded, device), shape, refused
+    return encoded, shape, refused
 
 
-def one_view(images: DataNode, shape: DataNode, draws: dict[str, DataNode], view: ViewParams) -> DataNode:
-    """The augmentations of one view, in the order of the official transform."""
-    x = augment.random_resized_crop(
-        images, shape, draws["crop_area"], draws["crop_ratio"], draws["crop_position"], view
-    )
+def pixels_of(image: DataNode, kind: Kind, device: str, tuning: Tuning) -> DataNode:
+    """All pixels of an opened image, on the device."""
+    if kind != "pixels":
+        return augment.decode(image, device, tuning.hw_decoder_load)
+    pixels = fn.reshape(image, layout="HWC")
+    return pixels.gpu() if device == "gpu" else pixels
+
+
+def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16: bool) -> DataNode:
+    """The augmentations of one view after its crop, in the order of the official transform."""
     if view.jitter_p > 0:
         if draws["jitter"]:
             x = color_jitter(x, draws, view.hue_space)
@@ -105,7 +124,7 @@ def one_view(images: DataNode, shape: DataNode, draws: dict[str, DataNode], view
     if view.solarize_p > 0:
         if draws["solarize"]:
             x = augment.solarize(x)
-    return augment.normalize(x, view, mirror=fn.cast(draws["flip"], dtype=types.INT32))
+    return augment.normalize(x, view, fn.cast(draws["flip"], dtype=types.INT32), float16)
 
 
 def color_jitter(x: DataNode, draws: dict[str, DataNode], hue_space: str) -> DataNode:

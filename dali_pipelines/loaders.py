@@ -17,7 +17,7 @@ from dali_pipelines.bad_files import BadFiles
 from dali_pipelines.channels import check_channels, views_of_channels
 from dali_pipelines.draws import draw_views
 from dali_pipelines.errors import BadImageError
-from dali_pipelines.params import MOST_PIXELS, EvalParams, Preset, resolve_views
+from dali_pipelines.params import MOST_PIXELS, EvalParams, Preset, Tuning, resolve_views
 from dali_pipelines.plans import Plan
 from dali_pipelines.shards import Shards, eval_indices
 from dali_pipelines.sources import ImageSource, open_source
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """A batch of several views.
 
     Shape, for n = batch_size_per_rank / micro_batches:
-        - views: each (n, C, H, W) float32, channels_last, on the loader's device.
+        - views: each (n, C, H, W) float32 (float16 if tuning says so), channels_last, on the loader's device.
         - targets: (n,) int64 on the CPU; -1 where the source has no labels.
         - filenames: n names, as the source has them: relative to its folder, SHARD/MEMBER, or numbers.
     """
@@ -74,6 +74,7 @@ class TwoViewLoader:
         max_bad_files: Files that may be unreadable. Each is replaced by the next good one, and logged once;
             one more ends the stream with BadImageError.
         max_pixels: Height times width of an encoded image; a larger one is a bad file, and not decoded.
+        tuning: Of DALI's graph.
 
     Raises:
         ValueError: For an argument out of range, or fewer images than one global batch.
@@ -99,6 +100,7 @@ class TwoViewLoader:
         backend: Backend = "auto",
         max_bad_files: int = 100,
         max_pixels: int = MOST_PIXELS,
+        tuning: Tuning | None = None,
     ) -> None:
         if max_bad_files < 0:
             raise ValueError(f"max_bad_files: {max_bad_files} is not allowed; it must be 0 or more")
@@ -110,7 +112,7 @@ class TwoViewLoader:
         self.source = source if isinstance(source, ImageSource) else open_source(source)
         rank, world_size = _rank_and_world_size(rank, world_size)
         self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)
-        self.maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
+        self.maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels, tuning)
         self.shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)

@@ -15,6 +15,31 @@ MOST_PIXELS = 178_956_970
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What changes the speed of DALI's graph. benchmarks/sweep.py measures which values are best on a machine.
+
+    Args:
+        hw_decoder_load: Share of the JPEGs that a GPU's decoding hardware takes, where it has any.
+        decode: once for all views, or for each view the region that it shows.
+        float16: Whether views are handed out in float16.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field.
+
+    Source:
+        0.65 is DALI's own default. GPU: not yet measured.
+    """
+
+    hw_decoder_load: float = 0.65
+    decode: Literal["once", "region"] = "once"
+    float16: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self, "hw_decoder_load", 0 <= self.hw_decoder_load <= 1, "0 to 1")
+        _require(self, "decode", self.decode in ("once", "region"), "once or region")
+
+
+@dataclass(frozen=True)
 class ViewParams:
     """One random view of an image. The operations run in the order of the fields.
 
@@ -111,7 +136,7 @@ class EvalParams:
         _check_normalisation(self)
 
 
-def _require(params: ViewParams | EvalParams, name: str, holds: bool, rule: str) -> None:
+def _require(params: ViewParams | EvalParams | Tuning, name: str, holds: bool, rule: str) -> None:
     if not holds:
         raise ValueError(f"{name}: {getattr(params, name)!r} is not allowed; it must be {rule}")
 

@@ -61,6 +61,7 @@ class Stream:
             source=self._feed,
             kind=source.kind,
             max_pixels=maker.max_pixels,
+            tuning=maker.tuning,
             device=maker.device,
             batch_size=batch_size,
             num_threads=maker.num_threads,

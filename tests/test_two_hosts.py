@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 def start(hosts: tuple[str, str], recipe: Path, *options: str) -> list[subprocess.Popen[str]]:
     """`accelerate launch` on each host, one rank each."""
+    cores = sorted(os.sched_getaffinity(0))
     return [
         subprocess.Popen(
             [
@@ -59,6 +61,8 @@ def start(hosts: tuple[str, str], recipe: Path, *options: str) -> list[subproces
             ],
             cwd=REPOSITORY,
             env={**os.environ, "GLOO_SOCKET_IFNAME": "cable"},
+            # A core each, as two ranks of one host have: another number of threads would round otherwise.
+            preexec_fn=partial(os.sched_setaffinity, 0, {cores[rank % len(cores)]}),
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 
@@ -34,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not isinstance(error, _OF_ALL_RANKS) or os.environ.get("RANK", "0") == "0":
             print(f"{'stopped' if isinstance(error, PreemptedError) else 'error'}: {error}", file=sys.stderr)
         return EXIT_PREEMPTED if isinstance(error, PreemptedError) else 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {error}; make room, and start the same line again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return code or 0

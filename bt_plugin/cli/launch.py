@@ -9,6 +9,8 @@ import subprocess
 import threading
 from typing import Any
 
+from bt_plugin.preemption import SIGNALS
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds the subcommand."""
@@ -27,16 +29,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Launches; returns the exit code of the rank that failed first."""
+    # Blocked and waited for in a thread: torch's launcher, which sets handlers of its own, would kill the
+    # ranks 30 s after it was asked to stop. Ranks inherit the mask, and lift it when they can stop.
+    # Before the imports, because NumPy starts threads, which inherit it too and would take the signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_pass_on, args=(SIGNALS,), daemon=True).start()
+
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from bt_plugin.preemption import SIGNALS
-
     parsed = launch_command_parser().parse_args(arguments.arguments)
-    # Blocked here and waited for in a thread: torch's launcher, which sets handlers of its own, would kill
-    # the ranks 30 s after it was asked to stop. Ranks inherit the mask, and lift it when they can stop.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_pass_on, args=(SIGNALS,), daemon=True).start()
     try:
         launch_command(parsed)
     except ChildFailedError as error:

@@ -131,7 +131,7 @@ def test_decoder_is_pils(photographs: list[Image.Image], mode: str, suffix: str)
 
     @pipeline_def
     def graph() -> Any:
-        return augment.decode(fn.external_source(source=iter([encoded]), batch=True), "cpu")
+        return augment.decode(fn.external_source(source=iter([encoded]), batch=True), "cpu", 0.0)
 
     (output,) = graph(batch_size=len(encoded), num_threads=1, device_id=None, prefetch_queue_depth=1).run()
     got = [np.array(output.at(index)) for index in range(len(encoded))]
@@ -144,7 +144,7 @@ def test_crop_is_torchvisions(photographs: list[Image.Image], arrays: Images) ->
     for seed in range(6):
         (draws,) = draw_views((view,), len(arrays), seed)
         got = run_dali(
-            lambda x, *drawn: augment.random_resized_crop(x, x.shape(), *drawn, view),
+            lambda x, *drawn: augment.resize(augment.cut(x, *augment.crop_window(x.shape(), *drawn, view)), view),
             arrays,
             draws.crop_area,
             draws.crop_ratio,

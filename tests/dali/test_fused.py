@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -225,6 +227,20 @@ def test_threads_need_not_wait_long_for_the_interpreter(small_data: Path) -> Non
             assert sys.getswitchinterval() == pytest.approx(expected, abs=1e-5)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_pixels_do_not_depend_on_who_compiled_the_kernel(demo_data: Path, tmp_path: Path) -> None:
+    """The process that compiles and one that finds the code in numba's cache round alike: a resumed run is the same."""
+    program = f"""
+import hashlib
+from dali_pipelines import TwoViewLoader
+(batch,) = TwoViewLoader({str(demo_data / "val")!r}, 520, "barlow_twins_32", device="cpu", backend="cpu")
+print(hashlib.sha256(b"".join(view.numpy().tobytes() for view in batch.views)).hexdigest())
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    results = [subprocess.run(command, env=environment, capture_output=True, check=True).stdout for _ in range(2)]
+    assert results[0] == results[1] != b""
 
 
 def test_memory_is_used_again_once_nobody_holds_it(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

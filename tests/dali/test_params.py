@@ -53,7 +53,9 @@ def test_evaluation_follows_the_views() -> None:
         {"hue": 0.6},
         {"brightness": -0.1},
         {"interpolation": "nearest"},
-        {"channels": 4},
+        {"channels": 0},
+        {"mean": (0.5,) * 4},
+        {"hue_space": "lab"},
         {"std": (1.0, 1.0, 0.0)},
     ],
 )

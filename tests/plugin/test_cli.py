@@ -130,3 +130,14 @@ def test_scan_of_shards_and_of_too_large_images(
     assert "96 x 96 are more than max_pixels, 9215" in (tmp_path / "large" / "bad.csv").read_text()
     assert main(["scan", str(shard), "--max-pixels", "0"]) == 2
     assert "--max-pixels: 0 is not allowed; it must be 1 to 178956970" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mount is not allowed here: {mounted.stderr.decode()}")
+    try:
+        assert main(["demo-data", str(tmp_path / "demo")]) == 2
+        assert "No space left on device" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
