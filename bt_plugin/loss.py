@@ -117,8 +117,10 @@ class BarlowTwinsLoss(nn.Module):
         if not gradients:
             return terms
         loss: Tensor = _WithGradients.apply(terms.loss, z_a, z_b, *gradients)
-        # torch 2.7's compiler does not follow _replace.
-        return LossTerms(loss, *terms[1:])
+        # Spelled out: torch 2.7's compiler follows neither _replace nor a slice.
+        return LossTerms(
+            loss, terms.invariance, terms.redundancy, terms.finite, terms.diagonal_mean, terms.embedding_std
+        )
 
     def _evaluated(self, z_a: Tensor, z_b: Tensor, needs_gradient: bool) -> tuple[LossTerms, tuple[Tensor, ...]]:
         """The terms, and the gradients of the loss by z_a and z_b if they are needed."""
