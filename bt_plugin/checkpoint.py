@@ -56,7 +56,7 @@ def save_checkpoint(accelerator: Accelerator, run_dir: Path, progress: Progress,
     partial = run_dir / f".checkpoint-{progress.step}.partial"
     failures = [distributed.from_main(lambda: _failure_of(lambda: _begin(run_dir, partial)))]
     if not any(failures):
-        failures = distributed.all_gather_objects(_failure_of(lambda: _save_state(accelerator, partial)))
+        failures = distributed.all_gather_objects(_failure_of(lambda: accelerator.save_state(str(partial))))
     if not any(failures):
         failures = [distributed.from_main(lambda: _failure_of(lambda: _complete(partial, progress)))]
     for failure in filter(None, failures):
@@ -153,7 +153,7 @@ def _read_manifest(checkpoint: Path) -> _Manifest:
     return _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes())
 
 
-def _failure_of(action: Callable[[], None]) -> str | None:
+def _failure_of(action: Callable[[], object]) -> str | None:
     # Python, torch and safetensors each have an error of their own for a full disk.
     try:
         action()
@@ -166,10 +166,6 @@ def _begin(run_dir: Path, partial: Path) -> None:
     for abandoned in run_dir.glob(".checkpoint-*.partial"):
         shutil.rmtree(abandoned)
     partial.mkdir()
-
-
-def _save_state(accelerator: Accelerator, partial: Path) -> None:
-    accelerator.save_state(str(partial))
 
 
 def _complete(partial: Path, progress: Progress) -> None:

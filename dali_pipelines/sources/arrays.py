@@ -27,7 +27,8 @@ class ArraySource(ImageSource):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The pixels."""
-        pixels = self._images[index]
+        # A copy, because torch warns of memory that cannot be written, as that of a mapped file.
+        pixels = np.array(self._images[index])
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
     def place(self, index: int) -> str:
