@@ -7,7 +7,14 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    parse_flag_from_env,
+)
 
 from bt_plugin import distributed
 from bt_plugin.errors import LaunchError, RecipeError
@@ -36,6 +43,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
     if cpu and precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
+    is_sharded = _is_sharded(precision)
     if cpu:
         # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
         torch.set_num_threads(cores_per_rank())
@@ -54,4 +62,27 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     except ValueError as error:
         raise LaunchError(f"Accelerate cannot join the ranks: {error}; {distributed.LAUNCH_REMEDY}") from error
     distributed.check_launch()
+    if is_sharded and cpu and accelerator.num_processes > 1:
+        _shard_on_cpu(accelerator)
     return accelerator
+
+
+def _is_sharded(precision: str) -> bool:
+    """Whether the launcher asks for FSDP."""
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return False
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise LaunchError(
+            "fsdp_version must be 2: version 1 flattens weights, whose norms LARS needs; launch with"
+            " recipes/accelerate/fsdp.yaml"
+        )
+    if precision == "fp16":
+        raise RecipeError("run.mixed_precision: fp16 is not allowed with FSDP; take bf16 or no")
+    return True
+
+
+def _shard_on_cpu(accelerator: Accelerator) -> None:
+    """Accelerate shards on GPUs only, though torch can on a CPU: this is how that is tried without a GPU."""
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    for state in (AcceleratorState, PartialState):
+        state._shared_state["distributed_type"] = DistributedType.FSDP

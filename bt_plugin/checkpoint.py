@@ -7,15 +7,12 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from accelerate import Accelerator
 from pydantic import BaseModel
+from torch.distributed.checkpoint import FileSystemReader
 
-from bt_plugin import distributed
 from bt_plugin.errors import CheckpointError, RecipeError
 from bt_plugin.rundir import write_atomically
 
@@ -33,53 +30,68 @@ class Progress(NamedTuple):
         loader: State of the training loader, the same on every rank.
         nonfinite_steps: Of them, how many were skipped.
         world_size: Ranks that wrote it.
+        run_id: Of the run, by which trackers know it again.
+        best: The best value of each metric that was logged, and its step.
     """
 
     step: int
     loader: dict[str, Any]
     nonfinite_steps: int
     world_size: int
+    run_id: str
+    best: dict[str, tuple[float, int]]
 
 
-def save_checkpoint(accelerator: Accelerator, run_dir: Path, progress: Progress, keep: int) -> None:
-    """Writes RUN/checkpoint-STEP, then removes all but the newest `keep`. To be called on every rank.
+class NewCheckpoint:
+    """A checkpoint that is being written, in RUN/.checkpoint-STEP.partial until it is whole. For rank 0.
 
     Args:
-        accelerator: Holds model, optimizer and scaler.
         run_dir: Of the run.
-        progress: Of the run, the same on every rank.
-        keep: Checkpoints to keep, at least 1.
-
-    Raises:
-        CheckpointError: On every rank, if any could not write; what was there before is there still.
+        step: Of the checkpoint.
     """
-    partial = run_dir / f".checkpoint-{progress.step}.partial"
-    failures = [distributed.from_main(lambda: _failure_of(lambda: _begin(run_dir, partial)))]
-    if not any(failures):
-        failures = distributed.all_gather_objects(_failure_of(lambda: accelerator.save_state(str(partial))))
-    if not any(failures):
-        failures = [distributed.from_main(lambda: _failure_of(lambda: _complete(partial, progress)))]
-    for failure in filter(None, failures):
-        newest = distributed.from_main(lambda: _abandon(partial))
-        raise CheckpointError(
-            f"{run_dir}/checkpoint-{progress.step} cannot be written: {failure}. "
-            + (f"{newest.name} stands; make room" if newest else "There is none before it; make room")
-            + ", and start the same line again"
-        )
-    distributed.from_main(lambda: _prune(run_dir, keep))
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        self.folder = run_dir / f".checkpoint-{step}.partial"
+        self._final = run_dir / f"checkpoint-{step}"
+
+    def begin(self) -> None:
+        """Makes the folder, and removes what a killed process left of others."""
+        for abandoned in self.folder.parent.glob(".checkpoint-*.partial"):
+            shutil.rmtree(abandoned)
+        self.folder.mkdir()
+
+    def complete(self, progress: Progress) -> None:
+        """Seals what is in the folder with a manifest, and gives it its name.
+
+        Raises:
+            CheckpointError: If a part that some rank wrote is not there.
+        """
+        entries = FileSystemReader(self.folder).read_metadata().storage_data.values()
+        for part in {entry.relative_path for entry in entries}:
+            if not (self.folder / part).is_file():
+                raise CheckpointError(
+                    f"{part}, which another rank wrote, is not here: run.output_dir must be on a file system that all"
+                    " machines share"
+                )
+        files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(self.folder.iterdir())}
+        write_atomically(self.folder / _MANIFEST, _Manifest(progress=progress, files=files).model_dump_json(indent=1))
+        for path in (*self.folder.iterdir(), self.folder):
+            _sync(path)
+        if self._final.exists():
+            # Damaged or incomplete: from a whole one the run would have continued.
+            os.replace(self._final, self._final.with_name(f".damaged-{self._final.name}.partial"))
+        os.replace(self.folder, self._final)
+        _sync(self._final.parent)
+
+    def abandon(self) -> None:
+        """Removes what was written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> Progress:
-    """Restores what save_checkpoint wrote; on another number of ranks, all but the random states."""
-    progress = read_progress(checkpoint)
-    accelerator.load_state(str(checkpoint))
-    # Accelerate goes on without random states that it cannot load.
-    if progress.world_size == distributed.world_size():
-        file = checkpoint / f"random_states_{accelerator.process_index}.pkl"
-        states = torch.load(file, weights_only=False)
-        if not torch.equal(states["torch_manual_seed"], torch.get_rng_state()):
-            raise CheckpointError(f"{file}: the random states cannot be restored; continue on the machines it is of")
-    return progress
+def prune(run_dir: Path, keep: int) -> None:
+    """Removes all checkpoints but the newest."""
+    for old in (*checkpoints(run_dir)[:-keep], *run_dir.glob(".damaged-checkpoint-*.partial")):
+        shutil.rmtree(old)
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -151,45 +163,6 @@ class _Manifest(BaseModel):
 
 def _read_manifest(checkpoint: Path) -> _Manifest:
     return _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes())
-
-
-def _failure_of(action: Callable[[], object]) -> str | None:
-    # Python, torch and safetensors each have an error of their own for a full disk.
-    try:
-        action()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _begin(run_dir: Path, partial: Path) -> None:
-    for abandoned in run_dir.glob(".checkpoint-*.partial"):
-        shutil.rmtree(abandoned)
-    partial.mkdir()
-
-
-def _complete(partial: Path, progress: Progress) -> None:
-    final = partial.with_name(f"checkpoint-{progress.step}")
-    files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(partial.iterdir())}
-    write_atomically(partial / _MANIFEST, _Manifest(progress=progress, files=files).model_dump_json(indent=1))
-    for path in (*partial.iterdir(), partial):
-        _sync(path)
-    if final.exists():
-        # Damaged or incomplete: from a whole one the run would have continued.
-        os.replace(final, partial.with_name(f".damaged-{final.name}.partial"))
-    os.replace(partial, final)
-    _sync(partial.parent)
-
-
-def _abandon(partial: Path) -> Path | None:
-    """Removes what was written, and returns the newest checkpoint there is."""
-    shutil.rmtree(partial, ignore_errors=True)
-    return next(reversed(checkpoints(partial.parent)), None)
-
-
-def _prune(run_dir: Path, keep: int) -> None:
-    for old in (*checkpoints(run_dir)[:-keep], *run_dir.glob(".damaged-checkpoint-*.partial")):
-        shutil.rmtree(old)
 
 
 def _newest_whole(found: list[Path]) -> Path | None:

@@ -31,7 +31,7 @@ def world_size() -> int:
 
 def is_main() -> bool:
     """Whether this is rank 0, which alone prints; also before the group is formed and after it ended."""
-    return os.environ.get("RANK", "0") == "0"
+    return distributed.get_rank() == 0 if _is_grouped() else os.environ.get("RANK", "0") == "0"
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:
@@ -88,6 +88,11 @@ def from_main(function: Callable[[], T]) -> T:
     return result
 
 
+def cpu_group(timeout: timedelta) -> Any:
+    """A group of all ranks over gloo, beside whatever the GPUs do; None in a group of one. Called on every rank."""
+    return distributed.new_group(backend="gloo", timeout=timeout) if world_size() > 1 else None
+
+
 class Vote:
     """Whether any rank says yes, as all ranks learn at the same call.
 
@@ -98,7 +103,7 @@ class Vote:
     """
 
     def __init__(self, timeout: timedelta) -> None:
-        self._group: Any = distributed.new_group(backend="gloo", timeout=timeout) if world_size() > 1 else None
+        self._group = cpu_group(timeout)
         self._yes = torch.zeros(1)
         self._under_way: distributed.Work | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,23 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+class Best:
+    """The best value of each metric so far, and the step it is of.
+
+    Args:
+        best: So far, from a checkpoint.
+    """
+
+    def __init__(self, best: dict[str, tuple[float, int]] | None = None) -> None:
+        self.values = dict(best or {})
+
+    def watch(self, step: int, lower: dict[str, float]) -> None:
+        """Of metrics that are better when they are lower; the earliest of equal ones stays."""
+        for name, value in lower.items():
+            if math.isfinite(value) and value < self.values.get(name, (math.inf, 0))[0]:
+                self.values[name] = (value, step)
 
 
 class Speed:

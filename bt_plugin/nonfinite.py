@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 # In a message.
 _NAMED_IMAGES = 16
@@ -29,8 +30,11 @@ class NonFiniteSteps:
     def is_sound(self, loss: Tensor) -> bool:
         """Whether loss and gradients are finite. The one point of a step at which the host waits for the device."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        largest = torch._foreach_norm(gradients, ord=torch.inf)
-        return bool(torch.stack([loss.detach().float(), *(each.float() for each in largest)]).isfinite().all())
+        # The sum of magnitudes: it is finite if they are, and an empty shard has one too.
+        total = nn.utils.get_total_norm(gradients, norm_type=1)
+        if isinstance(total, DTensor):
+            total = total.full_tensor()
+        return bool((loss.detach() + total).isfinite())
 
     def explained(self, finite: list[bool], names: list[list[str]]) -> str:
         """What is not finite.

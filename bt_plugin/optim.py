@@ -53,12 +53,22 @@ class LARS(torch.optim.Optimizer):
                 update = p.grad.add(p, alpha=group["weight_decay"])
                 if group["adapt"]:
                     update.mul_(_trust_ratio(p, update, group["eta"]))
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].mul_(group["momentum"]).add_(update)
-                p.sub_(state["momentum"], alpha=group["lr"])
+                momentum = self._momentum(p).mul_(group["momentum"]).add_(update)
+                p.sub_(momentum, alpha=group["lr"])
         return loss
+
+    def make_state(self) -> None:
+        """Makes every parameter's momentum, so that the state has all its parts before the first step too."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                self._momentum(p)
+
+    def _momentum(self, p: Tensor) -> Tensor:
+        state = self.state[p]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        momentum: Tensor = state["momentum"]
+        return momentum
 
 
 def _trust_ratio(p: Tensor, update: Tensor, eta: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -22,20 +23,22 @@ from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
 from bt_plugin.accumulate import accumulated_backward
 from bt_plugin.build import build_model, loader_options, open_sources
-from bt_plugin.checkpoint import Progress, load_checkpoint, save_checkpoint
+from bt_plugin.checkpoint import Progress, read_progress
+from bt_plugin.checkpoint_writer import CheckpointWriter
 from bt_plugin.collapse import CollapseSigns, warn_of_lambda
 from bt_plugin.errors import DivergenceError, LostRankError, PreemptedError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
 from bt_plugin.method import BarlowTwins
-from bt_plugin.monitor import MetricsFile, Speed
+from bt_plugin.monitor import Best, MetricsFile, Speed
 from bt_plugin.nonfinite import NonFiniteSteps
 from bt_plugin.optim import LARS, lr_scale, parameter_groups
 from bt_plugin.preemption import StopRequest
 from bt_plugin.recipe import Recipe
 from bt_plugin.resume import find_checkpoint
 from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
+from bt_plugin.state import TrainingState, with_weights_of
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
@@ -94,6 +97,8 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
         **loader_options(recipe, accelerator.device),
     )
     training = Training(recipe, accelerator, model, loader)
+    # Before the directory is another's: nobody writes there unseen.
+    held.callback(training.writer.close)
     training.run(stop)
     return _finish(training, train_source, val_source)
 
@@ -118,19 +123,26 @@ class Training:
         self.loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        model = model.to(memory_format=torch.channels_last)
+        if not accelerator.is_fsdp2:  # which shards contiguous weights only
+            model = model.to(memory_format=torch.channels_last)
         optim = recipe.optim
         rate = optim.global_batch_size / 256
         groups = parameter_groups(model, optim.lr_weights * rate, optim.lr_biases * rate, optim.weight_decay)
         optimizer = LARS(groups, lr=0.0, momentum=optim.momentum, eta=optim.eta)
         # The loader shards itself, and the schedule is a function of the step: neither is prepared.
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        optimizer.make_state()
+        timeout = timedelta(seconds=recipe.run.timeout_s)
+        self.state = TrainingState(accelerator, self.model, optimizer, timeout)
+        self.writer = CheckpointWriter(self.state, self.run_dir, recipe.run.keep_checkpoints)
         self.steps_per_epoch = len(loader) // optim.accumulation_steps
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, recipe.run.max_steps or self.total_steps)
         self.step = 0
         self.nonfinite = NonFiniteSteps(accelerator.unwrap_model(self.model))
         self.collapse = CollapseSigns()
+        self.best = Best()
+        self.run_id = uuid.uuid4().hex
 
     def run(self, stop: StopRequest) -> None:
         """Trains from the newest checkpoint, or from the beginning, to the last step or until it shall stop."""
@@ -149,17 +161,19 @@ class Training:
                     bar.update()
                     if self.step % self.recipe.run.log_every_steps == 0:
                         self._log(terms, speed, metrics, bar)
-                    shall_stop = vote.ask(stop.is_made)
+                    shall_stop = vote.ask(stop.is_made or self.writer.has_failed)
                     if self.step % every == 0 or self.step == self.last_step or shall_stop:
                         self._save()
                     if self.step == self.last_step:
                         break
                     if shall_stop:
+                        self.writer.settle()
                         self.accelerator.end_training()
                         raise PreemptedError(
                             f"asked to stop at step {self.step}; the same line goes on from"
                             f" {self.run_dir}/checkpoint-{self.step}"
                         )
+        self.writer.settle()
         vote.close()
         if metrics:
             metrics.close()
@@ -215,6 +229,7 @@ class Training:
         names = ("loss", "invariance", "redundancy", "diagonal_mean", "embedding_std")
         values = {name: getattr(terms, name).item() for name in names}
         self.collapse.watch(self.step, values["diagonal_mean"], values["embedding_std"])
+        self.best.watch(self.step, lower={"loss": values["loss"]})
         values |= {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **speed.report()}
         values["nonfinite_steps"] = self.nonfinite.total
         metrics.write({"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, **values})
@@ -225,22 +240,31 @@ class Training:
         )
 
     def _save(self) -> None:
-        progress = Progress(self.step, self.loader.state_dict(), self.nonfinite.total, self.accelerator.num_processes)
-        save_checkpoint(self.accelerator, self.run_dir, progress, self.recipe.run.keep_checkpoints)
+        self.writer.write(
+            Progress(
+                step=self.step,
+                loader=self.loader.state_dict(),
+                nonfinite_steps=self.nonfinite.total,
+                world_size=self.accelerator.num_processes,
+                run_id=self.run_id,
+                best=dict(self.best.values),
+            )
+        )
 
     def _resume(self) -> None:
         world_size = self.accelerator.num_processes
         checkpoint = distributed.from_main(lambda: find_checkpoint(self.recipe, world_size))
         if checkpoint is None:
             return
-        progress = load_checkpoint(self.accelerator, checkpoint)
+        progress = read_progress(checkpoint)
+        self.state.restore(checkpoint, with_random_states=progress.world_size == world_size)
         try:
             self.loader.load_state_dict(progress.loader)
         except ValueError as error:
             raise RecipeError(f"{checkpoint}: {error}") from error
         if progress.world_size != world_size:
             set_seed(self.recipe.run.seed + progress.step, device_specific=True)
-        self.step = progress.step
+        self.step, self.run_id, self.best = progress.step, progress.run_id, Best(progress.best)
         self.nonfinite = NonFiniteSteps(self.accelerator.unwrap_model(self.model), progress.nonfinite_steps)
 
     def _progress_bar(self) -> tqdm[Any]:
@@ -258,7 +282,7 @@ class Training:
 def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> dict[str, Any]:
     """Export, evaluation, summary."""
     recipe, accelerator = training.recipe, training.accelerator
-    model = accelerator.unwrap_model(training.model)
+    model = with_weights_of(training.model, build_model(recipe)).to(accelerator.device)
     if accelerator.is_main_process:
         export_model(model, recipe, training.run_dir, training.step)
     knn = evaluate_knn(recipe, model, build_model(recipe), train, val, accelerator.device)
@@ -269,6 +293,7 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
         "world_size": accelerator.num_processes,
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
+        "best": {name: {"value": value, "step": step} for name, (value, step) in training.best.values.items()},
         "knn_top1": knn,
         "versions": versions(),
     }

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_plugin import distributed
 from bt_plugin.build import loader_options
 from bt_plugin.evaluate.features import extract_features, raw_pixels
 from bt_plugin.evaluate.knn import knn_top1
@@ -52,8 +51,6 @@ def evaluate_knn(
         known, queries = (extract_features(embed, EvalLoader(source, **options), device) for source in (bank, val))
         return knn_top1(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
 
-    # Where BatchNorm is not synchronised, on a CPU, ranks differ in it; rank 0's network is the one exported.
-    distributed.broadcast_(model.buffers())
     scores = {"raw": top1(raw_pixels), "untrained": top1(untrained.backbone.to(device).eval())}
     # Every rank estimates on the same images, so that all have the same network.
     first = EvalLoader(_subset(bank, _CALIBRATION_IMAGES, recipe.run.seed), rank=0, world_size=1, **options)

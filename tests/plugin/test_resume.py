@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from accelerate import Accelerator
+from torch import nn
 
-from bt_plugin.checkpoint import Progress, save_checkpoint
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.resume import find_checkpoint
+from tests.saved import progress, state_of, write
 
 STEPS_PER_EPOCH = 4
 
@@ -21,9 +21,10 @@ def at(small_recipe: Path, *overrides: str, steps: tuple[int, ...], world_size: 
     recipe = load_recipe(small_recipe, list(overrides))
     run_dir = Path(recipe.run.output_dir)
     run_dir.mkdir()
+    state = state_of(nn.Linear(2, 2))
     for step in steps:
         loader = {"epoch": step // STEPS_PER_EPOCH, "step": step % STEPS_PER_EPOCH}
-        save_checkpoint(Accelerator(cpu=True), run_dir, Progress(step, loader, 0, world_size=2), keep=9)
+        write(state, run_dir, progress(step, world_size=2, loader=loader), keep=9)
     found = find_checkpoint(recipe, world_size)
     return found and found.relative_to(run_dir)
 
@@ -66,7 +67,7 @@ def test_a_damaged_newest_one_is_kept_aside(small_recipe: Path, tmp_path: Path) 
     at(small_recipe, steps=(4, 6))
     manifest = tmp_path / "run" / "checkpoint-6" / "manifest.json"
     content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(content | {"files": {"model.safetensors": [1, "x"]}}))
+    manifest.write_text(json.dumps(content | {"files": {"__0_0.distcp": [1, "x"]}}))
     found = find_checkpoint(load_recipe(small_recipe), 2)
     assert found is not None
     assert found.name == "checkpoint-4"

@@ -21,6 +21,7 @@ from bt_plugin.recipe_file import load_recipe
 from bt_plugin.train import pretrain
 from dali_pipelines import BadImageError, image_folder
 from tests.dali.sources.test_tars import write_shard
+from tests.saved import weights_in
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +45,17 @@ def learning(run_dir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in ("images_per_s", "data_wait")} for line in metrics(run_dir)]
 
 
+def best(run_dir: Path) -> dict[str, Any]:
+    of_run: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())["best"]
+    return of_run
+
+
 def test_a_run_writes_all_it_says(small_recipe: Path, tmp_path: Path) -> None:
     summary = train(small_recipe)
     run_dir = tmp_path / "run"
     assert summary == json.loads((run_dir / "summary.json").read_text())
+    losses = [line["loss"] for line in metrics(run_dir)]
+    assert summary["best"]["loss"] == {"value": min(losses), "step": 1 + losses.index(min(losses))}
     assert (summary["step"], summary["epochs"], summary["world_size"]) == (12, 3, 1)
     assert set(summary["knn_top1"]) == {"raw", "untrained", "calibrated", "pretrained"}
     assert all(0 <= value <= 1 for value in summary["knn_top1"].values())
@@ -80,8 +88,7 @@ def test_the_export_loads_where_it_should(small_recipe: Path, tmp_path: Path) ->
     assert not missing.unexpected_keys
 
     model = build_model(load_recipe(small_recipe, list(overrides)))
-    trained = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
-    model.load_state_dict(trained)
+    model.load_state_dict(weights_in(tmp_path / "run" / "checkpoint-2"))
     images = torch.rand(4, 3, 32, 32)
     theirs.fc = torch.nn.Identity()
     with torch.no_grad():
@@ -107,6 +114,7 @@ def test_a_stopped_run_continues_as_the_same_run(
     train(small_recipe, steps, "run.checkpoint_every_steps=3")
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
     assert learning(run_dir) == learning(whole)
+    assert best(run_dir) == best(whole)
     for name in ("export/backbone.safetensors", "export/projector.safetensors"):
         ours, theirs = load_file(run_dir / name), load_file(whole / name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -140,9 +148,7 @@ def test_divergence_ends_the_run_before_the_weights_are_touched(small_recipe: Pa
         DivergenceError, match=rf"step {2 + most}: the embeddings of rank 0 are not finite, .*optim\.lr_weights"
     ):
         train(small_recipe, *options, f"run.max_nonfinite_steps={most}")
-    first, last = (
-        load_file(tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors") for step in (max(most, 1), 1 + most)
-    )
+    first, last = (weights_in(tmp_path / "run" / f"checkpoint-{step}") for step in (max(most, 1), 1 + most))
     assert all(torch.equal(first[key], last[key]) for key in first)
 
 

@@ -1,0 +1,135 @@
+"""Everything of a run that moves: one state, whether a rank holds the whole model or a shard of it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import random
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from bt_plugin import distributed
+from bt_plugin.errors import CheckpointError
+
+M = TypeVar("M", bound=nn.Module)
+
+# Said at each save and load of a run of one rank, which is no mistake.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+
+
+class TrainingState:
+    """Weights, BatchNorm's statistics, optimizer, gradient scaler, and the random states of this rank.
+
+    Its layout does not depend on how the model is distributed, nor over how many ranks.
+
+    Args:
+        accelerator: Of this rank.
+        model: Prepared by it.
+        optimizer: Of its parameters, with the state of each made.
+        timeout: After which a rank that does not take part in writing is an error.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, timeout: timedelta
+    ) -> None:
+        self.group = distributed.cpu_group(timeout)
+        self._accelerator = accelerator
+        self._model = model
+        self._optimizer = optimizer
+        # Pinned memory that is kept makes a GPU's copy a matter of milliseconds.
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=accelerator.device.type == "cuda")
+
+    def copied(self) -> dict[str, Any]:
+        """A copy in the host's memory, which stays as it is until the next one. To be called on every rank."""
+        _agree_on_buffers(self._model)
+        state = self._current()
+        state["random"] = {self._rank: _random_states(self._accelerator.device)}
+        copy: dict[str, Any] = self._stager.stage(state)
+        return copy
+
+    def restore(self, checkpoint: Path, with_random_states: bool) -> None:
+        """Takes over what a checkpoint holds. To be called on every rank.
+
+        Args:
+            checkpoint: A whole one.
+            with_random_states: Whether it is of as many ranks, so that each has its own there.
+
+        Raises:
+            CheckpointError: If something is not in it, or does not fit.
+        """
+        state = self._current()
+        if with_random_states:
+            state["random"] = {self._rank: b""}
+        try:
+            dcp.load(state, checkpoint_id=checkpoint, process_group=self.group)
+        except CheckpointException as error:
+            raise CheckpointError(f"{checkpoint} does not fit this run: {first_failure(error)}") from error
+        set_state_dict(
+            self._model,
+            self._optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+        )
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        if with_random_states:
+            _set_random_states(state["random"][self._rank], self._accelerator.device)
+
+    @property
+    def _rank(self) -> str:
+        return str(self._accelerator.process_index)
+
+    def _current(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self._model, self._optimizer)
+        state = {"model": model, "optimizer": optimizer}
+        if self._accelerator.scaler is not None:
+            state["scaler"] = self._accelerator.scaler.state_dict()
+        return state
+
+
+def with_weights_of(model: nn.Module, plain: M) -> M:
+    """The plain model with the weights of one that may be sharded or wrapped. To be called on every rank."""
+    _agree_on_buffers(model)
+    plain.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+    return plain
+
+
+def first_failure(error: CheckpointException) -> str:
+    """What went wrong on the first rank on which something did."""
+    rank, (cause, _) = min(error.failures.items())
+    return f"{type(cause).__name__}: {cause}" + (f" (rank {rank})" if rank else "")
+
+
+def _agree_on_buffers(model: nn.Module) -> None:
+    """Where BatchNorm is not synchronised, on a CPU, ranks differ in its statistics; rank 0's are the model's."""
+    distributed.broadcast_(model.buffers())
+
+
+def _random_states(device: torch.device) -> bytes:
+    of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state(), of_gpu))
+
+
+def _set_random_states(states: bytes, device: torch.device) -> None:
+    of_python, of_numpy, of_torch, of_gpu = pickle.load(io.BytesIO(states))
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)
+    torch.set_rng_state(of_torch)
+    if of_gpu is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(of_gpu, device)
