@@ -72,7 +72,7 @@ def _is_sharded(precision: str) -> bool:
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return False
     if os.environ.get("FSDP_VERSION") != "2":
-        raise LaunchError(
+        raise RecipeError(
             "fsdp_version must be 2: version 1 flattens weights, whose norms LARS needs; launch with"
             " recipes/accelerate/fsdp.yaml"
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,17 @@ from tests.conftest import REPOSITORY
 DEATHS = 20
 
 
-def live(recipe: Path, folder: Path, world_size: int, deaths: list[int]) -> int:
+def live(
+    recipe: Path,
+    folder: Path,
+    world_size: int,
+    deaths: Sequence[int] = (),
+    options: Sequence[str] = ("run.checkpoint_every_steps=1",),
+    **environment: str,
+) -> int:
     """How many runs were killed."""
     scenario = {
-        "arguments": [str(recipe), f"run.output_dir={folder}", "run.checkpoint_every_steps=1"],
+        "arguments": [str(recipe), f"run.output_dir={folder}", *options],
         "folder": str(folder),
         "world_size": world_size,
         "deaths": deaths,
@@ -30,7 +39,8 @@ def live(recipe: Path, folder: Path, world_size: int, deaths: list[int]) -> int:
     path = folder.with_suffix(".json")
     path.write_text(json.dumps(scenario))
     command = [sys.executable, "-m", "tests.mortal", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=500)
+    env = {**os.environ, **environment}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=500, env=env)
     assert result.returncode == 0, result.stderr
     return int(path.with_suffix(".killed").read_text())
 
@@ -47,7 +57,7 @@ def test_a_run_survives_anything(small_recipe: Path, tmp_path: Path, world_size:
     rng = random.Random(world_size)
     deaths = [rng.randint(9, 45) for _ in range(DEATHS)]
     killed = live(small_recipe, tmp_path / "mortal", world_size, deaths)
-    assert live(small_recipe, tmp_path / "whole", world_size, []) == 0
+    assert live(small_recipe, tmp_path / "whole", world_size) == 0
     assert killed >= DEATHS // 2, "later lives find the run done"
     assert learnt(tmp_path / "mortal") == learnt(tmp_path / "whole")
     ours, theirs = (load_file(tmp_path / name / "export" / "backbone.safetensors") for name in ("mortal", "whole"))

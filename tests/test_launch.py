@@ -49,17 +49,17 @@ def test_two_ranks_train_as_one_group(small_recipe: Path, tmp_path: Path) -> Non
     assert summary["world_size"] == 2
     assert [line["step"] for line in metrics(run_dir)] == list(range(1, 13))
     checkpoint = run_dir / "checkpoint-12"
-    assert (checkpoint / "random_states_1.pkl").is_file(), "both ranks are in the checkpoint"
+    assert (checkpoint / "__1_0.distcp").is_file(), "both ranks are in the checkpoint"
 
 
 @pytest.mark.distributed
 def test_rank_0_alone_writes(small_recipe: Path, tmp_path: Path) -> None:
-    """But for the other ranks' random states, which torch.save writes, unseen by Python."""
+    """But for the other ranks' parts of a checkpoint."""
     result = launch(CPU_2PROC, str(small_recipe), module="tests.audited", AUDIT=str(tmp_path))
     assert result.returncode == 0, result.stderr
     opened = [map(Path, (tmp_path / str(rank)).read_text().splitlines()) for rank in range(2)]
     by_main, by_other = ([path.name for path in paths if path.is_relative_to(tmp_path / "run")] for paths in opened)
-    assert by_other == []
+    assert set(by_other) == {"__1_0.distcp"}
     for name in ("metrics.jsonl", ".summary.json.partial", ".recipe.yaml.partial"):
         assert name in by_main
     assert any(name.startswith("events.") for name in by_main)
