@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,12 +14,15 @@ from accelerate.utils import (
     DistributedType,
     FullyShardedDataParallelPlugin,
     InitProcessGroupKwargs,
+    ProjectConfiguration,
     parse_flag_from_env,
 )
 
 from bt_plugin import distributed
 from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.recipe import Recipe
+from bt_plugin.rundir import TENSORBOARD
+from bt_plugin.trackers import check_trackers
 from dali_pipelines.backends import cores_per_rank
 
 
@@ -43,6 +47,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
     if cpu and precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
+    check_trackers(recipe)
     is_sharded = _is_sharded(precision)
     if cpu:
         # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
@@ -52,8 +57,8 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=precision,
-            log_with="tensorboard",
-            project_dir=recipe.run.output_dir,
+            log_with=recipe.run.trackers,
+            project_config=ProjectConfiguration(recipe.run.output_dir, str(Path(recipe.run.output_dir, TENSORBOARD))),
             kwargs_handlers=[
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
                 InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.timeout_s)),

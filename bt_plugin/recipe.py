@@ -151,6 +151,8 @@ class Run(_Section):
     """Of the backbone and the projector; auto is what `accelerate launch` says. The loss is float32 always."""
     log_every_steps: Positive = 10
     """Steps between two lines of metrics."""
+    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    """Who is told the metrics besides metrics.jsonl."""
     checkpoint_every_steps: Positive | None = None
     """Steps between two checkpoints; null is once an epoch."""
     keep_checkpoints: Positive = 2

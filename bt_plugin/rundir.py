@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 EXPORT = "export"
 SUMMARY = "summary.json"
 _LOCK = ".lock"
@@ -36,7 +37,7 @@ _FREE_KEYS = {
     "data": {"train", "val", "backend", "num_threads", "prefetch", "max_bad_files", "max_pixels"},
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
-        "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic",
+        "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic", "trackers",
     },
     "eval": set(Recipe.model_fields["eval"].default.__class__.model_fields),
 }  # fmt: skip

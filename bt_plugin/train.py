@@ -39,6 +39,7 @@ from bt_plugin.recipe import Recipe
 from bt_plugin.resume import find_checkpoint
 from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
 from bt_plugin.state import TrainingState, with_weights_of
+from bt_plugin.trackers import start_trackers
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
@@ -152,7 +153,7 @@ class Training:
         accumulation = self.recipe.optim.accumulation_steps
         speed = Speed(self.recipe.optim.global_batch_size // accumulation)
         metrics = MetricsFile(self.run_dir, self.step) if self.accelerator.is_main_process else None
-        self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
+        start_trackers(self.accelerator, self.recipe, self.run_id, self.step)
         with self._progress_bar() as bar:
             while self.step < self.last_step:
                 batches = speed.watch(self.loader)

@@ -20,7 +20,7 @@ LAYERS = [
     {"bt_plugin.evaluate", "bt_plugin.export", "bt_plugin.resume"},
     {"bt_plugin.build", "bt_plugin.accelerator"},
     {"bt_plugin.checkpoint_writer"},
-    {"bt_plugin.checkpoint", "bt_plugin.monitor", "bt_plugin.state"},
+    {"bt_plugin.checkpoint", "bt_plugin.monitor", "bt_plugin.state", "bt_plugin.trackers"},
     {"bt_plugin.rundir"},
     {"bt_plugin.recipe_file"},
     {"bt_plugin.recipe"},

@@ -44,7 +44,7 @@ def test_an_accelerate_configuration_is_valid(file: Path) -> None:
     content = yaml.safe_load(text)
     # Launchers compare with the string; YAML would read a bare no as false.
     assert content["mixed_precision"] == "no"
-    assert content["distributed_type"] in ("NO", "MULTI_GPU")
+    assert content["distributed_type"] in ("NO", "MULTI_GPU", "FSDP")
 
 
 def test_the_paper_s_recipe_is_the_official_run_with_the_true_gradient() -> None:
