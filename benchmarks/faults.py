@@ -148,7 +148,7 @@ def damage(run_dir: Path, processes: list[subprocess.Popen[bytes]]) -> None:
     while len(checkpoints(run_dir)) < 2:
         time.sleep(0.01)
     kill(run_dir, processes)
-    path = checkpoints(run_dir)[-1] / "model.safetensors"
+    path = checkpoints(run_dir)[-1] / "__0_0.distcp"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
