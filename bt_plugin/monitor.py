@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
 
 from bt_plugin.rundir import METRICS
 
@@ -93,6 +96,18 @@ class Speed:
         self._since_s = time.perf_counter()
         self._waited_s = 0.0
         self._steps = 0
+
+
+def progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
+    """Of a run's steps; few lines where it goes into a file."""
+    return tqdm(
+        total=total,
+        initial=done,
+        desc="pretrain",
+        unit="step",
+        mininterval=0.1 if sys.stderr.isatty() else 30,
+        disable=not shown,
+    )
 
 
 def _whole_lines(path: Path) -> list[str]:

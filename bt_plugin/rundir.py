@@ -15,9 +15,11 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
 
+from bt_plugin import distributed
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
@@ -79,6 +81,29 @@ def claim_run_dir(recipe: Recipe) -> RunLock:
     if not (folder / RECIPE).exists():
         write_atomically(folder / RECIPE, recipe.to_yaml())
     return lock
+
+
+def check_shared(recipe: Recipe, within_s: float = 60.0) -> None:
+    """Refuses a directory that not all ranks see, for each writes a part of a checkpoint there. On every rank.
+
+    Args:
+        recipe: Of a run whose directory rank 0 has claimed.
+        within_s: How long a network's file system may take to show what another machine wrote.
+
+    Raises:
+        RecipeError: If it is on a disk of rank 0's machine.
+    """
+    deadline_s = time.monotonic() + within_s
+    folder = Path(recipe.run.output_dir)
+    # A listing, unlike a look for one name, is not answered from what was seen before.
+    while not (seen := folder.is_dir() and RECIPE in os.listdir(folder)) and time.monotonic() < deadline_s:
+        time.sleep(0.5)
+    blind = [rank for rank, sees in enumerate(distributed.all_gather_objects(seen)) if not sees]
+    if blind:
+        raise RecipeError(
+            f"run.output_dir: rank {', '.join(map(str, blind))} does not see what rank 0 wrote to {folder}; name a"
+            " directory on a file system that all machines share"
+        )
 
 
 class RunLock:

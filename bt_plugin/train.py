@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,13 +30,13 @@ from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model, versions
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
 from bt_plugin.method import BarlowTwins
-from bt_plugin.monitor import Best, MetricsFile, Speed
+from bt_plugin.monitor import Best, MetricsFile, Speed, progress_bar
 from bt_plugin.nonfinite import NonFiniteSteps
 from bt_plugin.optim import LARS, lr_scale, parameter_groups
 from bt_plugin.preemption import StopRequest
 from bt_plugin.recipe import Recipe
 from bt_plugin.resume import find_checkpoint
-from bt_plugin.rundir import SUMMARY, check_run_dir, claim_run_dir, write_atomically
+from bt_plugin.rundir import SUMMARY, check_run_dir, check_shared, claim_run_dir, write_atomically
 from bt_plugin.state import TrainingState, with_weights_of
 from bt_plugin.trackers import start_trackers
 from dali_pipelines.loaders import Batch, TwoViewLoader
@@ -85,6 +84,7 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
         held.callback(claim_run_dir(recipe).release)
 
     distributed.from_main(claim)
+    check_shared(recipe)
     loader = TwoViewLoader(
         train_source,
         batch_size,
@@ -154,7 +154,7 @@ class Training:
         speed = Speed(self.recipe.optim.global_batch_size // accumulation)
         metrics = MetricsFile(self.run_dir, self.step) if self.accelerator.is_main_process else None
         start_trackers(self.accelerator, self.recipe, self.run_id, self.step)
-        with self._progress_bar() as bar:
+        with progress_bar(self.last_step, self.step, self.accelerator.is_main_process) as bar:
             while self.step < self.last_step:
                 batches = speed.watch(self.loader)
                 for micro_batches in zip(*[batches] * accumulation):
@@ -267,17 +267,6 @@ class Training:
             set_seed(self.recipe.run.seed + progress.step, device_specific=True)
         self.step, self.run_id, self.best = progress.step, progress.run_id, Best(progress.best)
         self.nonfinite = NonFiniteSteps(self.accelerator.unwrap_model(self.model), progress.nonfinite_steps)
-
-    def _progress_bar(self) -> tqdm[Any]:
-        return tqdm(
-            total=self.last_step,
-            initial=self.step,
-            desc="pretrain",
-            unit="step",
-            # A log file wants few lines.
-            mininterval=0.1 if sys.stderr.isatty() else 30,
-            disable=not self.accelerator.is_main_process,
-        )
 
 
 def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from bt_plugin.monitor import MetricsFile, Speed
+from bt_plugin.monitor import Best, MetricsFile, Speed
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -40,3 +40,10 @@ def test_speed_counts_images_and_waiting() -> None:
     assert 0.3 < report["data_wait"] < 0.7
     assert 150 < report["images_per_s"] < 4 * 32 / 0.4 + 1
     assert speed.report()["images_per_s"] == 0, "each report begins anew"
+
+
+def test_the_best_is_kept_with_its_step() -> None:
+    best = Best({"loss": (3.0, 4)})
+    for step, loss in ((5, 3.0), (6, float("nan")), (7, 2.0), (8, float("-inf")), (9, 2.5)):
+        best.watch(step, lower={"loss": loss, "other": loss})
+    assert best.values == {"loss": (2.0, 7), "other": (2.0, 7)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
-from bt_plugin.rundir import RunLock, check_run_dir, claim_run_dir
+from bt_plugin.rundir import RunLock, check_run_dir, check_shared, claim_run_dir
+from tests.ranks import run_ranks
 
 
 @pytest.fixture
@@ -92,3 +94,29 @@ def test_a_file_is_refused(recipe: Recipe) -> None:
     Path(recipe.run.output_dir).write_text("")
     with pytest.raises(RecipeError, match="is a file"):
         check_run_dir(recipe)
+
+
+def seen_by_each(rank: int, recipe: str, folder: str) -> str:
+    """Rank 1 is on a machine with a disk of its own, where it looks is another place."""
+    loaded = load_recipe(Path(recipe), [f"run.output_dir={folder}/{rank}"])
+    if rank == 0:
+        claim_run_dir(loaded).release()
+    try:
+        check_shared(loaded, within_s=0.1)
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.distributed
+def test_a_directory_that_is_not_shared_is_refused_on_every_rank(small_recipe: Path, tmp_path: Path) -> None:
+    first, second = run_ranks(2, seen_by_each, str(small_recipe), str(tmp_path))
+    assert f"rank 1 does not see what rank 0 wrote to {tmp_path}/0" in first
+    assert "rank 1 does not see" in second
+
+
+def test_a_directory_that_is_shared_is_not_waited_for(recipe: Recipe) -> None:
+    claim_run_dir(recipe).release()
+    begun_s = time.monotonic()
+    check_shared(recipe)
+    assert time.monotonic() - begun_s < 0.4
