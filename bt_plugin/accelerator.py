@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,20 +14,21 @@ from accelerate.utils import (
     DistributedType,
     FullyShardedDataParallelPlugin,
     InitProcessGroupKwargs,
-    ProjectConfiguration,
     parse_flag_from_env,
 )
 
 from bt_plugin import distributed
 from bt_plugin.errors import LaunchError, RecipeError
-from bt_plugin.recipe import Recipe
-from bt_plugin.rundir import TENSORBOARD
-from bt_plugin.trackers import check_trackers
+from bt_plugin.recipe import Launched
 from dali_pipelines.backends import cores_per_rank
 
 
-def build_accelerator(recipe: Recipe) -> Accelerator:
+def build_accelerator(run: Launched, **options: Any) -> Accelerator:
     """Joins the ranks that were launched.
+
+    Args:
+        run: The recipe's section.
+        options: More of Accelerator's, such as its trackers.
 
     Raises:
         RecipeError: If the device or the precision is not to be had here.
@@ -35,19 +36,18 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     """
     launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     has_gpu = torch.cuda.is_available() and not launched_on_cpu
-    if recipe.run.device == "gpu" and not has_gpu:
+    if run.device == "gpu" and not has_gpu:
         reason = "the launcher says use_cpu" if launched_on_cpu else "torch sees no CUDA device"
         raise RecipeError(f"run.device: gpu is not allowed here, {reason}; take auto or cpu, or another launcher")
-    if recipe.run.deterministic:
+    if run.deterministic:
         # cuBLAS reads it when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    cpu = recipe.run.device == "cpu" or not has_gpu
-    asked = recipe.run.mixed_precision
+    cpu = run.device == "cpu" or not has_gpu
+    asked = run.mixed_precision
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
     if cpu and precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
-    check_trackers(recipe)
     is_sharded = _is_sharded(precision)
     if cpu:
         # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
@@ -57,12 +57,11 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=precision,
-            log_with=recipe.run.trackers,
-            project_config=ProjectConfiguration(recipe.run.output_dir, str(Path(recipe.run.output_dir, TENSORBOARD))),
             kwargs_handlers=[
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.timeout_s)),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s)),
             ],
+            **options,
         )
     except ValueError as error:
         raise LaunchError(f"Accelerate cannot join the ranks: {error}; {distributed.LAUNCH_REMEDY}") from error

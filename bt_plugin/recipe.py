@@ -19,11 +19,13 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys that belong together; others are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Data(_Section):
+class Data(Section):
     train: Annotated[str, Field(min_length=1)]
     """The training images: a folder, CLASS/*.jpg or images without classes; a .csv, .tsv or .txt list of files; .tar
     shards, with wildcards and braces; or a .npz file with the arrays images and labels."""
@@ -41,7 +43,7 @@ class Data(_Section):
     """Height times width of an encoded image; a larger one is not decoded and counts as unreadable."""
 
 
-class _Changes(_Section):
+class _Changes(Section):
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
 
@@ -58,7 +60,7 @@ else:
     )
 
 
-class Views(_Section):
+class Views(Section):
     preset: str = "barlow_twins"
     """barlow_twins, or barlow_twins_32 for images of about 32 px (no blur)."""
     both: _ViewChanges = _ViewChanges()
@@ -90,7 +92,7 @@ class Views(_Section):
         return replace(preset, views=tuple(views))
 
 
-class Model(_Section):
+class Model(Section):
     backbone: str = "torchvision/resnet50"
     """torchvision/NAME or timm/NAME."""
     stem: Literal["standard", "small"] = "standard"
@@ -103,14 +105,14 @@ class Model(_Section):
     """Widths of the projector's layers; the last is the dimension of the embeddings."""
 
 
-class Loss(_Section):
+class Loss(Section):
     lambda_param: Rate | Literal["auto"] = 5.1e-3
     """Weight of the redundancy-reduction term; auto is 1 / D."""
     form: Literal["auto", "cross", "gram"] = "auto"
     """How that term is computed; the values are equal."""
 
 
-class Optim(_Section):
+class Optim(Section):
     epochs: Positive = 1000
     """Epochs of training."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 10.0
@@ -140,15 +142,24 @@ class Optim(_Section):
         return self
 
 
-class Run(_Section):
-    output_dir: Annotated[str, Field(min_length=1)]
-    """Where the run writes; a directory of its own."""
+class Launched(Section):
+    """What a rank needs to know to join the others."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """Of weights, order and augmentations."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Of training and of DALI; auto is gpu where there is one."""
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     """Of the backbone and the projector; auto is what `accelerate launch` says. The loss is float32 always."""
+    timeout_s: Positive = 1800
+    """After which a rank that waits for another gives up, and the run ends: nobody waits for ever."""
+    deterministic: bool = False
+    """Whether torch may take only algorithms that give the same bits every time; slower on a GPU."""
+
+
+class Run(Launched):
+    output_dir: Annotated[str, Field(min_length=1)]
+    """Where the run writes; a directory of its own."""
     log_every_steps: Positive = 10
     """Steps between two lines of metrics."""
     trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
@@ -159,20 +170,16 @@ class Run(_Section):
     """Newest checkpoints that are kept."""
     resume: Annotated[str, Field(min_length=1)] = "latest"
     """latest, never, or the path of a checkpoint of this run."""
-    timeout_s: Positive = 1800
-    """After which a rank that waits for another gives up, and the run ends: nobody waits for ever."""
     on_world_change: Literal["refuse", "epoch", "continue"] = "refuse"
     """Where a run goes on with another number of ranks than its checkpoint, in the middle of an epoch. epoch goes back
     to the newest checkpoint at an epoch's edge; continue goes on with the same images, and new random states."""
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = 10
     """Steps in a row whose loss or gradient may be NaN or infinite; they are skipped on all ranks."""
-    deterministic: bool = False
-    """Whether torch may take only algorithms that give the same bits every time; slower on a GPU."""
     max_steps: Positive | None = None
     """Ends the run early, for trials; the schedule still spans all epochs."""
 
 
-class Eval(_Section):
+class Eval(Section):
     knn: bool = True
     """Whether the run ends with a kNN evaluation on data.val."""
     knn_k: Positive = 20
@@ -185,7 +192,7 @@ class Eval(_Section):
     """Images a rank evaluates at a time."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run. Every key has its official value unless the recipe says otherwise."""
 
     data: Data

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,8 @@ from pydantic_core import ErrorDetails
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 
+S = TypeVar("S", bound=BaseModel)
+
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a recipe and applies `section.key=value` overrides to it.
@@ -22,6 +24,36 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: For a file that cannot be read, and for every key that is wrong.
     """
+    return load_as(Recipe, path, overrides)
+
+
+def load_as(
+    kind: type[S], path: str | Path | None, overrides: list[str] | None = None, beneath: dict[str, Any] | None = None
+) -> S:
+    """Reads a recipe of some kind.
+
+    Args:
+        kind: Of recipe.
+        path: Of the YAML file; without one there is what is beneath.
+        overrides: `section.key=value`, which come last.
+        beneath: Sections and keys that count where the file does not give them.
+
+    Raises:
+        RecipeError: For a file that cannot be read, and for every key that is wrong.
+    """
+    content = _merged(beneath or {}, _read(path, kind) if path is not None else {})
+    for override in overrides or []:
+        _apply(content, override)
+    try:
+        # As JSON, because pydantic's strict mode then takes lists for tuples, and nothing else for another.
+        return kind.model_validate_json(json.dumps(content, default=str), strict=True)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        lines = "\n".join(f"  {_explained(detail, kind)}" for detail in details)
+        raise RecipeError(f"{path or 'recipe'}: {len(details)} thing(s) to correct\n{lines}") from error
+
+
+def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
         content = _parse(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -29,16 +61,16 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: must hold the sections {', '.join(Recipe.model_fields)}")
-    for override in overrides or []:
-        _apply(content, override)
-    try:
-        # As JSON, because pydantic's strict mode then takes lists for tuples, and nothing else for another.
-        return Recipe.model_validate_json(json.dumps(content, default=str), strict=True)
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        lines = "\n".join(f"  {_explained(detail)}" for detail in details)
-        raise RecipeError(f"{path}: {len(details)} thing(s) to correct\n{lines}") from error
+        raise RecipeError(f"{path}: must hold the sections {', '.join(kind.model_fields)}")
+    return content
+
+
+def _merged(beneath: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {**beneath, **above}
+    for key in beneath.keys() & above.keys():
+        if isinstance(beneath[key], dict) and isinstance(above[key], dict):
+            both[key] = _merged(beneath[key], above[key])
+    return both
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -56,11 +88,11 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise RecipeError(f"{override!r}: the value is not YAML: {error}") from error
 
 
-def _explained(detail: ErrorDetails) -> str:
+def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:
     """One error of pydantic's, with the remedy."""
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        keys = _keys_beside(detail["loc"])
+        keys = _keys_beside(detail["loc"], kind)
         near = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys)}"
         return f"{where}: {detail['input']!r} is given to an unknown key; {remedy}"
@@ -74,8 +106,8 @@ def _explained(detail: ErrorDetails) -> str:
     return f"{where}: {detail['input']!r} is not allowed; {message[0].lower()}{message[1:]}"
 
 
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _keys_beside(loc: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
+    model = kind
     for part in loc[:-1]:
         annotation = model.model_fields[str(part)].annotation
         assert isinstance(annotation, type), "only sections have keys"

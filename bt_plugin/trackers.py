@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
+from bt_plugin.rundir import TENSORBOARD
 
 _PROJECT = "bt_plugin"
 
 
-def check_trackers(recipe: Recipe) -> None:
-    """Accelerate would leave out, without a word, what is not installed.
+def tracker_options(recipe: Recipe) -> dict[str, Any]:
+    """Of the Accelerator; which would leave out, without a word, what is not installed.
 
     Raises:
         RecipeError: If a tracker is not installed.
@@ -22,6 +25,11 @@ def check_trackers(recipe: Recipe) -> None:
     for name in recipe.run.trackers:
         if importlib.util.find_spec(name) is None:
             raise RecipeError(f"run.trackers: {name} is not installed; pip install {name}, or leave it out")
+    folder = recipe.run.output_dir
+    return {
+        "log_with": recipe.run.trackers,
+        "project_config": ProjectConfiguration(folder, str(Path(folder, TENSORBOARD))),
+    }
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, run_id: str, step: int) -> None:

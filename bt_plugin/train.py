@@ -38,7 +38,7 @@ from bt_plugin.recipe import Recipe
 from bt_plugin.resume import find_checkpoint
 from bt_plugin.rundir import SUMMARY, check_run_dir, check_shared, claim_run_dir, write_atomically
 from bt_plugin.state import TrainingState, with_weights_of
-from bt_plugin.trackers import start_trackers
+from bt_plugin.trackers import start_trackers, tracker_options
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
@@ -70,7 +70,7 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, Any]:
-    accelerator = build_accelerator(recipe)
+    accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
     check_run_dir(recipe)
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
     model = build_model(recipe)
