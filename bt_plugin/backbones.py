@@ -17,8 +17,14 @@ class Backbone(NamedTuple):
     feature_dim: int
 
 
-def build_backbone(name: str, stem: Stem = "standard", in_chans: int = 3, zero_init_residual: bool = True) -> Backbone:
-    """Builds a backbone with random weights and no classifier; its keys are its library's own.
+def build_backbone(
+    name: str,
+    stem: Stem = "standard",
+    in_chans: int = 3,
+    zero_init_residual: bool = True,
+    pretrained: bool = False,
+) -> Backbone:
+    """Builds a backbone without a classifier; its keys are its library's own.
 
     Args:
         name: "torchvision/NAME" or "timm/NAME".
@@ -26,6 +32,7 @@ def build_backbone(name: str, stem: Stem = "standard", in_chans: int = 3, zero_i
             stride 1, for images of 64 px and less.
         in_chans: Channels of the images.
         zero_init_residual: Whether a ResNet's residual branches start as zero, as in the official code.
+        pretrained: Whether it has its library's weights, of standard stem and three channels, or random ones.
 
     Raises:
         ValueError: If there is no such backbone, or it has no ResNet stem to make small.
@@ -36,9 +43,9 @@ def build_backbone(name: str, stem: Stem = "standard", in_chans: int = 3, zero_i
     """
     library, _, model = name.partition("/")
     if library == "torchvision":
-        backbone = _torchvision(model, in_chans, zero_init_residual)
+        backbone = _torchvision(model, in_chans, zero_init_residual, pretrained)
     elif library == "timm":
-        backbone = _timm(model, in_chans, zero_init_residual)
+        backbone = _timm(model, in_chans, zero_init_residual, pretrained)
     else:
         raise ValueError(f"backbone {name!r} is not allowed; it must be torchvision/NAME or timm/NAME")
     if stem == "small":
@@ -46,7 +53,7 @@ def build_backbone(name: str, stem: Stem = "standard", in_chans: int = 3, zero_i
     return backbone
 
 
-def _torchvision(model: str, in_chans: int, zero_init_residual: bool) -> Backbone:
+def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool) -> Backbone:
     from torchvision import models
 
     names = models.list_models(module=models)
@@ -54,7 +61,7 @@ def _torchvision(model: str, in_chans: int, zero_init_residual: bool) -> Backbon
         raise ValueError(f"backbone torchvision/{model} does not exist{_nearest(model, names)}")
     is_resnet = models.get_model_builder(model).__module__ == "torchvision.models.resnet"
     options = {"zero_init_residual": zero_init_residual} if is_resnet else {}
-    module = models.get_model(model, weights=None, **options)
+    module = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
     # torchvision calls its classifiers fc, classifier or heads; all end in the model's last Linear.
     linears = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if not linears:
@@ -67,7 +74,7 @@ def _torchvision(model: str, in_chans: int, zero_init_residual: bool) -> Backbon
     return Backbone(module, classifier.in_features)
 
 
-def _timm(model: str, in_chans: int, zero_init_residual: bool) -> Backbone:
+def _timm(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool) -> Backbone:
     try:
         import timm
     except ImportError as error:
@@ -77,7 +84,7 @@ def _timm(model: str, in_chans: int, zero_init_residual: bool) -> Backbone:
         raise ValueError(f"backbone timm/{model} does not exist{_nearest(model, timm.list_models())}")
     is_resnet = timm.model_entrypoint(model).__module__ == "timm.models.resnet"
     options = {"zero_init_last": zero_init_residual} if is_resnet else {}
-    module = timm.create_model(model, pretrained=False, num_classes=0, in_chans=in_chans, **options)
+    module = timm.create_model(model, pretrained=pretrained, num_classes=0, in_chans=in_chans, **options)
     return Backbone(module, getattr(module, "head_hidden_size", module.num_features))
 
 

@@ -25,7 +25,7 @@ class Features(NamedTuple):
 
 @torch.no_grad()
 def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, device: torch.device) -> Features:
-    """Features of every image once, gathered from all ranks.
+    """Features of every image once, gathered from all ranks, in the order of the source.
 
     Args:
         embed: From images (n, C, H, W) on the device to features (n, F).
@@ -39,7 +39,10 @@ def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, devi
     # A rank may have no image at all.
     mine = Features(torch.cat(values), torch.cat(targets)) if values else None
     ranks = [part for part in distributed.all_gather_objects(mine) if part is not None]
-    return Features(torch.cat([part.values for part in ranks]), torch.cat([part.targets for part in ranks]))
+    n = sum(len(part.targets) for part in ranks)
+    # Rank r has the images r, r + world_size, ...
+    at = torch.cat([torch.arange(rank, n, distributed.world_size()) for rank in range(len(ranks))]).argsort()
+    return Features(torch.cat([part.values for part in ranks])[at], torch.cat([part.targets for part in ranks])[at])
 
 
 def raw_pixels(images: Tensor) -> Tensor:

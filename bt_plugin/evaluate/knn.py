@@ -6,14 +6,15 @@ import torch
 from lightly.utils.benchmarking import knn_predict
 from torch.nn import functional
 
+from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.features import Features
 
 # Queries at a time: knn_predict holds (queries * k, classes) votes.
 _CHUNK = 256
 
 
-def knn_top1(bank: Features, queries: Features, k: int = 20, temperature: float = 0.1) -> float:
-    """The share of queries whose class the votes of their neighbours name, 0 to 1.
+def knn_accuracy(bank: Features, queries: Features, k: int = 20, temperature: float = 0.1) -> Accuracy:
+    """How often the votes of an image's neighbours name its class.
 
     Args:
         bank: Images with known classes.
@@ -28,15 +29,15 @@ def knn_top1(bank: Features, queries: Features, k: int = 20, temperature: float 
         raise ValueError("kNN needs labels; give folders with one sub-folder a class")
     num_classes = int(max(bank.targets.max(), queries.targets.max())) + 1
     columns = functional.normalize(bank.values, dim=1).T
-    correct = 0
-    for values, targets in zip(queries.values.split(_CHUNK), queries.targets.split(_CHUNK)):
-        predicted = knn_predict(
+    rankings = [
+        knn_predict(
             functional.normalize(values, dim=1),
             columns,
             bank.targets,
             num_classes,
             knn_k=min(k, len(bank.targets)),
             knn_t=temperature,
-        )
-        correct += int(torch.sum(predicted[:, 0] == targets))
-    return correct / len(queries.targets)
+        )[:, :5]
+        for values in queries.values.split(_CHUNK)
+    ]
+    return Accuracy.of(torch.cat(rankings), queries.targets)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin.build import loader_options
 from bt_plugin.evaluate.features import extract_features, raw_pixels
-from bt_plugin.evaluate.knn import knn_top1
+from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
 from dali_pipelines.loaders import EvalLoader
@@ -49,7 +49,8 @@ def evaluate_knn(
 
     def top1(embed: Callable[[Tensor], Tensor]) -> float:
         known, queries = (extract_features(embed, EvalLoader(source, **options), device) for source in (bank, val))
-        return knn_top1(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
+        accuracy = knn_accuracy(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
+        return accuracy.top1 / accuracy.n
 
     scores = {"raw": top1(raw_pixels), "untrained": top1(untrained.backbone.to(device).eval())}
     # Every rank estimates on the same images, so that all have the same network.

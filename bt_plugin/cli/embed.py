@@ -1,0 +1,52 @@
+"""`embed`: the features of images, in a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bt_plugin.cli.evaluation import add_subject_arguments
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser("embed", help="write the features of images, with their names, into a file")
+    add_subject_arguments(parser)
+    parser.add_argument("data", help="the images, as in data.train of a recipe")
+    parser.add_argument("-o", "--output", required=True, help="a file that ends with .npz or .parquet")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to view, run and data")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Embeds, and says where the features lie."""
+    from bt_plugin import distributed
+    from bt_plugin.accelerator import build_accelerator
+    from bt_plugin.errors import RecipeError
+    from bt_plugin.evaluate.embed import check_output, write_embeddings
+    from bt_plugin.evaluate.features import extract_features
+    from bt_plugin.evaluate.protocol import Protocol
+    from bt_plugin.evaluate.run import Evaluation
+    from bt_plugin.evaluate.subject import open_subject
+    from bt_plugin.recipe_file import load_as
+    from dali_pipelines.sources import open_source
+
+    output = Path(arguments.output)
+    check_output(output)
+    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained)
+    beneath = {**subject.defaults, "data": {**subject.defaults.get("data", {}), "train": arguments.data}}
+    beneath["data"].setdefault("val", arguments.data)
+    protocol = load_as(Protocol, None, arguments.overrides, beneath)
+    try:
+        source = open_source(protocol.data.train)
+    except ValueError as error:
+        raise RecipeError(f"data: {error}") from error
+    accelerator = build_accelerator(protocol.run)
+    evaluation = Evaluation(subject, protocol, accelerator, source, source)
+    features = extract_features(evaluation.backbone(), evaluation.shown(source), accelerator.device)
+    distributed.from_main(lambda: write_embeddings(output, features, list(source.names), source.classes))
+    if distributed.is_main():
+        rows, columns = features.values.shape
+        print(f"{rows} images, {columns} features each: {output}")
+    accelerator.end_training()

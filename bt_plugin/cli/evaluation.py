@@ -1,0 +1,67 @@
+"""`knn`, `linear` and `finetune`: how good the features are; alone or under `accelerate launch`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from bt_plugin.errors import RecipeError
+
+_HELP = {
+    "knn": "classify by the nearest neighbours of features",
+    "linear": "train a linear classifier on frozen features",
+    "finetune": "train the whole network on a part of the labels",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the three subcommands."""
+    for name, text in _HELP.items():
+        parser = subparsers.add_parser(name, help=text)
+        add_subject_arguments(parser)
+        parser.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="RECIPE.yaml section.key=value",
+            help="a recipe, such as those of recipes/evaluate, and changes to it; a run brings its own data and views",
+        )
+        parser.set_defaults(run=run)
+
+
+def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is evaluated."""
+    parser.add_argument("subject", help="a run, a checkpoint, a file of weights, torchvision/NAME or timm/NAME")
+    parser.add_argument("--backbone", help="architecture of a file's weights, where they do not tell it")
+    parser.add_argument("--pretrained", action="store_true", help="take the library's weights, not random ones")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluates, and prints the accuracy."""
+    recipes = [text for text in arguments.overrides if "=" not in text]
+    if len(recipes) > 1:
+        raise RecipeError(f"{' '.join(recipes)}: only one recipe is allowed; changes are section.key=value")
+
+    from bt_plugin import distributed
+    from bt_plugin.evaluate.protocol import Protocol
+    from bt_plugin.evaluate.run import evaluate
+    from bt_plugin.evaluate.subject import open_subject
+    from bt_plugin.recipe_file import load_as
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained)
+    overrides = [text for text in arguments.overrides if "=" in text]
+    protocol = load_as(Protocol, Path(recipes[0]) if recipes else None, overrides, subject.defaults)
+    result = evaluate(arguments.command, subject, protocol)
+    if distributed.is_main():
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(f"\n{result['method']} of {result['subject']}: {result['images']} images, seed {result['seed']}")
+    for name in ("top1", "top5"):
+        low, high = result[f"{name}_interval"]
+        print(f"  {name[:-1]}-{name[-1]}  {result[name]:6.1%}   95 % interval {low:.1%} to {high:.1%}")
+    print(f"  kept in {result['file']}")

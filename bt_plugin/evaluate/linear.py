@@ -1,0 +1,81 @@
+"""Linear classifiers on cached features: several learning rates side by side, in minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bt_plugin.evaluate.accuracy import Accuracy
+from bt_plugin.evaluate.features import Features
+from bt_plugin.evaluate.protocol import Linear
+
+# Of the training images, for the choice of the rate.
+_HELD_OUT = 0.1
+
+
+class LinearResult(NamedTuple):
+    """The accuracy at the chosen rate; chosen_by: each rate's on held-out training images."""
+
+    accuracy: Accuracy
+    lr: float
+    chosen_by: dict[float, float]
+
+
+def linear_on_features(train: Features, val: Features, options: Linear, seed: int) -> LinearResult:
+    """Trains a classifier for each of options.cached_lrs, and reports that which held-out images choose.
+
+    Features are standardised by the training images' mean and deviation, so that rates mean the same for every
+    backbone. The validation images choose nothing. Every rank computes the same.
+
+    Args:
+        train: Of all training images.
+        val: Of all validation images.
+        options: Epochs, batch, momentum, weight decay, rates.
+        seed: Of the split, the order and the weights.
+    """
+    mean, std = train.values.mean(dim=0), train.values.std(dim=0).clamp(min=1e-6)
+    known, queries = ((features.values - mean) / std for features in (train, val))
+    classes = int(max(train.targets.max(), val.targets.max())) + 1
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(known), generator=generator)
+    n_held_out = max(1, round(_HELD_OUT * len(order)))
+    held_out, kept = order[:n_held_out], order[n_held_out:]
+    heads = _trained(known[kept], train.targets[kept], classes, options, options.cached_lrs, generator)
+    shares = [_accuracy(head, known[held_out], train.targets[held_out]) for head in heads]
+    chosen_by = {lr: share.top1 / share.n for lr, share in zip(options.cached_lrs, shares)}
+    lr = max(options.cached_lrs, key=lambda rate: chosen_by[rate])
+    # Once more, with the images that chose.
+    (head,) = _trained(known, train.targets, classes, options, [lr], generator)
+    return LinearResult(_accuracy(head, queries, val.targets), lr, chosen_by)
+
+
+def _trained(
+    values: Tensor, targets: Tensor, classes: int, options: Linear, lrs: Sequence[float], generator: torch.Generator
+) -> list[nn.Linear]:
+    heads = [nn.Linear(values.shape[1], classes, device=values.device) for _ in lrs]
+    for head in heads:
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    groups = [{"params": head.parameters(), "lr": lr} for head, lr in zip(heads, lrs)]
+    optimizer = torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs)
+    with torch.enable_grad():
+        for _ in range(options.epochs):
+            order = torch.randperm(len(values), generator=generator)
+            for rows in order.split(options.global_batch_size):
+                # The heads share nothing, so the sum has each one's own gradient.
+                losses = [functional.cross_entropy(head(values[rows]), targets[rows]) for head in heads]
+                optimizer.zero_grad()
+                torch.stack(losses).sum().backward()
+                optimizer.step()
+            schedule.step()
+    return heads
+
+
+@torch.no_grad()
+def _accuracy(head: nn.Linear, values: Tensor, targets: Tensor) -> Accuracy:
+    return Accuracy.of(head(values).argsort(dim=1, descending=True), targets)

@@ -1,0 +1,189 @@
+"""Evaluations from end to end: a subject, a protocol, and a result that is kept."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from bt_plugin import distributed
+from bt_plugin.accelerator import build_accelerator
+from bt_plugin.errors import RecipeError
+from bt_plugin.evaluate.features import Features, extract_features
+from bt_plugin.evaluate.knn import knn_accuracy
+from bt_plugin.evaluate.linear import linear_on_features
+from bt_plugin.evaluate.protocol import Protocol, Supervised
+from bt_plugin.evaluate.subject import Subject
+from bt_plugin.evaluate.subsets import class_balanced, listed
+from bt_plugin.evaluate.supervised import Classifier, train_classifier
+from bt_plugin.export import versions
+from bt_plugin.rundir import write_atomically
+from dali_pipelines.loaders import EvalLoader, TwoViewLoader
+from dali_pipelines.sources import ImageSource, open_source
+
+
+class Evaluation(NamedTuple):
+    """An evaluation on this rank, ready to run."""
+
+    subject: Subject
+    protocol: Protocol
+    accelerator: Accelerator
+    train: ImageSource
+    val: ImageSource
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of its loaders."""
+        data, on_gpu = self.protocol.data, self.accelerator.device.type == "cuda"
+        return {
+            "device": "gpu" if on_gpu and data.backend != "cpu" else "cpu",
+            "backend": data.backend,
+            "num_threads": data.num_threads,
+            "prefetch": data.prefetch,
+            "max_pixels": data.max_pixels,
+        }
+
+    def shown(self, source: ImageSource) -> EvalLoader:
+        """This rank's share of the images, their centres."""
+        return EvalLoader(source, self.protocol.run.batch_size, self.protocol.view.centre, **self.options)
+
+    def backbone(self) -> Callable[[Tensor], Tensor]:
+        """From images to features, in the precision of the run."""
+        module = self.subject.backbone.to(self.accelerator.device).to(memory_format=torch.channels_last).eval()
+
+        def embed(images: Tensor) -> Tensor:
+            with self.accelerator.autocast():
+                features: Tensor = module(images)
+            return features
+
+        return embed
+
+    def features(self) -> tuple[Features, Features]:
+        """Of all training and all validation images, the same on every rank."""
+        backbone, device = self.backbone(), self.accelerator.device
+        train, val = (extract_features(backbone, self.shown(source), device) for source in (self.train, self.val))
+        return train, val
+
+
+def knn(evaluation: Evaluation) -> dict[str, Any]:
+    """Weighted k nearest neighbours."""
+    options = evaluation.protocol.knn
+    return knn_accuracy(*evaluation.features(), options.k, options.temperature).report()
+
+
+def linear(evaluation: Evaluation) -> dict[str, Any]:
+    """A linear classifier on the frozen backbone."""
+    options, seed = evaluation.protocol.linear, evaluation.protocol.run.seed
+    if options.cached:
+        result = linear_on_features(*evaluation.features(), options, seed)
+        return {**result.accuracy.report(), "lr": result.lr, "held_out_top1": result.chosen_by}
+    return _supervised(evaluation, evaluation.train, options, frozen=True)
+
+
+def finetune(evaluation: Evaluation) -> dict[str, Any]:
+    """The whole network, on some of the labels."""
+    options, seed = evaluation.protocol.finetune, evaluation.protocol.run.seed
+    if options.subset is not None:
+        train = listed(evaluation.train, options.subset)
+    else:
+        train = class_balanced(evaluation.train, options.fraction, seed)
+    return {**_supervised(evaluation, train, options, frozen=False), "training_images": len(train)}
+
+
+METHODS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {"knn": knn, "linear": linear, "finetune": finetune}
+
+
+def evaluate(method: str, subject: Subject, protocol: Protocol) -> dict[str, Any]:
+    """Evaluates, writes OUTPUT_DIR/METHOD-TIME.json, and returns what is in it. To be called on every rank.
+
+    Raises:
+        RecipeError: If the images have no classes, or others than the protocol says.
+    """
+    train, val = _sources(protocol)
+    accelerator = build_accelerator(protocol.run)
+    set_seed(protocol.run.seed)
+    result = METHODS[method](Evaluation(subject, protocol, accelerator, train, val))
+    content = {
+        "method": method,
+        "subject": subject.name,
+        **result,
+        "seed": protocol.run.seed,
+        "world_size": accelerator.num_processes,
+        "command": shlex.join(["python", "-m", "bt_plugin", *sys.argv[1:]]),
+        "protocol": {method: getattr(protocol, method).model_dump(), "view": protocol.view.model_dump()},
+        "data": {"train": protocol.data.train, "val": protocol.data.val},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    content["file"] = distributed.from_main(lambda: str(_written(content, _output_dir(subject, protocol))))
+    accelerator.end_training()
+    return content
+
+
+def _output_dir(subject: Subject, protocol: Protocol) -> Path:
+    return Path(protocol.run.output_dir) if protocol.run.output_dir else subject.output_dir
+
+
+def _written(content: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{content['method']}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
+    path = folder / f"{stem}.json"
+    number = 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.json", number + 1
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def _sources(protocol: Protocol) -> tuple[ImageSource, ImageSource]:
+    sources = []
+    for key, path in (("data.train", protocol.data.train), ("data.val", protocol.data.val)):
+        try:
+            source = open_source(path)
+        except ValueError as error:
+            raise RecipeError(f"{key}: {error}") from error
+        if not source.has_labels:
+            raise RecipeError(f"{key}: the images of {path} have no classes; give folders, one a class, or a list")
+        sources.append(source)
+    train, val = sources
+    if train.classes != val.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        raise RecipeError(
+            f"data.val: {protocol.data.val} must have the classes of data.train; only one of them has"
+            f" {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
+        )
+    return train, val
+
+
+def _supervised(evaluation: Evaluation, train: ImageSource, options: Supervised, frozen: bool) -> dict[str, Any]:
+    subject, protocol, accelerator = evaluation.subject, evaluation.protocol, evaluation.accelerator
+    world_size = accelerator.num_processes
+    batch_size, rest = divmod(min(options.global_batch_size, len(train) // world_size * world_size), world_size)
+    if rest or not batch_size:
+        raise RecipeError(
+            f"{type(options).__name__.lower()}.global_batch_size: {options.global_batch_size} does not divide over"
+            f" {world_size} ranks; take a multiple of {world_size}, or another number of ranks"
+        )
+    loader = TwoViewLoader(
+        train,
+        batch_size,
+        views=protocol.view.random,
+        rank=accelerator.process_index,
+        world_size=world_size,
+        seed=protocol.run.seed,
+        max_bad_files=protocol.data.max_bad_files,
+        **evaluation.options,
+    )
+    model = Classifier(subject.backbone, subject.feature_dim, len(train.classes), frozen)
+    folder = _output_dir(subject, protocol)
+    accuracy = train_classifier(accelerator, model, loader, evaluation.shown(evaluation.val), protocol, options, folder)
+    return accuracy.report()

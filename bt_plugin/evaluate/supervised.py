@@ -1,0 +1,169 @@
+"""A classifier on a backbone, trained on random crops: linear where the backbone is frozen, else fine-tuned."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bt_plugin import distributed
+from bt_plugin.checkpoint import Progress, read_progress, resume_from
+from bt_plugin.checkpoint_writer import CheckpointWriter
+from bt_plugin.errors import DivergenceError, RecipeError
+from bt_plugin.evaluate.accuracy import Accuracy
+from bt_plugin.evaluate.protocol import Finetune, Protocol, Supervised
+from bt_plugin.state import TrainingState
+from dali_pipelines.loaders import EvalLoader, TwoViewLoader
+
+logger = logging.getLogger(__name__)
+
+
+class Classifier(nn.Module):
+    """A backbone and one linear layer.
+
+    Args:
+        backbone: From images to features.
+        feature_dim: Of the features.
+        classes: To tell apart.
+        frozen: Whether the backbone stays as it is, its BatchNorm statistics too.
+
+    Source:
+        The layer's weights begin as normal of deviation 0.01 and its bias as zero: facebookresearch/barlowtwins
+        evaluate.py:81-82 at 8e8d284.
+    """
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, frozen: bool) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(not frozen)
+        self.head = nn.Linear(feature_dim, classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self._frozen = frozen
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self._frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Shape: images (n, C, H, W) to logits (n, classes)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            features = self.backbone(images)
+        logits: Tensor = self.head(features.flatten(start_dim=1))
+        return logits
+
+
+def train_classifier(
+    accelerator: Accelerator,
+    model: Classifier,
+    train: TwoViewLoader,
+    val: EvalLoader,
+    protocol: Protocol,
+    options: Supervised,
+    folder: Path,
+) -> Accuracy:
+    """Trains, and returns the accuracy after the last epoch. To be called on every rank.
+
+    A checkpoint is kept in the folder after each epoch, and the same call goes on from it.
+
+    Args:
+        accelerator: Of this rank.
+        model: To be trained.
+        train: This rank's training crops, one view each.
+        val: This rank's share of the validation images.
+        protocol: Of the evaluation.
+        options: Its linear or finetune section.
+        folder: Of the results; checkpoints go to a hidden one in it, which is removed at the end.
+
+    Raises:
+        DivergenceError: If the loss is not finite.
+    """
+    lr_backbone = options.lr_backbone if isinstance(options, Finetune) else 0.0
+    groups = [{"params": list(model.head.parameters()), "base_lr": options.lr_classifier}]
+    if isinstance(options, Finetune):
+        groups.append({"params": list(model.backbone.parameters()), "base_lr": lr_backbone})
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay)
+    prepared, stepping = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
+    state = TrainingState(accelerator, prepared, optimizer, timedelta(seconds=protocol.run.timeout_s))
+    places = _checkpoint_folder(folder, protocol, options)
+    first = _resumed(state, train, places)
+    writer = CheckpointWriter(state, places, keep=1)
+    try:
+        for epoch in range(first, options.epochs):
+            for group in stepping.param_groups:
+                group["lr"] = group["base_lr"] * 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
+            loss = _epoch(accelerator, prepared, stepping, train, epoch, protocol.run.log_every_steps)
+            logger.info("epoch %d of %d, loss %.4f", epoch + 1, options.epochs, loss)
+            writer.write(Progress(epoch + 1, train.state_dict(), 0, accelerator.num_processes, "", {}))
+        writer.settle()
+    finally:
+        writer.close()
+    accuracy = _accuracy(prepared, val, accelerator.device).over_ranks()
+    if accelerator.is_main_process:
+        shutil.rmtree(places)
+    return accuracy
+
+
+def _epoch(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: TwoViewLoader,
+    epoch: int,
+    log_every_steps: int,
+) -> float:
+    """The loss of the last step of this rank."""
+    model.train()
+    value = math.nan
+    for step, (views, targets, _) in enumerate(loader):
+        loss = functional.cross_entropy(model(views[0].to(accelerator.device)), targets.to(accelerator.device))
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        if step % log_every_steps == 0 or step == len(loader) - 1:
+            value = sum(distributed.all_gather_objects(loss.item())) / accelerator.num_processes
+            if not math.isfinite(value):
+                raise DivergenceError(f"epoch {epoch + 1}, step {step + 1}: the loss is {value}; take lower rates")
+            logger.debug("epoch %d, step %d, loss %.4f", epoch + 1, step + 1, value)
+    return value
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accuracy:
+    model.eval()
+    total = Accuracy(0, 0, 0)
+    for images, targets, _ in loader:
+        ranking = model(images.to(device)).argsort(dim=1, descending=True).cpu()
+        total = Accuracy(*(before + here for before, here in zip(total, Accuracy.of(ranking, targets))))
+    return total
+
+
+def _checkpoint_folder(folder: Path, protocol: Protocol, options: Supervised) -> Path:
+    """Of exactly this evaluation: another recipe goes on from none of its checkpoints."""
+    identity = f"{type(options).__name__}{options}{protocol.data.train}{protocol.view}{protocol.run.seed}"
+    places = folder / f".{type(options).__name__.lower()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    distributed.from_main(lambda: places.mkdir(parents=True, exist_ok=True))
+    return places
+
+
+def _resumed(state: TrainingState, loader: TwoViewLoader, places: Path) -> int:
+    checkpoint = distributed.from_main(lambda: resume_from(places, "latest"))
+    if checkpoint is None:
+        return 0
+    progress = read_progress(checkpoint)
+    state.restore(checkpoint, with_random_states=progress.world_size == distributed.world_size())
+    try:
+        loader.load_state_dict(progress.loader)
+    except ValueError as error:
+        raise RecipeError(f"{places}: {error}, or remove this folder") from error
+    logger.info("continuing from epoch %d", progress.step)
+    return progress.step
