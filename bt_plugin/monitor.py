@@ -19,15 +19,16 @@ T = TypeVar("T")
 
 
 class MetricsFile:
-    """RUN/metrics.jsonl, in which every step stands at most once.
+    """RUN/metrics.jsonl, or another, in which every step stands at most once.
 
     Args:
         run_dir: Of the run.
         step: That the run continues from; later lines are of steps that will be done again, and go.
+        name: Of the file.
     """
 
-    def __init__(self, run_dir: Path, step: int) -> None:
-        path = run_dir / METRICS
+    def __init__(self, run_dir: Path, step: int, name: str = METRICS) -> None:
+        path = run_dir / name
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text("".join(kept), encoding="utf-8")
@@ -51,11 +52,12 @@ class Best:
     def __init__(self, best: dict[str, tuple[float, int]] | None = None) -> None:
         self.values = dict(best or {})
 
-    def watch(self, step: int, lower: dict[str, float]) -> None:
-        """Of metrics that are better when they are lower; the earliest of equal ones stays."""
-        for name, value in lower.items():
-            if math.isfinite(value) and value < self.values.get(name, (math.inf, 0))[0]:
-                self.values[name] = (value, step)
+    def watch(self, step: int, lower: dict[str, float] | None = None, higher: dict[str, float] | None = None) -> None:
+        """Of metrics that are better lower, and of those that are better higher; the earliest of equal ones stays."""
+        for sign, metrics in ((1, lower), (-1, higher)):
+            for name, value in (metrics or {}).items():
+                if math.isfinite(value) and sign * value < sign * self.values.get(name, (sign * math.inf, 0))[0]:
+                    self.values[name] = (value, step)
 
 
 class Speed:

@@ -180,6 +180,13 @@ class Run(Launched):
 
 
 class Eval(Section):
+    every_epochs: Positive | None = None
+    """Epochs between two evaluations of a run that goes on: kNN, a linear probe that learns beside it, and signs that
+    need no labels. The run is the same with and without; null is none."""
+    online_images: Positive = 2048
+    """Images of data.train, and of data.val, that these look at, drawn at random where there are more."""
+    probe_lr: Rate = 0.1
+    """Rate of that probe."""
     knn: bool = True
     """Whether the run ends with a kNN evaluation on data.val."""
     knn_k: Positive = 20

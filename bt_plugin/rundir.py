@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml              every key, as it was resolved
 RUN/metrics.jsonl            one line every run.log_every_steps
+RUN/evaluations.jsonl        one line every eval.every_epochs
 RUN/tensorboard/             the same
 RUN/checkpoint-STEP/         what a run continues from
 RUN/export/                  backbone and projector, for other programs
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
+EVALUATIONS = "evaluations.jsonl"
 TENSORBOARD = "tensorboard"
 EXPORT = "export"
 SUMMARY = "summary.json"

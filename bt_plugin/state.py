@@ -6,6 +6,7 @@ import io
 import pickle
 import random
 import warnings
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.stateful import Stateful
 
 from bt_plugin import distributed
 from bt_plugin.errors import CheckpointError
@@ -43,11 +45,19 @@ class TrainingState:
         model: Prepared by it.
         optimizer: Of its parameters, with the state of each made.
         timeout: After which a rank that does not take part in writing is an error.
+        extras: What else has a state_dict of tensors, the same on every rank. One that a checkpoint does not have
+            yet stays as it is.
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, timeout: timedelta
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        timeout: timedelta,
+        extras: Mapping[str, Stateful] | None = None,
     ) -> None:
+        self._extras = extras or {}
         self.group = distributed.cpu_group(timeout)
         self._accelerator = accelerator
         self._model = model
@@ -78,6 +88,9 @@ class TrainingState:
         state = self._current()
         if with_random_states:
             state["random"] = {self._rank: b""}
+        written = {key.split(".")[0] for key in dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata}
+        for name in self._extras.keys() - written:
+            del state[name]
         try:
             dcp.load(state, checkpoint_id=checkpoint, process_group=self.group)
         except CheckpointException as error:
@@ -90,6 +103,8 @@ class TrainingState:
         )
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+        for name in self._extras.keys() & written:
+            self._extras[name].load_state_dict(state[name])
         if with_random_states:
             _set_random_states(state["random"][self._rank], self._accelerator.device)
 
@@ -100,6 +115,7 @@ class TrainingState:
     def _current(self) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._model, self._optimizer)
         state = {"model": model, "optimizer": optimizer}
+        state |= {name: extra.state_dict() for name, extra in self._extras.items()}
         if self._accelerator.scaler is not None:
             state["scaler"] = self._accelerator.scaler.state_dict()
         return state

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,10 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bt_plugin.build import loader_options
 from bt_plugin.evaluate.features import extract_features, raw_pixels
 from bt_plugin.evaluate.knn import knn_accuracy
+from bt_plugin.evaluate.subsets import at_most
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
 from dali_pipelines.loaders import EvalLoader
-from dali_pipelines.sources import ImageSource, Subset
+from dali_pipelines.sources import ImageSource
 
 # Enough for statistics of a few hundred channels, little next to a run.
 _CALIBRATION_IMAGES = 1024
@@ -45,7 +45,7 @@ def evaluate_knn(
         "params": recipe.preset.eval_params(),
         **loader_options(recipe, device),
     }
-    bank = _subset(train, recipe.eval.knn_bank_images, recipe.run.seed)
+    bank = at_most(train, recipe.eval.knn_bank_images, recipe.run.seed)
 
     def top1(embed: Callable[[Tensor], Tensor]) -> float:
         known, queries = (extract_features(embed, EvalLoader(source, **options), device) for source in (bank, val))
@@ -54,7 +54,7 @@ def evaluate_knn(
 
     scores = {"raw": top1(raw_pixels), "untrained": top1(untrained.backbone.to(device).eval())}
     # Every rank estimates on the same images, so that all have the same network.
-    first = EvalLoader(_subset(bank, _CALIBRATION_IMAGES, recipe.run.seed), rank=0, world_size=1, **options)
+    first = EvalLoader(at_most(bank, _CALIBRATION_IMAGES, recipe.run.seed), rank=0, world_size=1, **options)
     calibrate_batch_norm(untrained.backbone, first, device)
     scores["calibrated"] = top1(untrained.backbone.eval())
     scores["pretrained"] = top1(model.backbone.eval())
@@ -71,10 +71,3 @@ def calibrate_batch_norm(backbone: nn.Module, loader: EvalLoader, device: torch.
     backbone.train()
     for images, _, _ in loader:
         backbone(images.to(device))
-
-
-def _subset(source: ImageSource, most: int, seed: int) -> ImageSource:
-    if len(source) <= most:
-        return source
-    kept = np.sort(np.random.default_rng(seed).choice(len(source), most, replace=False))
-    return Subset(source, kept)

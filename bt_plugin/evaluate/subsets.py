@@ -1,4 +1,4 @@
-"""Parts of the training images for semi-supervised evaluation."""
+"""Parts of a source of images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import numpy as np
 
 from bt_plugin.errors import RecipeError
 from dali_pipelines.sources import ImageSource, Subset
+
+
+def at_most(source: ImageSource, most: int, seed: int) -> ImageSource:
+    """The source, or so many of its images, drawn by the seed and in their order."""
+    if len(source) <= most:
+        return source
+    kept = np.sort(np.random.default_rng(seed).choice(len(source), most, replace=False))
+    return Subset(source, kept)
 
 
 def class_balanced(source: ImageSource, fraction: float, seed: int) -> ImageSource:

@@ -1,0 +1,117 @@
+"""How a run does while it goes, by labels and without; the run itself does not change by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightly.utils.debug import std_of_l2_normalized
+from torch import Tensor, nn
+
+from bt_plugin import distributed
+from bt_plugin.build import build_model, loader_options
+from bt_plugin.evaluate.accuracy import Accuracy
+from bt_plugin.evaluate.correlation import correlation_report, cross_correlation
+from bt_plugin.evaluate.features import extract_features
+from bt_plugin.evaluate.knn import knn_accuracy
+from bt_plugin.evaluate.online_probe import OnlineProbe
+from bt_plugin.evaluate.spectrum import effective_rank, rankme
+from bt_plugin.evaluate.subsets import at_most
+from bt_plugin.method import BarlowTwins
+from bt_plugin.recipe import Recipe
+from bt_plugin.state import with_weights_of
+from dali_pipelines.loaders import EvalLoader, TwoViewLoader
+from dali_pipelines.sources import ImageSource
+
+
+class OnlineEvaluation:
+    """Looks at the same images, and the same two views of them, each time.
+
+    Args:
+        recipe: Of the run.
+        train: Training images; some of them are known to kNN, and shown in two views.
+        val: Images that are classified, where there are labels.
+        device: To compute on.
+        probe: That learns beside the run.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: ImageSource,
+        val: ImageSource | None,
+        device: torch.device,
+        probe: OnlineProbe | None,
+    ) -> None:
+        self._recipe = recipe
+        self._device = device
+        self._probe = probe
+        most, seed = recipe.eval.online_images, recipe.run.seed
+        self._train = at_most(train, most, seed)
+        labelled = val is not None and val.has_labels and train.has_labels
+        self._val = at_most(val, most, seed) if val is not None and labelled else None
+
+    @torch.no_grad()
+    def run(self, model: nn.Module) -> dict[str, float]:
+        """The numbers of now. To be called on every rank.
+
+        Args:
+            model: As it is trained; it is copied, and not touched.
+
+        Returns:
+            knn_top1 and probe_top1 where there are labels, fractions of 1. Of the embeddings of two views of some
+            training images: rankme, std_of_l2_normalized, and mean and deviation of C's diagonal and of the rest;
+            effective_rank of their features.
+        """
+        plain = with_weights_of(model, build_model(self._recipe)).to(self._device).eval()
+        values = self._accuracies(plain.backbone) if self._val is not None else {}
+        features, z_a, z_b = self._two_views(plain)
+        return {
+            **values,
+            "rankme": rankme(z_a),
+            "effective_rank": effective_rank(features),
+            "std_of_l2_normalized": float(std_of_l2_normalized(z_a)),
+            **correlation_report(cross_correlation(z_a, z_b)),
+        }
+
+    def _accuracies(self, embed: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        recipe = self._recipe
+        known, queries = (
+            extract_features(
+                embed,
+                EvalLoader(
+                    source,
+                    recipe.eval.batch_size,
+                    recipe.preset.eval_params(),
+                    **loader_options(recipe, self._device),
+                ),
+                self._device,
+            )
+            for source in (self._train, self._val)
+            if source is not None
+        )
+        knn = knn_accuracy(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
+        values = {"knn_top1": knn.top1 / knn.n}
+        if self._probe:
+            probed = Accuracy.of(self._probe.ranking(queries.values), queries.targets)
+            values["probe_top1"] = probed.top1 / probed.n
+        return values
+
+    def _two_views(self, model: BarlowTwins) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of the first views, and embeddings of both, of all ranks."""
+        batch_size = max(1, min(self._recipe.eval.batch_size, len(self._train) // distributed.world_size()))
+        loader = TwoViewLoader(
+            self._train,
+            batch_size,
+            views=self._recipe.preset,
+            seed=self._recipe.run.seed,
+            **loader_options(self._recipe, self._device),
+        )
+        parts = []
+        for (view_a, view_b), _, _ in loader:
+            features = model.backbone(view_a.to(self._device))
+            z_b = model.projector(model.backbone(view_b.to(self._device)))
+            parts.append((features, model.projector(features), z_b))
+        mine = [torch.cat(columns).float().cpu() for columns in zip(*parts)]
+        features, z_a, z_b = (torch.cat(columns) for columns in zip(*distributed.all_gather_objects(mine)))
+        return features, z_a, z_b

@@ -1,0 +1,73 @@
+"""A linear classifier that learns beside the pretraining, which does not notice it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightly.utils.benchmarking import OnlineLinearClassifier
+from torch import Tensor, nn
+
+from bt_plugin import distributed
+
+
+class OnlineProbe:
+    """Lightly's OnlineLinearClassifier on the features of the training views; no gradient goes back.
+
+    Args:
+        backbone: Whose outputs, while it is trained, are its inputs.
+        feature_dim: Of them.
+        classes: To tell apart.
+        device: Of the backbone.
+        lr: Of plain SGD.
+        seed: Of its weights.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, feature_dim: int, classes: int, device: torch.device, lr: float, seed: int
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.classifier = OnlineLinearClassifier(feature_dim, classes, topk=(1,)).to(device)
+        self._optimizer = torch.optim.SGD(self.classifier.parameters(), lr=lr)
+        self._features: list[Tensor] = []
+        backbone.register_forward_hook(self._note)
+
+    def step(self, targets: Sequence[Tensor], is_sound: bool) -> None:
+        """Learns from the features of this step. To be called on every rank.
+
+        Args:
+            targets: Of each micro-batch, whose two views came one after the other.
+            is_sound: Whether the features are finite.
+        """
+        features, self._features = self._features, []
+        if not is_sound:
+            return
+        labels = torch.cat([each for target in targets for each in (target, target)]).to(features[0].device)
+        with torch.enable_grad():
+            loss, _ = self.classifier.training_step((torch.cat(features).float(), labels), 0)
+        self._optimizer.zero_grad()
+        loss.backward()
+        for parameter in self.classifier.parameters():
+            distributed.all_reduce_sum_(parameter.grad).div_(distributed.world_size())
+        self._optimizer.step()
+
+    def ranking(self, features: Tensor) -> Tensor:
+        """Shape: features (n, F) to the classes of each, the likeliest first, (n, classes)."""
+        with torch.no_grad():
+            weight = self.classifier.classification_head.weight
+            ranking: Tensor = self.classifier(features.to(weight.device)).argsort(dim=1, descending=True).cpu()
+        return ranking
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.classifier.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.classifier.load_state_dict(state)
+
+    def _note(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        # Not while micro-batches are embedded for the first time, without gradient.
+        if torch.is_grad_enabled():
+            self._features.append(output.detach().flatten(start_dim=1))

@@ -1,0 +1,92 @@
+"""What is told of a run while it goes: metrics.jsonl, trackers, the bar, and signs that nothing is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from bt_plugin.collapse import CollapseSigns
+from bt_plugin.loss import LossTerms
+from bt_plugin.monitor import Best, MetricsFile, Speed, progress_bar
+from bt_plugin.recipe import Recipe
+from bt_plugin.rundir import EVALUATIONS, METRICS
+from bt_plugin.trackers import start_trackers
+from dali_pipelines.loaders import Batch, TwoViewLoader
+
+_TERMS = ("loss", "invariance", "redundancy", "diagonal_mean", "embedding_std")
+
+
+class Journal:
+    """Of a run, from the step that it goes on from. On every rank; rank 0 tells.
+
+    Args:
+        accelerator: Of this rank.
+        recipe: Of the run.
+        step: Steps done.
+        last_step: That the run ends with.
+        run_id: By which trackers know it again.
+        best: Of the run so far.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, recipe: Recipe, step: int, last_step: int, run_id: str, best: Best
+    ) -> None:
+        self._accelerator = accelerator
+        self._best = best
+        self._collapse = CollapseSigns()
+        self._speed = Speed(recipe.optim.global_batch_size // recipe.optim.accumulation_steps)
+        is_main = accelerator.is_main_process
+        names = (METRICS, EVALUATIONS) if is_main else ()
+        self._files = {name: MetricsFile(Path(recipe.run.output_dir), step, name) for name in names}
+        start_trackers(accelerator, recipe, run_id, step)
+        self._bar = progress_bar(last_step, step, is_main)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        for file in self._files.values():
+            file.close()
+
+    def watch(self, loader: TwoViewLoader) -> Iterator[Batch]:
+        """Hands out the batches of an epoch, and takes the time that each takes to come."""
+        return self._speed.watch(loader)
+
+    def step_done(self) -> None:
+        """Moves the bar."""
+        self._bar.update()
+
+    def log(self, step: int, epoch: int, terms: LossTerms, optimizer: torch.optim.Optimizer, nonfinite: int) -> None:
+        """A line of metrics."""
+        if not self._accelerator.is_main_process:
+            return
+        weights, biases = optimizer.param_groups
+        values = {name: getattr(terms, name).item() for name in _TERMS}
+        self._collapse.watch(step, values["diagonal_mean"], values["embedding_std"])
+        self._best.watch(step, lower={"loss": values["loss"]})
+        values |= {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **self._speed.report()}
+        values["nonfinite_steps"] = nonfinite
+        self._tell(METRICS, step, epoch, values)
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}",
+            refresh=False,
+        )
+
+    def evaluated(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        """A line of evaluations; the time that they took counts for no speed."""
+        self._speed.report()
+        if self._accelerator.is_main_process:
+            self._best.watch(step, higher={name: values[name] for name in values if name.endswith("_top1")})
+            self._tell(EVALUATIONS, step, epoch, values)
+
+    def _tell(self, file: str, step: int, epoch: int, values: dict[str, Any]) -> None:
+        self._files[file].write({"step": step, "epoch": epoch, **values})
+        self._accelerator.log(values, step=step)
