@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     output = Path(arguments.output)
     check_output(output)
-    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained)
+    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed)
     beneath = {**subject.defaults, "data": {**subject.defaults.get("data", {}), "train": arguments.data}}
     beneath["data"].setdefault("val", arguments.data)
     protocol = load_as(Protocol, None, arguments.overrides, beneath)

@@ -32,9 +32,10 @@ def add_parser(subparsers: Any) -> None:
 
 def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     """What is evaluated."""
-    parser.add_argument("subject", help="a run, a checkpoint, a file of weights, torchvision/NAME or timm/NAME")
+    parser.add_argument("subject", help="a run, a checkpoint, a file of weights, torchvision/NAME, timm/NAME, pixels")
     parser.add_argument("--backbone", help="architecture of a file's weights, where they do not tell it")
     parser.add_argument("--pretrained", action="store_true", help="take the library's weights, not random ones")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
-    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained)
+    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed)
     overrides = [text for text in arguments.overrides if "=" in text]
     protocol = load_as(Protocol, Path(recipes[0]) if recipes else None, overrides, subject.defaults)
     result = evaluate(arguments.command, subject, protocol)

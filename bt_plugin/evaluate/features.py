@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bt_plugin import distributed
 from dali_pipelines.loaders import EvalLoader
 
 # 32 x 32 pixels, CIFAR's size, are enough to tell pictures apart by their pixels.
-_RAW_PX = 32
+RAW_PX = 32
 
 
 class Features(NamedTuple):
@@ -45,7 +45,9 @@ def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, devi
     return Features(torch.cat([part.values for part in ranks])[at], torch.cat([part.targets for part in ranks])[at])
 
 
-def raw_pixels(images: Tensor) -> Tensor:
+class RawPixels(nn.Module):
     """The pixels themselves, shrunk to 32 x 32 where they are more."""
-    size = min(_RAW_PX, images.shape[-1])
-    return functional.adaptive_avg_pool2d(images, size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = min(RAW_PX, images.shape[-1])
+        return functional.adaptive_avg_pool2d(images, size)

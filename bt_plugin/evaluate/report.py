@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin.build import loader_options
-from bt_plugin.evaluate.features import extract_features, raw_pixels
+from bt_plugin.evaluate.features import RawPixels, extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.subsets import at_most
 from bt_plugin.method import BarlowTwins
@@ -52,7 +52,7 @@ def evaluate_knn(
         accuracy = knn_accuracy(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
         return accuracy.top1 / accuracy.n
 
-    scores = {"raw": top1(raw_pixels), "untrained": top1(untrained.backbone.to(device).eval())}
+    scores = {"raw": top1(RawPixels()), "untrained": top1(untrained.backbone.to(device).eval())}
     # Every rank estimates on the same images, so that all have the same network.
     first = EvalLoader(at_most(bank, _CALIBRATION_IMAGES, recipe.run.seed), rank=0, world_size=1, **options)
     calibrate_batch_norm(untrained.backbone, first, device)

@@ -14,6 +14,7 @@ from bt_plugin.backbones import build_backbone
 from bt_plugin.build import build_model
 from bt_plugin.checkpoint import checkpoints
 from bt_plugin.errors import RecipeError
+from bt_plugin.evaluate.features import RAW_PX, RawPixels
 from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.rundir import EXPORT, RECIPE
@@ -44,8 +45,8 @@ def open_subject(name: str, backbone: str | None = None, pretrained: bool = Fals
     """Builds what is named.
 
     Args:
-        name: A run's directory, one of its checkpoints, a folder with an export, a file of weights, or
-            torchvision/NAME or timm/NAME.
+        name: A run's directory, one of its checkpoints, a folder with an export, a file of weights,
+            torchvision/NAME or timm/NAME, or pixels, which are the images themselves.
         backbone: The architecture of a file's weights, where they do not tell it.
         pretrained: Whether a network by its name has its library's weights, or random ones.
         seed: Of random weights.
@@ -58,10 +59,13 @@ def open_subject(name: str, backbone: str | None = None, pretrained: bool = Fals
         return _from_file(name, path, backbone)
     if path.is_dir():
         return _from_folder(name, path)
+    if name == "pixels":
+        return Subject(name, RawPixels(), 3 * RAW_PX**2, {}, Path("eval") / name)
     if name.split("/")[0] in ("torchvision", "timm"):
         return _by_name(name, pretrained, seed)
     raise RecipeError(
-        f"{name}: there is no such thing; give a run's directory, a file of weights, or torchvision/NAME or timm/NAME"
+        f"{name}: there is no such thing; give a run's directory, a file of weights,"
+        " torchvision/NAME or timm/NAME, or pixels"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bt_plugin.build import build_model
-from bt_plugin.evaluate.features import Features, extract_features, raw_pixels
+from bt_plugin.evaluate.features import Features, RawPixels, extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.report import calibrate_batch_norm, evaluate_knn
 from bt_plugin.recipe import Recipe
@@ -61,8 +61,8 @@ def test_knn_without_labels_is_refused() -> None:
 
 
 def test_raw_pixels_are_at_most_32_px() -> None:
-    assert raw_pixels(torch.zeros(2, 3, 64, 64)).shape == (2, 3, 32, 32)
-    assert raw_pixels(torch.zeros(2, 3, 24, 24)).shape == (2, 3, 24, 24)
+    assert RawPixels()(torch.zeros(2, 3, 64, 64)).shape == (2, 3, 32, 32)
+    assert RawPixels()(torch.zeros(2, 3, 24, 24)).shape == (2, 3, 24, 24)
 
 
 def channel_means(images: Tensor) -> Tensor:
