@@ -2,8 +2,8 @@
 
 python benchmarks/beside_lightly.py PATH/cifar10 --images 5000 --epochs 20 --seeds 0 1 2
 
-Ours is recipes/pretrain/cifar10_small_cpu.yaml. Lightly's is its example's model, transform, loss and optimizer, in this
-file (lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc). Both are evaluated by the same commands: kNN, and a
+Ours is recipes/pretrain/cifar10_small_cpu.yaml. Lightly's is its example's model, transform, loss and optimizer
+(lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc). Both are evaluated by the same commands, kNN and a
 linear classifier on cached features, each with the normalisation that it was trained with.
 """
 

@@ -1,4 +1,4 @@
-"""Pixels, an untrained and a pretrained ResNet-18 on the demo data: kNN, linear probe, fine-tuning on a tenth of labels.
+"""Pixels, an untrained and a pretrained ResNet-18 on the demo data: kNN, linear probe, fine-tuning on few labels.
 
 python benchmarks/demo_table.py --seeds 0 1 2
 
