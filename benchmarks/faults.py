@@ -45,12 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--signals", type=int, default=5)
+    parser.add_argument("--link-only", action="store_true", help="cut the link, and leave out the rest")
     arguments = parser.parse_args()
     is_root = os.geteuid() == 0
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for world_size in (1, 2):
+        for world_size in () if arguments.link_only else (1, 2):
             whole = folder / f"whole{world_size}"
             start = launcher(folder, world_size)
             finish(start(whole))
@@ -66,7 +67,9 @@ def main() -> None:
         if is_root:
             with two_hosts() as hosts:
                 start = on_hosts(folder, hosts)
-                rows.append(survive("cut link between two hosts", start, folder / "whole2", cut(hosts), 2, 2))
+                # A rank has the cores of its host, so as many threads: on one host it has half of them, and other bits.
+                finish(start(folder / "whole_hosts"))
+                rows.append(survive("cut link between two hosts", start, folder / "whole_hosts", cut(hosts), 2, 2))
     print(write_record("faults", {"steps": STEPS, "checkpoint_every_steps": 4, "results": rows}))
 
 
