@@ -25,5 +25,9 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be written or restored, as every rank knows."""
 
 
+class WeightsError(UserError):
+    """Weights that cannot be read, or written for another library."""
+
+
 class PreemptedError(Exception):
     """The run was asked to stop, and did so with a checkpoint."""

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from bt_plugin import __version__
@@ -16,6 +16,7 @@ from bt_plugin.backbones import Backbone, build_backbone
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import EXPORT, write_atomically
+from bt_plugin.tensors import save_tensors
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
@@ -28,9 +29,8 @@ def export_model(model: BarlowTwins, recipe: Recipe, run_dir: Path, step: int) -
     folder = run_dir / EXPORT
     folder.mkdir(exist_ok=True)
     for name, module in (("backbone", model.backbone), ("projector", model.projector)):
-        state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         partial = folder / f".{name}.partial"
-        save_file(state, partial, metadata={"format": "pt"})
+        save_tensors(module.state_dict(), partial)
         partial.replace(folder / f"{name}.safetensors")
     write_atomically(folder / "model.json", json.dumps(_description(model, recipe, step), indent=2) + "\n")
     return folder

@@ -16,11 +16,11 @@ from tests.conftest import REPOSITORY
 LAYERS = [
     {"bt_plugin.__main__"},
     {"bt_plugin.cli"},
-    {"bt_plugin.train"},
+    {"bt_plugin.train", "bt_plugin.formats"},
     {"bt_plugin.evaluate", "bt_plugin.export", "bt_plugin.resume"},
     {"bt_plugin.build", "bt_plugin.accelerator"},
     {"bt_plugin.checkpoint_writer"},
-    {"bt_plugin.checkpoint", "bt_plugin.monitor", "bt_plugin.state", "bt_plugin.trackers"},
+    {"bt_plugin.checkpoint", "bt_plugin.monitor", "bt_plugin.state", "bt_plugin.trackers", "bt_plugin.weights"},
     {"bt_plugin.rundir"},
     {"bt_plugin.recipe_file"},
     {"bt_plugin.recipe"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"bt_plugin.method", "bt_plugin.backbones", "bt_plugin.optim", "bt_plugin.loss"},
     {"bt_plugin.transform", "bt_plugin.demo_data", "bt_plugin.nonfinite", "bt_plugin.preemption", "bt_plugin.collapse"},
     {"bt_plugin.loss_cost"},
-    {"bt_plugin.distributed"},
+    {"bt_plugin.distributed", "bt_plugin.tensors"},
     {"bt_plugin.errors", "bt_plugin"},
 ]
 

@@ -1,0 +1,77 @@
+"""Pickled arrays in the keys of detectron2's ResNet, for detection and segmentation."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from bt_plugin.errors import WeightsError
+from bt_plugin.formats.exported import Exported
+
+SUFFIX = "_detectron2.pkl"
+# Depth, groups and width of a group; detectron2 builds no others.
+_RESNETS = {
+    "resnet18": (18, 1, 64),
+    "resnet34": (34, 1, 64),
+    "resnet50": (50, 1, 64),
+    "resnet101": (101, 1, 64),
+    "resnet152": (152, 1, 64),
+    "resnext50_32x4d": (50, 32, 4),
+    "resnext101_32x8d": (101, 32, 8),
+    "resnext101_64x4d": (101, 64, 4),
+    "wide_resnet50_2": (50, 1, 128),
+    "wide_resnet101_2": (101, 1, 128),
+}
+
+
+def write(exported: Exported, path: Path) -> None:
+    """Writes it as detectron2's checkpointer reads it.
+
+    Raises:
+        WeightsError: If detectron2 has no such ResNet.
+
+    Source:
+        Keys: facebookresearch/detectron2 detectron2/modeling/backbone/resnet.py:336-353 and 614-694 at 02b5c4e. File:
+        detectron2/checkpoint/detection_checkpoint.py:70-77.
+    """
+    if exported.architecture not in _RESNETS or exported.stem != "standard":
+        raise WeightsError(
+            f"--to detectron2: {exported.library}/{exported.architecture} with stem: {exported.stem} is none of"
+            f" detectron2's ResNets, {', '.join(_RESNETS)} with stem: standard; take torch-export"
+        )
+    arrays = {detectron2_key(key): value.numpy() for key, value in exported.state().items() if _is_kept(key, value)}
+    # The heuristics find these keys in a detector, too, where they begin with its own names.
+    content = {"model": arrays, "__author__": "bt-plugin", "matching_heuristics": True}
+    with open(path, "wb") as file:
+        pickle.dump(content, file)
+
+
+def usage(exported: Exported, path: Path) -> str:
+    """The detector's configuration."""
+    depth, groups, width = _RESNETS[exported.architecture]
+    lines = ["MODEL:", f"  WEIGHTS: {path}"]
+    if normalisation := exported.mean_and_std():
+        for name, values in zip(("PIXEL_MEAN", "PIXEL_STD"), normalisation):
+            lines.append(f"  {name}: {[round(255 * value, 3) for value in values]}")
+    lines.append("  RESNETS:")
+    lines += [f"    DEPTH: {depth}", f"    NUM_GROUPS: {groups}", f"    WIDTH_PER_GROUP: {width}"]
+    lines.append("    STRIDE_IN_1X1: False")
+    if depth < 50:
+        lines.append("    RES2_OUT_CHANNELS: 64")
+    return "\n".join([*lines, "INPUT:", '  FORMAT: "RGB"'])
+
+
+def detectron2_key(key: str) -> str:
+    """detectron2's name of a weight of torchvision's ResNet."""
+    key = re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", key)
+    key = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)
+    key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+    return key if key.startswith("res") else f"stem.{key}"
+
+
+def _is_kept(key: str, value: Tensor) -> bool:
+    """Its FrozenBatchNorm2d has no counter of batches, and would warn of one."""
+    return value.is_floating_point()

@@ -1,0 +1,49 @@
+"""The same backbone as torchvision's and as timm's model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from bt_plugin.backbones import build_backbone
+from bt_plugin.errors import WeightsError
+from bt_plugin.formats.exported import Exported
+
+_KEPT_BY = "safetensors, onnx and torch-export can hold it"
+
+
+def as_model_of(library: Literal["torchvision", "timm"], exported: Exported) -> nn.Module:
+    """The backbone as a model of this library, in evaluation mode, whose features are the same.
+
+    Where the other library has an architecture of the same name and the same keys, both are given the same images:
+    equal keys are no proof of equal features.
+
+    Raises:
+        WeightsError: If the library has no such model.
+    """
+    name = f"{exported.library}/{exported.architecture}"
+    if exported.stem != "standard":
+        raise WeightsError(f"--to {library}: {library} has no {name} with stem: {exported.stem}; {_KEPT_BY}")
+    if library == "torchvision" and exported.in_chans != 3:
+        raise WeightsError(
+            f"--to torchvision: torchvision's models take 3 channels, and this one takes {exported.in_chans}; timm,"
+            f" {_KEPT_BY}"
+        )
+    source = exported.module()
+    if library == exported.library:
+        return source
+    try:
+        target = build_backbone(f"{library}/{exported.architecture}", in_chans=exported.in_chans).module.eval()
+        target.load_state_dict(source.state_dict())
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"--to {library}: {library} has no model with the layers of {name}; {_KEPT_BY}") from error
+    images = exported.images(2)
+    with torch.no_grad():
+        if not torch.allclose(source(images), target(images), rtol=1e-4, atol=1e-4):
+            raise WeightsError(
+                f"--to {library}: {library}'s {exported.architecture} has the keys of {name}, and other features;"
+                f" {_KEPT_BY}"
+            )
+    return target

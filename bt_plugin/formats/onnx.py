@@ -1,0 +1,68 @@
+"""ONNX, for a batch of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bt_plugin.errors import WeightsError
+from bt_plugin.formats.exported import Exported
+
+SUFFIX = ".onnx"
+# Of ONNX 1.15 and onnxruntime 1.17, and newer.
+OPSET = 20
+# Of one file: protobuf's limit.
+_MOST_BYTES = 2**31 - 1
+
+
+def write(exported: Exported, path: Path) -> None:
+    """Writes it, and compares onnxruntime's features with torch's on random images.
+
+    Raises:
+        ImportError: If ONNX's packages are missing.
+        WeightsError: If the backbone cannot be traced, is too large, or the features differ.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"--to onnx needs {error.name}: pip install onnx onnxscript onnxruntime, or bt-plugin[export]"
+        ) from error
+
+    module = exported.module()
+    if sum(value.nbytes for value in module.state_dict().values()) > _MOST_BYTES:
+        raise WeightsError("--to onnx: the backbone has more than 2 GiB, which one file cannot hold; take torch-export")
+    try:
+        torch.onnx.export(
+            module,
+            (exported.images(2),),
+            path,
+            input_names=["images"],
+            output_names=["features"],
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise WeightsError(f"--to onnx: the backbone cannot be converted: {str(error).splitlines()[0]}") from error
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def features(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    exported.check("onnx", features)
+
+
+def usage(exported: Exported, path: Path) -> str:
+    """How onnxruntime loads it."""
+    shape = f"(n, {exported.in_chans}, {exported.size_px}, {exported.size_px})"
+    return (
+        f"session = onnxruntime.InferenceSession({str(path)!r})\n"
+        f'(features,) = session.run(None, {{"images": images}})  # {shape} float32, normalised'
+    )

@@ -1,0 +1,29 @@
+"""One file with the backbone, in its own keys, and in its header how to build the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bt_plugin.formats.exported import Exported
+from bt_plugin.tensors import save_tensors
+
+SUFFIX = ".safetensors"
+
+
+def write(exported: Exported, path: Path) -> None:
+    """Writes it; any backbone can be held."""
+    header = {
+        "backbone": f"{exported.library}/{exported.architecture}",
+        "stem": exported.stem,
+        "in_chans": str(exported.in_chans),
+    }
+    save_tensors(exported.state(), path, header)
+
+
+def usage(exported: Exported, path: Path) -> str:
+    """How build_backbone's model loads it."""
+    name = f"{exported.library}/{exported.architecture}"
+    return (
+        f"backbone = bt_plugin.build_backbone({name!r}, {exported.stem!r}, {exported.in_chans})\n"
+        f"backbone.module.load_state_dict(safetensors.torch.load_file({str(path)!r}))"
+    )

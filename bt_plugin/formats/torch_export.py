@@ -1,0 +1,38 @@
+"""A program of torch.export, for a batch of any size: it runs without the model's source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bt_plugin.errors import WeightsError
+from bt_plugin.formats.exported import Exported
+
+SUFFIX = ".pt2"
+
+
+def write(exported: Exported, path: Path) -> None:
+    """Writes it, loads it back and compares the features on random images.
+
+    Raises:
+        WeightsError: If the name does not end in .pt2, the backbone cannot be traced, or the features differ.
+    """
+    if path.suffix != SUFFIX:
+        raise WeightsError(f"-o: {path.name} must end in {SUFFIX}, which torch.export requires")
+    module = exported.module()
+    batch = {0: torch.export.Dim("batch")}
+    try:
+        program = torch.export.export(module, (exported.images(2),), dynamic_shapes=(batch,))
+    except Exception as error:  # torch has no class for them all
+        raise WeightsError(
+            f"--to torch-export: torch cannot trace the backbone: {str(error).splitlines()[0]}"
+        ) from error
+    torch.export.save(program, path)
+    exported.check("torch-export", torch.export.load(path).module())
+
+
+def usage(exported: Exported, path: Path) -> str:
+    """How torch loads it."""
+    shape = f"(n, {exported.in_chans}, {exported.size_px}, {exported.size_px})"
+    return f"features = torch.export.load({str(path)!r}).module()(images)  # {shape} float32, normalised"

@@ -1,0 +1,380 @@
+"""Each format is loaded by the library that it is for, and gives the features of its source."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from timm.models import load_checkpoint
+from torch import Tensor, nn
+from torchvision import models
+
+from bt_plugin.backbones import build_backbone
+from bt_plugin.build import build_model
+from bt_plugin.cli import main
+from bt_plugin.errors import WeightsError
+from bt_plugin.export import export_model, load_backbone
+from bt_plugin.formats import FORMATS, convert
+from bt_plugin.formats.detectron2 import detectron2_key
+from bt_plugin.formats.hf import crop_pct
+from bt_plugin.formats.onnx import OPSET
+from bt_plugin.recipe import Recipe
+from bt_plugin.weights import read_weights
+from bt_plugin.weights.folder import write_folder
+
+KNN = {"raw": 0.4654, "untrained": 0.6635, "calibrated": 0.769, "pretrained": 0.8404}
+
+
+def exported(run_dir: Path, summary: dict[str, Any] | None = None, size_px: int = 48, **model: Any) -> Path:
+    """A run's directory after training, whose BatchNorms have seen data."""
+    run_dir.mkdir(parents=True)
+    content = {
+        "data": {"train": "/home/somebody/pictures/train", "val": "pictures/val"},
+        "model": {"projector": [16, 8], **model},
+        "views": {"both": {"size_px": size_px}},
+        "run": {"output_dir": str(run_dir), "seed": 7},
+    }
+    recipe = Recipe.model_validate(content)
+    network = build_model(recipe)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in network.state_dict().items():
+        if value.ndim == 1:
+            low = 0.5 if name.endswith(("weight", "running_var")) else -0.5
+            value.copy_(low + torch.rand(value.shape, generator=generator))
+    export_model(network, recipe, run_dir, step=144)
+    (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
+    if summary:
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def run18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    summary = {"epochs": 12.0, "world_size": 2, "device": "cpu", "knn_top1": KNN}
+    return exported(tmp_path_factory.mktemp("formats") / "run", summary, backbone="torchvision/resnet18")
+
+
+@pytest.fixture(scope="module")
+def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `import` makes it: neither a run nor a view is known."""
+    folder = tmp_path_factory.mktemp("imported")
+    torch.save(models.mobilenet_v3_small().state_dict(), folder / "a.pth")
+    weights = read_weights(folder / "a.pth", "torchvision/mobilenet_v3_small")
+    write_folder(weights, folder / "mobilenet", folder / "a.pth", {"torch": "2"})
+    return folder / "mobilenet"
+
+
+def images_for(channels: int = 3, count: int = 2) -> Tensor:
+    return torch.randn(count, channels, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+def features(module: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return module.eval()(images)
+
+
+def source_features(run: Path, images: Tensor) -> Tensor:
+    return features(load_backbone(run / "export").module, images)
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_torchvision_loads_it(tmp_path: Path, source: str) -> None:
+    run = exported(tmp_path / "run", backbone=f"{source}/resnet50")
+    path, usage = convert(run, "torchvision")
+    assert path == run / "export" / "resnet50_torchvision.pth"
+    assert f"torch.load({str(path)!r})" in usage
+    model = models.resnet50()
+    missing = model.load_state_dict(torch.load(path), strict=False)
+    assert missing.missing_keys == ["fc.weight", "fc.bias"]
+    assert missing.unexpected_keys == []
+    model.fc = nn.Identity()
+    torch.testing.assert_close(features(model, images_for()), source_features(run, images_for()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_timm_loads_it(run18: Path, tmp_path: Path, name: str) -> None:
+    path, usage = convert(run18, "timm", tmp_path / name)
+    expected = source_features(run18, images_for())
+    model = timm.create_model("resnet18", num_classes=0)
+    load_checkpoint(model, str(path))
+    torch.testing.assert_close(features(model, images_for()), expected, rtol=1e-4, atol=1e-4)
+    model = eval(usage, {"timm": timm})
+    torch.testing.assert_close(features(model, images_for()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_safetensors_say_how_to_build_the_model(run18: Path, tmp_path: Path) -> None:
+    path, _ = convert(run18, "safetensors", tmp_path / "a.safetensors")
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    assert header == {"format": "pt", "backbone": "torchvision/resnet18", "stem": "standard", "in_chans": "3"}
+    module = build_backbone(header["backbone"], header["stem"], int(header["in_chans"])).module
+    module.load_state_dict(load_file(path))
+    assert torch.equal(features(module, images_for()), source_features(run18, images_for()))
+
+
+@pytest.fixture(scope="module")
+def onnx_file(run18: Path) -> Path:
+    return convert(run18, "onnx", run18.parent / "onnx" / "a.onnx")[0]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnxruntime_runs_it_for_any_batch(run18: Path, onnx_file: Path, count: int) -> None:
+    import onnx
+    import onnxruntime
+
+    images = images_for(count=count)
+    model = onnx.load(onnx_file)
+    onnx.checker.check_model(model)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    (found,) = onnxruntime.InferenceSession(onnx_file).run(["features"], {"images": images.numpy()})
+    expected = source_features(run18, images).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert [file.name for file in onnx_file.parent.iterdir()] == ["a.onnx"], "the weights are in it"
+
+
+@pytest.mark.parametrize("backbone", ["timm/test_resnet", "timm/test_vit"])
+def test_torch_runs_its_own_program_for_any_batch(tmp_path: Path, backbone: str) -> None:
+    run = exported(tmp_path / "run", size_px=160 if "vit" in backbone else 48, backbone=backbone)
+    path, _ = convert(run, "torch-export")
+    for count in (1, 5):
+        images = torch.randn(count, 3, 160, 160) if "vit" in backbone else images_for(count=count)
+        found = torch.export.load(path).module()(images).detach()
+        torch.testing.assert_close(found, source_features(run, images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_other_features_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
+    """No program is exact enough for a tolerance below zero."""
+    run = exported(tmp_path / "run", backbone="timm/test_resnet")
+    monkeypatch.setattr("bt_plugin.formats.exported.TOLERANCE", -1.0)
+    with pytest.raises(
+        WeightsError, match=rf"--to {to}: its features differ from torch's by up to .*; take safetensors"
+    ):
+        convert(run, to)
+    assert {file.name for file in (run / "export").iterdir()} == {
+        "backbone.safetensors", "projector.safetensors", "model.json",
+    }  # fmt: skip
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        content: dict[str, Any] = pickle.load(file, encoding="latin1")
+    return content
+
+
+def test_detectron2s_layout(run18: Path, tmp_path: Path) -> None:
+    """Checked by hand with detectron2 at 02b5c4e: its checkpointer loads ResNet-18, 50, wide 50 and ResNeXt-50 into
+    build_resnet_backbone under the printed configuration with no key missing, its features of res5 equal torchvision's
+    bit for bit, and a Faster R-CNN finds the weights for its backbone.bottom_up."""
+    path, usage = convert(run18, "detectron2", tmp_path / "a.pkl")
+    content = read_pickle(path)
+    assert (content["__author__"], content["matching_heuristics"]) == ("bt-plugin", True)
+    source = load_file(run18 / "export" / "backbone.safetensors")
+    assert np.array_equal(content["model"]["stem.conv1.norm.running_var"], source["bn1.running_var"].numpy())
+    assert len(content["model"]) == sum(value.ndim > 0 for value in source.values())
+    for ours, theirs in {
+        "conv1.weight": "stem.conv1.weight",
+        "bn1.bias": "stem.conv1.norm.bias",
+        "layer1.0.conv2.weight": "res2.0.conv2.weight",
+        "layer4.1.bn2.running_mean": "res5.1.conv2.norm.running_mean",
+        "layer2.0.downsample.0.weight": "res3.0.shortcut.weight",
+        "layer2.0.downsample.1.running_var": "res3.0.shortcut.norm.running_var",
+        "layer3.5.bn3.weight": "res4.5.conv3.norm.weight",
+    }.items():
+        assert detectron2_key(ours) == theirs
+    model = yaml.safe_load(usage)["MODEL"]
+    assert model["WEIGHTS"] == str(path)
+    assert model["RESNETS"] == {
+        "DEPTH": 18, "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "STRIDE_IN_1X1": False, "RES2_OUT_CHANNELS": 64,
+    }  # fmt: skip
+    assert model["PIXEL_MEAN"] == [123.675, 116.28, 103.53]
+
+
+def test_detectron2_loads_it(tmp_path: Path) -> None:
+    reason = "detectron2 is not installed; it is not on PyPI"
+    checkpoint = pytest.importorskip("detectron2.checkpoint", reason=reason)
+    from detectron2.config import get_cfg
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling.backbone import build_resnet_backbone
+
+    run = exported(tmp_path / "run", backbone="torchvision/resnet50")
+    path, usage = convert(run, "detectron2")
+    (tmp_path / "config.yaml").write_text(usage)
+    config = get_cfg()
+    config.merge_from_file(str(tmp_path / "config.yaml"))
+    config.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    model = build_resnet_backbone(config, ShapeSpec(channels=3))
+    assert set(read_pickle(path)["model"]) == set(model.state_dict())
+    checkpoint.DetectionCheckpointer(model).load(config.MODEL.WEIGHTS)
+    images = images_for()
+    with torch.no_grad():
+        found = model.eval()(images)["res5"].mean((2, 3))
+    torch.testing.assert_close(found, source_features(run, images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("in_chans", [3, 1])
+def test_timm_loads_the_folder_for_the_hub(tmp_path: Path, in_chans: int) -> None:
+    run = exported(tmp_path / "run", backbone="torchvision/resnet18", in_chans=in_chans)
+    folder, usage = convert(run, "hf", tmp_path / "card")
+    model = eval(usage, {"timm": timm})
+    images = images_for(in_chans)
+    torch.testing.assert_close(features(model, images), source_features(run, images), rtol=1e-4, atol=1e-4)
+    classifier = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=5)
+    assert torch.equal(classifier.conv1.weight, model.conv1.weight)
+    assert classifier.fc.out_features == 5
+
+    view = json.loads((run / "export" / "model.json").read_text())["eval_view"]
+    data = timm.data.resolve_model_data_config(model)
+    assert tuple(data["input_size"]) == (in_chans, view["size_px"], view["size_px"])
+    assert data["interpolation"] == view["interpolation"]
+    if in_chans == 3:
+        assert (list(data["mean"]), list(data["std"])) == (view["mean"], view["std"])
+        resize, crop, *_ = timm.data.create_transform(**data, is_training=False).transforms
+        picture = resize(Image.new("RGB", (300, 200)))
+        assert min(picture.size) == view["resize_px"]
+        assert crop(picture).size == (view["size_px"], view["size_px"])
+    else:
+        assert data["mean"] == pytest.approx([np.mean(view["mean"])])
+
+
+def test_the_crop_is_right_for_every_size() -> None:
+    for size in range(16, 300, 7):
+        for resize in range(size, size + 50):
+            assert int(size / crop_pct(size, resize)) == resize
+
+
+def test_the_model_card_says_what_the_files_say(run18: Path, tmp_path: Path) -> None:
+    folder, _ = convert(run18, "hf", tmp_path / "card")
+    card = (folder / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "timm"
+    assert "barlow-twins" in front["tags"]
+    assert "license" not in front
+    assert "/home/somebody" not in card, "an absolute path tells more than its owner may want"
+    for row in (
+        "| data | pictures/train |",
+        "| epochs | 12 of 1000 |",
+        "| steps | 144 |",
+        "| global batch | 2048 |",
+        "| projector | 16 - 8 |",
+        "| lambda | 0.0051 |",
+        "| views | barlow_twins, 48 px |",
+        "| seed | 7 |",
+        "| ranks | 2 |",
+        "| kNN top-1 on pictures/val (k 20, t 0.1) |",
+        "| untrained network, BatchNorm statistics estimated | 76.9% |",
+        "| this network | 84.0% |",
+        f"| torch | {version('torch')} |",
+    ):
+        assert row in card
+    assert "mean (0.485, 0.456, 0.406)" in card
+
+
+def test_a_model_card_invents_nothing(tmp_path: Path) -> None:
+    run = exported(tmp_path / "run", backbone="torchvision/resnet18")
+    card = (convert(run, "hf")[0] / "README.md").read_text()
+    assert "The run has no kNN evaluation." in card
+    assert "| epochs |" not in card
+    torch.save(models.resnet18().state_dict(), tmp_path / "a.pth")
+    write_folder(read_weights(tmp_path / "a.pth"), tmp_path / "imported", tmp_path / "a.pth", {})
+    card = (convert(tmp_path / "imported", "hf")[0] / "README.md").read_text()
+    assert "imported from a.pth, in the layout state-dict" in card
+    assert "How images were normalised is not in the file" in card
+    assert "Training" not in card
+    assert "barlow" not in card.lower()
+    config = json.loads((tmp_path / "imported" / "resnet18_hf" / "config.json").read_text())
+    assert "mean" not in config["pretrained_cfg"]
+
+
+@pytest.mark.parametrize(
+    ("model", "to", "named"),
+    [
+        ({"backbone": "torchvision/shufflenet_v2_x0_5"}, "timm", "timm has no model with the layers of"),
+        ({"backbone": "torchvision/shufflenet_v2_x0_5"}, "hf", "timm has no model with the layers of"),
+        ({"backbone": "timm/resnet10t"}, "torchvision", "torchvision has no model with the layers of"),
+        ({"backbone": "timm/resnet10t"}, "detectron2", "none of detectron2's ResNets, resnet18, .*; take torch-export"),
+        ({"backbone": "torchvision/resnet18", "stem": "small"}, "detectron2", "with stem: small is none of"),
+        ({"backbone": "torchvision/resnet18", "stem": "small"}, "timm", "timm has no .* with stem: small; safetensors"),
+        (
+            {"backbone": "torchvision/resnet18", "in_chans": 1},
+            "torchvision",
+            "take 3 channels, and this one takes 1; timm",
+        ),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, model: dict[str, Any], to: str, named: str) -> None:
+    run = exported(tmp_path / "run", **model)
+    with pytest.raises(WeightsError, match=rf"--to {'timm' if to == 'hf' else to}: .*{named}"):
+        convert(run, to)
+    assert not any(path.name.startswith(".") for path in (run / "export").iterdir())
+
+
+def test_equal_keys_are_not_enough(run18: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of the same name and layers, with another nonlinearity."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, act_layer=nn.ELU, **options))
+    with pytest.raises(WeightsError, match="has the keys of torchvision/resnet18, and other features"):
+        convert(run18, "timm", tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_command_overwrites_nothing(run18: Path, tmp_path: Path, capsys: Any, to: str) -> None:
+    path = tmp_path / "there"
+    path.write_text("mine")
+    assert main(["export", str(run18), "--to", to, "-o", str(path)]) == 2
+    assert f"-o: {path} exists, and is not overwritten" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+
+
+def test_the_command(run18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "new" / "a.safetensors"
+    assert main(["export", str(run18 / "export"), "--to", "safetensors", "-o", str(path)]) == 0
+    assert f"{path} written; to load it:" in capsys.readouterr().out
+    assert [file.name for file in path.parent.iterdir()] == ["a.safetensors"]
+    for to, out, named in (
+        ("timm", "a.bin", "must end in .safetensors or .pth"),
+        ("torch-export", "a.bin", "must end in .pt2"),
+    ):
+        assert main(["export", str(run18), "--to", to, "-o", str(tmp_path / out)]) == 2
+        assert named in capsys.readouterr().err
+    assert main(["export", str(tmp_path), "--to", "onnx"]) == 2
+    assert "has no model.json and no backbone.safetensors; name the directory of a run" in capsys.readouterr().err
+    with pytest.raises(WeightsError, match="--to: 'tensorrt' is not allowed"):
+        convert(run18, "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("to", "package", "remedy"),
+    [
+        ("onnx", "onnxruntime", "needs onnxruntime: pip install onnx onnxscript onnxruntime"),
+        ("onnx", "onnxscript", "needs onnxscript: pip install"),
+        ("timm", "timm", "pip install timm"),
+    ],
+)
+def test_a_missing_package_is_named(
+    run18: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, package: str, remedy: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=remedy):
+        convert(run18, to, tmp_path / "a.pth")
+
+
+def test_imported_weights_are_converted(mobilenet: Path, tmp_path: Path) -> None:
+    path, _ = convert(mobilenet, "torchvision", tmp_path / "a.pth")
+    missing = models.mobilenet_v3_small().load_state_dict(torch.load(path), strict=False)
+    assert missing.missing_keys == ["classifier.3.weight", "classifier.3.bias"]
+    assert missing.unexpected_keys == []
+    with pytest.raises(WeightsError, match="timm has no model with the layers of torchvision/mobilenet_v3_small"):
+        convert(mobilenet, "timm", tmp_path / "a.safetensors")
