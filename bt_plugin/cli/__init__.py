@@ -7,12 +7,12 @@ import errno
 import os
 import sys
 
-from bt_plugin.cli import check, demo_data, export, import_weights, launch, pretrain, scan
+from bt_plugin.cli import check, demo_data, embed, evaluation, export, import_weights, launch, pretrain, scan
 from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError
 from bt_plugin.preemption import EXIT_PREEMPTED
 from dali_pipelines.errors import BadImageError
 
-_COMMANDS = (pretrain, launch, check, demo_data, scan, import_weights, export)
+_COMMANDS = (pretrain, launch, check, demo_data, scan, evaluation, embed, import_weights, export)
 # What every rank meets, rank 0 tells for all.
 _OF_ALL_RANKS = (RecipeError, DivergenceError, CheckpointError, PreemptedError)
 
@@ -28,7 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True)
     for command in _COMMANDS:
         command.add_parser(subparsers)
-    parsed = parser.parse_args(arguments)
+    parsed, late = parser.parse_known_args(arguments)
+    # argparse itself takes no changes to a recipe that follow an option.
+    if late and (any(each.startswith("-") for each in late) or not hasattr(parsed, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(late)}")
+    if late:
+        parsed.overrides += late
     try:
         code: int | None = parsed.run(parsed)
     except (UserError, BadImageError, ImportError, PreemptedError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.rundir import EXPORT, RECIPE
 from bt_plugin.weights import read_weights
+
+logger = logging.getLogger(__name__)
 
 _MODEL = "model.json"
 
@@ -107,6 +110,8 @@ def _data_of(run_dir: Path) -> dict[str, Any]:
 
 def _from_file(name: str, path: Path, backbone: str | None) -> Subject:
     weights = read_weights(path, backbone)
+    for dropped in weights.dropped:
+        logger.warning("%s: left out: %s", name, dropped)
     module, feature_dim = build_backbone(weights.backbone_name, weights.stem, weights.in_chans)
     module.load_state_dict(weights.backbone)
     return Subject(name, module, feature_dim, {"view": {"channels": weights.in_chans}}, Path("eval") / path.stem)
