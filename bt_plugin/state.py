@@ -67,6 +67,8 @@ class TrainingState:
 
     def copied(self) -> dict[str, Any]:
         """A copy in the host's memory, which stays as it is until the next one. To be called on every rank."""
+        # torch would make a state that is missing by a step, which leaves more than zeros.
+        assert self._optimizer.state, "the optimizer has its state before the first checkpoint"
         _agree_on_buffers(self._model)
         state = self._current()
         state["random"] = {self._rank: _random_states(self._accelerator.device)}

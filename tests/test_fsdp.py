@@ -26,7 +26,7 @@ LAUNCH = ["--config_file", CONFIG, "--num_processes", "2", "--fsdp_min_num_param
 # No BatchNorm, so that micro-batches have the statistics of whole ones; and something is learnt.
 OPTIONS = [
     *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=160", "run.checkpoint_every_steps=1"),
-    *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
+    *("eval.every_epochs=1", "optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
 ]
 
 

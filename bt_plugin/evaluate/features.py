@@ -17,10 +17,14 @@ RAW_PX = 32
 
 
 class Features(NamedTuple):
-    """Shape: values (N, F) float32, targets (N,) int64, both on the CPU, the same on every rank."""
+    """Shape: values (N, F) float32, targets (N,) int64, the same on every rank; on the CPU when extracted."""
 
     values: Tensor
     targets: Tensor
+
+    def to(self, device: torch.device) -> Features:
+        """The same on another device."""
+        return Features(self.values.to(device), self.targets.to(device))
 
 
 @torch.no_grad()

@@ -70,7 +70,9 @@ class Evaluation(NamedTuple):
     def features(self) -> tuple[Features, Features]:
         """Of all training and all validation images, the same on every rank."""
         backbone, device = self.backbone(), self.accelerator.device
-        train, val = (extract_features(backbone, self.shown(source), device) for source in (self.train, self.val))
+        train, val = (
+            extract_features(backbone, self.shown(source), device).to(device) for source in (self.train, self.val)
+        )
         return train, val
 
 

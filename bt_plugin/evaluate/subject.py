@@ -110,8 +110,8 @@ def _data_of(run_dir: Path) -> dict[str, Any]:
 
 def _from_file(name: str, path: Path, backbone: str | None) -> Subject:
     weights = read_weights(path, backbone)
-    for dropped in weights.dropped:
-        logger.warning("%s: left out: %s", name, dropped)
+    if weights.dropped:
+        logger.warning("%s: left out: %s", name, "; ".join(weights.dropped))
     module, feature_dim = build_backbone(weights.backbone_name, weights.stem, weights.in_chans)
     module.load_state_dict(weights.backbone)
     return Subject(name, module, feature_dim, {"view": {"channels": weights.in_chans}}, Path("eval") / path.stem)

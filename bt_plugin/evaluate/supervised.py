@@ -92,9 +92,9 @@ def train_classifier(
     if isinstance(options, Finetune):
         groups.append({"params": list(model.backbone.parameters()), "base_lr": lr_backbone})
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay)
+    places = _checkpoint_folder(folder, model.backbone, protocol, options)
     prepared, stepping = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
     state = TrainingState(accelerator, prepared, optimizer, timedelta(seconds=protocol.run.timeout_s))
-    places = _checkpoint_folder(folder, protocol, options)
     first = _resumed(state, train, places)
     writer = CheckpointWriter(state, places, keep=1)
     try:
@@ -147,10 +147,12 @@ def _accuracy(model: nn.Module, loader: EvalLoader, device: torch.device) -> Acc
     return total
 
 
-def _checkpoint_folder(folder: Path, protocol: Protocol, options: Supervised) -> Path:
-    """Of exactly this evaluation: another recipe goes on from none of its checkpoints."""
-    identity = f"{type(options).__name__}{options}{protocol.data.train}{protocol.view}{protocol.run.seed}"
-    places = folder / f".{type(options).__name__.lower()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+def _checkpoint_folder(folder: Path, backbone: nn.Module, protocol: Protocol, options: Supervised) -> Path:
+    """Of exactly this evaluation: other weights or another recipe go on from none of its checkpoints."""
+    digest = hashlib.sha256(f"{options!r}{protocol.data.train}{protocol.view!r}{protocol.run.seed}".encode())
+    for value in backbone.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().data)
+    places = folder / f".{type(options).__name__.lower()}-{digest.hexdigest()[:12]}"
     distributed.from_main(lambda: places.mkdir(parents=True, exist_ok=True))
     return places
 

@@ -15,12 +15,13 @@ from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 
 from bt_plugin.build import build_model
-from bt_plugin.errors import DivergenceError, RecipeError
+from bt_plugin.errors import CheckpointError, DivergenceError, RecipeError
 from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.train import pretrain
 from dali_pipelines import BadImageError, image_folder
 from tests.dali.sources.test_tars import write_shard
+from tests.plugin.test_checkpoint_writer import full_disk
 from tests.saved import weights_in
 
 
@@ -139,6 +140,14 @@ def test_the_accumulation_of_a_run_may_change(small_recipe: Path, tmp_path: Path
     train(small_recipe, "run.max_steps=2")
     train(small_recipe, "run.max_steps=4", "optim.accumulation_steps=2")
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_ends_the_run_before_the_next_checkpoint(small_recipe: Path, tmp_path: Path) -> None:
+    """The thread that writes knows of it; an epoch that is never saved is not worth training."""
+    with full_disk(200_000), pytest.raises(CheckpointError, match="checkpoint-4 cannot be written"):
+        train(small_recipe)
+    assert 4 <= len(metrics(tmp_path / "run")) < 8
+    assert train(small_recipe)["step"] == 12
 
 
 @pytest.mark.parametrize("most", [0, 3])

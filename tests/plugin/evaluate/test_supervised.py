@@ -113,6 +113,19 @@ def test_another_recipe_does_not_go_on_from_it(protocol: Protocol, tmp_path: Pat
     assert torch.equal(ours.head.weight, theirs.head.weight)
 
 
+def test_other_weights_do_not_go_on_from_it(
+    protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their backbone is in the checkpoint: it would be the one that is evaluated."""
+    with pytest.raises(StoppedError):
+        train(protocol, LINEAR, tmp_path, Stopping)
+    other = classifier(LINEAR)
+    nn.init.ones_(other.backbone.layer4[1].bn2.weight)
+    monkeypatch.setattr(f"{__name__}.classifier", lambda options: other)
+    _, model = train(protocol, LINEAR, tmp_path)
+    assert torch.equal(model.backbone.layer4[1].bn2.weight, torch.ones(512))
+
+
 def test_a_loss_that_is_not_finite_ends_it(protocol: Protocol, tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match=r"epoch \d, step \d: the loss is (nan|inf); take lower rates"):
         train(protocol, FINETUNE.model_copy(update={"lr_backbone": 1e20, "lr_classifier": 1e20}), tmp_path)
