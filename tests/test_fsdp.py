@@ -26,7 +26,8 @@ LAUNCH = ["--config_file", CONFIG, "--num_processes", "2", "--fsdp_min_num_param
 # No BatchNorm, so that micro-batches have the statistics of whole ones; and something is learnt.
 OPTIONS = [
     *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=160", "run.checkpoint_every_steps=1"),
-    *("eval.every_epochs=1", "optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
+    *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
+    *("run.max_steps=5", "eval.every_epochs=1", "eval.knn=false"),
 ]
 
 
@@ -37,35 +38,34 @@ def losses(folder: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_shards_change_nothing(small_recipe: Path, tmp_path: Path) -> None:
-    """Not the loss, with accumulation nor without; and killed, it goes on bit for bit."""
+    """Not the loss, with accumulation nor without; killed, it goes on bit for bit; and it goes on without shards."""
     sharded, whole, accumulated, mortal = (tmp_path / name for name in ("sharded", "whole", "accumulated", "mortal"))
     live(small_recipe, sharded, 2, options=OPTIONS, **SHARDED)
     live(small_recipe, whole, 2, options=OPTIONS)
     live(small_recipe, accumulated, 2, options=[*OPTIONS, "optim.accumulation_steps=2"], **SHARDED)
-    assert losses(whole)[-1] < 0.9 * losses(whole)[0]
+    assert abs(losses(whole)[-1] - losses(whole)[0]) > 0.1 * losses(whole)[0], "the weights moved"
     assert losses(sharded) == pytest.approx(losses(whole), rel=1e-4)
     assert losses(accumulated) == pytest.approx(losses(whole), rel=1e-3)
     ours, theirs = (load_file(folder / "export" / "backbone.safetensors") for folder in (sharded, whole))
     for key in theirs:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
-    knn = [json.loads((folder / "summary.json").read_text())["knn_top1"] for folder in (sharded, whole)]
-    assert knn[0]["pretrained"] == pytest.approx(knn[1]["pretrained"], abs=0.1)
+    (ours_online,), (theirs_online,) = (
+        [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+        for folder in (sharded, whole)
+    )
+    assert ours_online["rankme"] == pytest.approx(theirs_online["rankme"], rel=1e-2)
 
-    assert live(small_recipe, mortal, 2, [14, 31, 45], options=OPTIONS, **SHARDED) >= 2
+    assert live(small_recipe, mortal, 2, [14, 31], options=OPTIONS, **SHARDED) == 2
     assert learnt(mortal) == learnt(sharded)
     after_death = load_file(mortal / "export" / "backbone.safetensors")
     assert all(torch.equal(after_death[key], ours[key]) for key in ours)
 
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_the_recipe_launches_and_a_run_goes_on_without_shards(small_recipe: Path, tmp_path: Path) -> None:
+    # The recipe, really launched, and then the same run by ranks that hold the whole model.
     run_dir = tmp_path / "run"
-    result = launch(LAUNCH, str(small_recipe), *OPTIONS, "run.max_steps=3", "eval.knn=false")
+    result = launch(LAUNCH, str(small_recipe), *OPTIONS, "run.max_steps=2")
     assert result.returncode == 0, result.stderr
     live(small_recipe, run_dir, 2, options=OPTIONS)
-    live(small_recipe, tmp_path / "whole", 2, options=OPTIONS)
-    assert losses(run_dir) == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+    assert losses(run_dir) == pytest.approx(losses(whole), rel=1e-4)
 
 
 @pytest.mark.distributed

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
 
 from bt_plugin import distributed
@@ -63,6 +62,8 @@ class OnlineEvaluation:
             training images: rankme, std_of_l2_normalized, and mean and deviation of C's diagonal and of the rest;
             effective_rank of their features.
         """
+        from lightly.utils.debug import std_of_l2_normalized
+
         plain = with_weights_of(model, build_model(self._recipe)).to(self._device).eval()
         values = self._accuracies(plain.backbone) if self._val is not None else {}
         features, z_a, z_b = self._two_views(plain)

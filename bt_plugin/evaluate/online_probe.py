@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightly.utils.benchmarking import OnlineLinearClassifier
 from torch import Tensor, nn
 
 from bt_plugin import distributed
@@ -27,6 +26,8 @@ class OnlineProbe:
     def __init__(
         self, backbone: nn.Module, feature_dim: int, classes: int, device: torch.device, lr: float, seed: int
     ) -> None:
+        from lightly.utils.benchmarking import OnlineLinearClassifier
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.classifier = OnlineLinearClassifier(feature_dim, classes, topk=(1,)).to(device)
