@@ -46,9 +46,9 @@ def write(state: TrainingState, run_dir: Path, of: Progress, keep: int = 3) -> N
         writer.close()
 
 
-def weights_in(checkpoint: Path) -> dict[str, Tensor]:
-    """The model's, whole, whichever ranks wrote them."""
+def weights_in(checkpoint: Path, part: str = "model") -> dict[str, Tensor]:
+    """The model's, or another part's, whole, whichever ranks wrote them."""
     with tempfile.TemporaryDirectory() as folder:
         dcp_to_torch_save(checkpoint, Path(folder) / "state.pt")
-        weights: dict[str, Tensor] = torch.load(Path(folder) / "state.pt", weights_only=False)["model"]
+        weights: dict[str, Tensor] = torch.load(Path(folder) / "state.pt", weights_only=False)[part]
     return weights

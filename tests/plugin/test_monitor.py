@@ -44,6 +44,6 @@ def test_speed_counts_images_and_waiting() -> None:
 
 def test_the_best_is_kept_with_its_step() -> None:
     best = Best({"loss": (3.0, 4)})
-    for step, loss in ((5, 3.0), (6, float("nan")), (7, 2.0), (8, float("-inf")), (9, 2.5)):
+    for step, loss in ((5, 3.0), (6, float("nan")), (7, 2.0), (8, float("-inf")), (9, 2.5), (10, 2.0)):
         best.watch(step, lower={"loss": loss, "other": loss})
     assert best.values == {"loss": (2.0, 7), "other": (2.0, 7)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,11 @@ def test_one_run_in_all_its_lives(small_recipe: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     both = 'run.trackers=["tensorboard", "wandb"]'
-    train(small_recipe, both, "run.max_steps=3")
-    train(small_recipe, both, "run.max_steps=5")
+    train(small_recipe, both, "run.max_steps=3", "run.checkpoint_every_steps=2")
     run_dir = tmp_path / "run"
+    # As after a kill: step 3 was told, and is in no checkpoint.
+    shutil.rmtree(run_dir / "checkpoint-3")
+    train(small_recipe, both, "run.max_steps=5")
     manifest = json.loads((run_dir / "checkpoint-5" / "manifest.json").read_text())
     run_id = manifest["progress"][4]
     lives = sorted((run_dir / "wandb").glob("offline-run-*"))

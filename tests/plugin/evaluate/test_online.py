@@ -20,6 +20,7 @@ from bt_plugin.recipe_file import load_recipe
 from bt_plugin.train import pretrain
 from dali_pipelines import image_folder
 from tests.ranks import run_ranks
+from tests.saved import weights_in
 from tests.test_kill import learnt, live
 
 EVERY = "eval.every_epochs=1"
@@ -74,6 +75,8 @@ def test_a_stopped_run_tells_the_same(small_recipe: Path, tmp_path: Path) -> Non
     train(small_recipe, EVERY, "run.max_steps=6")
     summary = train(small_recipe, EVERY)
     assert evaluations(tmp_path / "run") == evaluations(tmp_path / "whole")
+    ours, theirs = (weights_in(tmp_path / name / "checkpoint-12", "probe") for name in ("run", "whole"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     knn = [line["knn_top1"] for line in evaluations(tmp_path / "run")]
     assert summary["best"]["knn_top1"] == {"value": max(knn), "step": 4 * (1 + knn.index(max(knn)))}
 

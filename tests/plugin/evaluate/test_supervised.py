@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import DivergenceError
@@ -91,6 +92,23 @@ def test_the_rates_are_the_options(protocol: Protocol, tmp_path: Path) -> None:
     _, model = train(protocol, FINETUNE.model_copy(update={"lr_backbone": 0.0}), tmp_path)
     before, after = dict(classifier(FINETUNE).named_parameters()), dict(model.named_parameters())
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"head.weight", "head.bias"}
+
+
+def test_rates_follow_a_cosine_over_epochs(protocol: Protocol, tmp_path: Path) -> None:
+    rates: list[tuple[float, ...]] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        rates.append(tuple(group["lr"] for group in optimizer.param_groups))
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        train(protocol, FINETUNE, tmp_path)
+    finally:
+        handle.remove()
+    assert len(rates) == 9
+    for step, pair in enumerate(rates):
+        scale = (1.0, 0.75, 0.25)[step // 3]
+        assert pair == pytest.approx((0.05 * scale, 0.01 * scale))
 
 
 @pytest.mark.parametrize("options", [LINEAR, FINETUNE], ids=["linear", "finetune"])
