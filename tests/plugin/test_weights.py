@@ -15,7 +15,6 @@ import timm
 import torch
 from lightly.models import ResNetGenerator
 from lightly.models.modules import BarlowTwinsProjectionHead, SimCLRProjectionHead
-from lightly.utils.benchmarking import OnlineLinearClassifier
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
@@ -24,140 +23,27 @@ from bt_plugin.backbones import build_backbone
 from bt_plugin.cli import main
 from bt_plugin.errors import WeightsError
 from bt_plugin.export import load_backbone
-from bt_plugin.method import build_projector
-from bt_plugin.weights import Weights, read_weights
+from bt_plugin.weights import read_weights
 from bt_plugin.weights.architecture import _RESNETS, fit_backbone
-
-IMAGES = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    """With BatchNorms that have seen data, so that none can be mistaken for another."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in module.state_dict().items():
-        if value.ndim == 1:
-            low = 0.5 if name.endswith(("weight", "running_var")) else -0.5
-            value.copy_(low + torch.rand(value.shape, generator=generator))
-    return module.eval()
-
-
-def resnet(name: str = "resnet18", small: bool = False, in_chans: int = 3) -> nn.Module:
-    module = models.get_model(name, weights=None)
-    module.fc = nn.Identity()
-    if small:
-        module.conv1, module.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
-    if in_chans != 3:
-        module.conv1 = nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False)
-    return randomised(module)
-
-
-class Network(nn.Module):
-    """Whatever parts, under their names."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-
-def linears(widths: list[int], bias: bool) -> nn.Sequential:
-    a, b, c, d = widths
-    layers = [nn.Linear(a, b, bias=bias), nn.BatchNorm1d(b), nn.ReLU()]
-    layers += [nn.Linear(b, c, bias=bias), nn.BatchNorm1d(c), nn.ReLU(), nn.Linear(c, d, bias=bias)]
-    return nn.Sequential(*layers)
-
-
-def in_children(module: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*list(module.children())[:-1])
-
-
-def saved(content: Any, path: Path, **options: Any) -> Path:
-    torch.save(content, path, **options)
-    return path
-
-
-def lightning_checkpoint(network: nn.Module, path: Path, **hyper_parameters: Any) -> Path:
-    """As Lightning's Trainer writes it."""
-    import pytorch_lightning as lightning
-
-    class Module(lightning.LightningModule):
-        def __init__(self, **hyper_parameters: Any) -> None:
-            super().__init__()
-            self.save_hyperparameters()
-            for name, part in network.named_children():
-                setattr(self, name, part)
-
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = lightning.Trainer(accelerator="cpu", **options)
-    trainer.strategy.connect(Module(**hyper_parameters))
-    trainer.save_checkpoint(path)
-    return path
-
-
-def features_of(weights: Weights, images: Tensor = IMAGES) -> Tensor:
-    module = build_backbone(weights.backbone_name, weights.stem, weights.in_chans).module
-    module.load_state_dict(weights.backbone)
-    with torch.no_grad():
-        return module.eval()(images)
-
-
-def embeddings_of(weights: Weights, features: Tensor) -> Tensor:
-    assert weights.projector is not None
-    widths = [value.shape[0] for value in weights.projector.values() if value.ndim == 2]
-    module = build_projector(features.shape[1], widths)
-    module.load_state_dict(weights.projector)
-    with torch.no_grad():
-        return module.eval()(features)
-
-
-def official(path: Path) -> tuple[Path, nn.Module]:
-    parts = {"backbone": resnet(), "projector": linears([512, 24, 16, 8], bias=False)}
-    network = randomised(Network(**parts, bn=nn.BatchNorm1d(8, affine=False)))
-    # DataParallel names its keys as DistributedDataParallel does.
-    state = nn.DataParallel(network).state_dict()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    return saved({"epoch": 3, "model": state, "optimizer": optimizer.state_dict()}, path / "checkpoint.pth"), network
-
-
-def lightly(path: Path) -> tuple[Path, nn.Module]:
-    network = randomised(Network(backbone=in_children(resnet()), projection_head=BarlowTwinsProjectionHead(512, 24, 8)))
-    return saved(network.state_dict(), path / "model.pt"), network
-
-
-def lightly_compiled(path: Path) -> tuple[Path, nn.Module]:
-    network = randomised(Network(backbone=resnet(), projection_head=BarlowTwinsProjectionHead(512, 24, 8)))
-    compiled = Network(backbone=torch.compile(network.backbone), projection_head=network.projection_head)
-    return saved({"state_dict": compiled.state_dict()}, path / "model.pt"), network
-
-
-def lightly_old(path: Path) -> tuple[Path, nn.Module]:
-    network = randomised(Network(backbone=in_children(resnet()), projection_mlp=BarlowTwinsProjectionHead(512, 24, 8)))
-    return saved(network.state_dict(), path / "model.pt"), network
-
-
-def lightly_lightning(path: Path) -> tuple[Path, nn.Module]:
-    network = randomised(
-        Network(backbone=in_children(resnet(small=True)), projection_head=BarlowTwinsProjectionHead(512, 24, 8))
-    )
-    return lightning_checkpoint(network, path / "last.ckpt"), network
-
-
-def lightly_benchmark(path: Path) -> tuple[Path, nn.Module]:
-    parts = {"backbone": resnet(), "projection_head": BarlowTwinsProjectionHead(512, 24, 8)}
-    network = randomised(Network(**parts, online_classifier=OnlineLinearClassifier(feature_dim=512, num_classes=3)))
-    return lightning_checkpoint(network, path / "last.ckpt", batch_size_per_device=4, num_classes=3), network
-
-
-def solo_learn(path: Path) -> tuple[Path, nn.Module]:
-    parts = {"backbone": resnet(), "projector": linears([512, 24, 16, 8], bias=True), "classifier": nn.Linear(512, 3)}
-    network = randomised(Network(**parts))
-    return saved({"epoch": 3, "state_dict": network.state_dict()}, path / "solo.ckpt"), network
-
-
-def solo_learn_old(path: Path) -> tuple[Path, nn.Module]:
-    _, network = solo_learn(path)
-    state = {key.replace("backbone.", "encoder."): value for key, value in network.state_dict().items()}
-    return saved({"state_dict": state}, path / "solo.ckpt"), network
+from tests.plugin.foreign_weights import (
+    IMAGES,
+    Network,
+    embeddings_of,
+    features_of,
+    lightly,
+    lightly_benchmark,
+    lightly_compiled,
+    lightly_lightning,
+    lightly_old,
+    lightning_checkpoint,
+    linears,
+    official,
+    randomised,
+    resnet,
+    saved,
+    solo_learn,
+    solo_learn_old,
+)
 
 
 @pytest.mark.parametrize(
