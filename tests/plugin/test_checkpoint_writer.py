@@ -50,8 +50,10 @@ def slow(writer: CheckpointWriter) -> Iterator[None]:
     """Nothing is written before the end."""
     gate = threading.Event()
     writer._thread.submit(gate.wait)
-    yield
-    gate.set()
+    try:
+        yield
+    finally:
+        gate.set()
 
 
 def test_training_goes_on_and_the_checkpoint_is_of_before(
