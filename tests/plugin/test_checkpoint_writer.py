@@ -145,3 +145,22 @@ def test_all_ranks_learn_of_ones_failure(tmp_path: Path) -> None:
     assert "(rank 1). checkpoint-1 stands" in first[0]
     assert first[1] == ["checkpoint-1"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def failing_at_the_end(rank: int, run_dir: str) -> str:
+    """Every part is written, and rank 0 cannot give the folder its name."""
+    if rank == 0:
+        for name in ("checkpoint-1", ".damaged-checkpoint-1.partial"):
+            (Path(run_dir) / name).mkdir()
+            (Path(run_dir) / name / "in the way").touch()
+    try:
+        save(state_of(nn.Linear(3, 2)), Path(run_dir), 1)
+    except CheckpointError as caught:
+        return str(caught)
+    return ""
+
+
+@pytest.mark.distributed
+def test_all_ranks_learn_of_the_mains_failure(tmp_path: Path) -> None:
+    for error in run_ranks(2, failing_at_the_end, str(tmp_path)):
+        assert "checkpoint-1 cannot be written: OSError: " in error
