@@ -142,10 +142,13 @@ def test_the_accumulation_of_a_run_may_change(small_recipe: Path, tmp_path: Path
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-def test_a_full_disk_ends_the_run_before_the_next_checkpoint(small_recipe: Path, tmp_path: Path) -> None:
-    """The thread that writes knows of it; an epoch that is never saved is not worth training."""
+@pytest.mark.parametrize("last", [[], ["run.max_steps=4"]])
+def test_a_full_disk_ends_the_run_before_the_next_checkpoint(
+    small_recipe: Path, tmp_path: Path, last: list[str]
+) -> None:
+    """The thread that writes knows of it; an epoch that is never saved is not worth training. The last counts too."""
     with full_disk(200_000), pytest.raises(CheckpointError, match="checkpoint-4 cannot be written"):
-        train(small_recipe)
+        train(small_recipe, *last)
     assert 4 <= len(metrics(tmp_path / "run")) < 8
     assert train(small_recipe)["step"] == 12
 
