@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import random
 import warnings
@@ -147,7 +146,7 @@ def _random_states(device: torch.device) -> bytes:
 
 
 def _set_random_states(states: bytes, device: torch.device) -> None:
-    of_python, of_numpy, of_torch, of_gpu = pickle.load(io.BytesIO(states))
+    of_python, of_numpy, of_torch, of_gpu = pickle.loads(states)
     random.setstate(of_python)
     np.random.set_state(of_numpy)
     torch.set_rng_state(of_torch)

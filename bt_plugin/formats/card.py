@@ -46,7 +46,7 @@ def _summary(run_dir: Path) -> dict[str, Any]:
 
 def _what(exported: Exported) -> str:
     description = exported.description
-    name, features = f"{exported.library}/{exported.architecture}", description["feature_dim"]
+    name, features = exported.backbone_name, description["feature_dim"]
     text = f"# {exported.architecture}\n\nA backbone, {name}, of {features} features, without a classifier. "
     if source := description.get("source"):
         return (

@@ -39,7 +39,7 @@ def write(exported: Exported, path: Path) -> None:
     """
     if exported.architecture not in _RESNETS or exported.stem != "standard":
         raise WeightsError(
-            f"--to detectron2: {exported.library}/{exported.architecture} with stem: {exported.stem} is none of"
+            f"--to detectron2: {exported.backbone_name} with stem: {exported.stem} is none of"
             f" detectron2's ResNets, {', '.join(_RESNETS)} with stem: standard; take torch-export"
         )
     arrays = {detectron2_key(key): value.numpy() for key, value in exported.state().items() if _is_kept(key, value)}

@@ -36,16 +36,15 @@ class Exported:
     description: dict[str, Any]
 
     @property
-    def library(self) -> str:
-        """The library whose keys the backbone has: torchvision or timm."""
+    def backbone_name(self) -> str:
+        """torchvision/NAME or timm/NAME, whose keys the backbone has."""
         name: str = self.description["model"]["backbone"]
-        return name.partition("/")[0]
+        return name
 
     @property
     def architecture(self) -> str:
-        """The backbone's name in its library."""
-        name: str = self.description["model"]["backbone"]
-        return name.partition("/")[2]
+        """NAME alone."""
+        return self.backbone_name.partition("/")[2]
 
     @property
     def stem(self) -> str:

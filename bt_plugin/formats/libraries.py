@@ -23,7 +23,7 @@ def as_model_of(library: Literal["torchvision", "timm"], exported: Exported) -> 
     Raises:
         WeightsError: If the library has no such model.
     """
-    name = f"{exported.library}/{exported.architecture}"
+    name = exported.backbone_name
     if exported.stem != "standard":
         raise WeightsError(f"--to {library}: {library} has no {name} with stem: {exported.stem}; {_KEPT_BY}")
     if library == "torchvision" and exported.in_chans != 3:
@@ -32,7 +32,7 @@ def as_model_of(library: Literal["torchvision", "timm"], exported: Exported) -> 
             f" {_KEPT_BY}"
         )
     source = exported.module()
-    if library == exported.library:
+    if name.startswith(f"{library}/"):
         return source
     try:
         target = build_backbone(f"{library}/{exported.architecture}", in_chans=exported.in_chans).module.eval()

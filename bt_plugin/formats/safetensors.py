@@ -13,7 +13,7 @@ SUFFIX = ".safetensors"
 def write(exported: Exported, path: Path) -> None:
     """Writes it; any backbone can be held."""
     header = {
-        "backbone": f"{exported.library}/{exported.architecture}",
+        "backbone": exported.backbone_name,
         "stem": exported.stem,
         "in_chans": str(exported.in_chans),
     }
@@ -22,7 +22,7 @@ def write(exported: Exported, path: Path) -> None:
 
 def usage(exported: Exported, path: Path) -> str:
     """How build_backbone's model loads it."""
-    name = f"{exported.library}/{exported.architecture}"
+    name = exported.backbone_name
     return (
         f"backbone = bt_plugin.build_backbone({name!r}, {exported.stem!r}, {exported.in_chans})\n"
         f"backbone.module.load_state_dict(safetensors.torch.load_file({str(path)!r}))"
