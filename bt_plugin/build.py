@@ -9,7 +9,7 @@ import torch
 from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import RecipeError
 from bt_plugin.method import BarlowTwins, build_projector
-from bt_plugin.recipe import Recipe
+from bt_plugin.recipe import Data, Recipe
 from dali_pipelines.sources import ImageSource, open_source
 
 
@@ -39,10 +39,7 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
     """
     sources = []
     for key, path in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
-        try:
-            source = open_source(path) if path is not None else None
-        except ValueError as error:
-            raise RecipeError(f"{key}: {error}") from error
+        source = open_named(key, path) if path is not None else None
         channels = recipe.model.in_chans
         if source and source.channels != (3 if channels == 1 else channels):
             raise RecipeError(
@@ -52,21 +49,43 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
         sources.append(source)
     train, val = sources
     assert train is not None, "data.train is not optional"
-    if val is not None and val.has_labels and train.has_labels and val.classes != train.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        raise RecipeError(
-            f"data.val: {recipe.data.val} must have the classes of data.train, or labels would not mean the same;"
-            f" only one of them has {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
-        )
+    if val is not None and val.has_labels and train.has_labels:
+        check_same_classes(train, val)
     return train, val
 
 
-def loader_options(recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    """What every loader of the run is given: who makes the views, where, by how many threads."""
-    on_gpu = device.type == "cuda" and recipe.data.backend != "cpu"
+def open_named(key: str, path: str) -> ImageSource:
+    """The images that a key of a recipe names.
+
+    Raises:
+        RecipeError: If there are none.
+    """
+    try:
+        return open_source(path)
+    except ValueError as error:
+        raise RecipeError(f"{key}: {error}") from error
+
+
+def check_same_classes(train: ImageSource, val: ImageSource) -> None:
+    """Refuses labels that would not mean the same.
+
+    Raises:
+        RecipeError: If one of them has a class that the other does not have.
+    """
+    if val.classes != train.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        raise RecipeError(
+            "data.val must have the classes of data.train, or labels would not mean the same; only one of them has"
+            f" {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
+        )
+
+
+def loader_options(data: Data, device: torch.device) -> dict[str, Any]:
+    """What every loader is given: who makes the views, where, by how many threads."""
+    on_gpu = device.type == "cuda" and data.backend != "cpu"
     return {
         "device": "gpu" if on_gpu else "cpu",
-        "backend": recipe.data.backend,
-        "num_threads": recipe.data.num_threads,
-        "max_pixels": recipe.data.max_pixels,
+        "backend": data.backend,
+        "num_threads": data.num_threads,
+        "max_pixels": data.max_pixels,
     }

@@ -73,7 +73,7 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
         prefetch=recipe.data.prefetch,
         micro_batches=recipe.optim.accumulation_steps,
         max_bad_files=recipe.data.max_bad_files,
-        **loader_options(recipe, accelerator.device),
+        **loader_options(recipe.data, accelerator.device),
     )
     training = Training(recipe, accelerator, model, loader, val_source)
     # Before the directory is another's: nobody writes there unseen.

@@ -23,14 +23,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Embeds, and says where the features lie."""
     from bt_plugin import distributed
     from bt_plugin.accelerator import build_accelerator
-    from bt_plugin.errors import RecipeError
+    from bt_plugin.build import open_named
     from bt_plugin.evaluate.embed import check_output, write_embeddings
     from bt_plugin.evaluate.features import extract_features
     from bt_plugin.evaluate.protocol import Protocol
     from bt_plugin.evaluate.run import Evaluation
     from bt_plugin.evaluate.subject import open_subject
     from bt_plugin.recipe_file import load_as
-    from dali_pipelines.sources import open_source
 
     output = Path(arguments.output)
     check_output(output)
@@ -38,10 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     beneath = {**subject.defaults, "data": {**subject.defaults.get("data", {}), "train": arguments.data}}
     beneath["data"].setdefault("val", arguments.data)
     protocol = load_as(Protocol, None, arguments.overrides, beneath)
-    try:
-        source = open_source(protocol.data.train)
-    except ValueError as error:
-        raise RecipeError(f"data: {error}") from error
+    source = open_named("data", protocol.data.train)
     accelerator = build_accelerator(protocol.run)
     evaluation = Evaluation(subject, protocol, accelerator, source, source)
     features = extract_features(evaluation.backbone(), evaluation.shown(source), accelerator.device)

@@ -84,7 +84,7 @@ class OnlineEvaluation:
                     source,
                     recipe.eval.batch_size,
                     recipe.preset.eval_params(),
-                    **loader_options(recipe, self._device),
+                    **loader_options(recipe.data, self._device),
                 ),
                 self._device,
             )
@@ -106,7 +106,7 @@ class OnlineEvaluation:
             batch_size,
             views=self._recipe.preset,
             seed=self._recipe.run.seed,
-            **loader_options(self._recipe, self._device),
+            **loader_options(self._recipe.data, self._device),
         )
         parts = []
         for (view_a, view_b), _, _ in loader:

@@ -43,7 +43,7 @@ def evaluate_knn(
     options = {
         "batch_size": recipe.eval.batch_size,
         "params": recipe.preset.eval_params(),
-        **loader_options(recipe, device),
+        **loader_options(recipe.data, device),
     }
     bank = at_most(train, recipe.eval.knn_bank_images, recipe.run.seed)
 

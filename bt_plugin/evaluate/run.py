@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
+from bt_plugin.build import check_same_classes, loader_options, open_named
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.features import Features, extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
@@ -28,7 +29,7 @@ from bt_plugin.evaluate.supervised import Classifier, train_classifier
 from bt_plugin.export import versions
 from bt_plugin.rundir import write_atomically
 from dali_pipelines.loaders import EvalLoader, TwoViewLoader
-from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.sources import ImageSource
 
 
 class Evaluation(NamedTuple):
@@ -43,14 +44,7 @@ class Evaluation(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """Of its loaders."""
-        data, on_gpu = self.protocol.data, self.accelerator.device.type == "cuda"
-        return {
-            "device": "gpu" if on_gpu and data.backend != "cpu" else "cpu",
-            "backend": data.backend,
-            "num_threads": data.num_threads,
-            "prefetch": data.prefetch,
-            "max_pixels": data.max_pixels,
-        }
+        return loader_options(self.protocol.data, self.accelerator.device)
 
     def shown(self, source: ImageSource) -> EvalLoader:
         """This rank's share of the images, their centres."""
@@ -149,20 +143,12 @@ def _written(content: dict[str, Any], folder: Path) -> Path:
 def _sources(protocol: Protocol) -> tuple[ImageSource, ImageSource]:
     sources = []
     for key, path in (("data.train", protocol.data.train), ("data.val", protocol.data.val)):
-        try:
-            source = open_source(path)
-        except ValueError as error:
-            raise RecipeError(f"{key}: {error}") from error
+        source = open_named(key, path)
         if not source.has_labels:
             raise RecipeError(f"{key}: the images of {path} have no classes; give folders, one a class, or a list")
         sources.append(source)
     train, val = sources
-    if train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        raise RecipeError(
-            f"data.val: {protocol.data.val} must have the classes of data.train; only one of them has"
-            f" {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
-        )
+    check_same_classes(train, val)
     return train, val
 
 

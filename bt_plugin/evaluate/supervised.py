@@ -87,10 +87,9 @@ def train_classifier(
     Raises:
         DivergenceError: If the loss is not finite.
     """
-    lr_backbone = options.lr_backbone if isinstance(options, Finetune) else 0.0
     groups = [{"params": list(model.head.parameters()), "base_lr": options.lr_classifier}]
     if isinstance(options, Finetune):
-        groups.append({"params": list(model.backbone.parameters()), "base_lr": lr_backbone})
+        groups.append({"params": list(model.backbone.parameters()), "base_lr": options.lr_backbone})
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay)
     places = _checkpoint_folder(folder, model.backbone, protocol, options)
     prepared, stepping = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
@@ -133,7 +132,7 @@ def _epoch(
             value = sum(distributed.all_gather_objects(loss.item())) / accelerator.num_processes
             if not math.isfinite(value):
                 raise DivergenceError(f"epoch {epoch + 1}, step {step + 1}: the loss is {value}; take lower rates")
-            logger.debug("epoch %d, step %d, loss %.4f", epoch + 1, step + 1, value)
+            logger.info("epoch %d, step %d, loss %.4f", epoch + 1, step + 1, value)
     return value
 
 
