@@ -50,7 +50,7 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
     train, val = sources
     assert train is not None, "data.train is not optional"
     if val is not None and val.has_labels and train.has_labels:
-        check_same_classes(train, val)
+        check_same_classes(train, val, recipe.data.val)
     return train, val
 
 
@@ -66,7 +66,7 @@ def open_named(key: str, path: str) -> ImageSource:
         raise RecipeError(f"{key}: {error}") from error
 
 
-def check_same_classes(train: ImageSource, val: ImageSource) -> None:
+def check_same_classes(train: ImageSource, val: ImageSource, val_path: str | None) -> None:
     """Refuses labels that would not mean the same.
 
     Raises:
@@ -75,8 +75,8 @@ def check_same_classes(train: ImageSource, val: ImageSource) -> None:
     if val.classes != train.classes:
         differing = sorted(set(train.classes) ^ set(val.classes))
         raise RecipeError(
-            "data.val must have the classes of data.train, or labels would not mean the same; only one of them has"
-            f" {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
+            f"data.val: {val_path} must have the classes of data.train, or labels would not mean the same;"
+            f" only one of them has {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
         )
 
 

@@ -148,7 +148,7 @@ def _sources(protocol: Protocol) -> tuple[ImageSource, ImageSource]:
             raise RecipeError(f"{key}: the images of {path} have no classes; give folders, one a class, or a list")
         sources.append(source)
     train, val = sources
-    check_same_classes(train, val)
+    check_same_classes(train, val, protocol.data.val)
     return train, val
 
 
