@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -86,8 +87,7 @@ class FusedStream:
         # A thread that comes back from C waits this long for one that runs Python: the default, 5 ms, ten times a
         # sample, halves the throughput beside a loop that holds the lock half of its time. benchmarks/LOG.md.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
-        # torch would start threads of its own in each of these; what it does elsewhere is not changed.
-        self._threads = ThreadPoolExecutor(maker.num_threads, "dali_pipelines", torch.set_num_threads, (1,))
+        self._threads = ThreadPoolExecutor(maker.num_threads, "dali_pipelines", _work_alone)
         self._started: deque[_Started] = deque()
         self._lent: list[_Lent] = []
 
@@ -203,6 +203,13 @@ def gaussian(sigma_px: float, size_px: int) -> NDArray[np.float32]:
     weights = np.exp(-0.5 * (x / sigma_px) ** 2)
     normalised: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
     return normalised
+
+
+def _work_alone() -> None:
+    """No threads of torch's own in this one; torch.set_num_threads would take them from the thread that trains too."""
+    # At a thread's first work torch sets what the process has; that must be over.
+    torch.get_num_threads()
+    threadpool_limits(1, user_api="openmp")
 
 
 def _cut(pixels: Tensor, window: Window) -> Tensor:

@@ -217,6 +217,20 @@ def test_pixels_do_not_depend_on_the_number_of_threads(small_data: Path, num_thr
         assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
+def test_threads_of_training_stay_as_they_are(demo_data: Path) -> None:
+    """torch.set_num_threads in a thread would reach the one that trains, if it came before that one's first work."""
+    program = f"""
+import torch
+from dali_pipelines.loaders import TwoViewLoader
+
+torch.set_num_threads(3)
+next(iter(TwoViewLoader({str(demo_data / "train")!r}, 4, device="cpu", backend="cpu", num_threads=2)))
+threads = [line for line in torch.__config__.parallel_info().splitlines() if "max_threads" in line]
+assert len(threads) == 2 and all(line.endswith(": 3") for line in threads), threads
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_threads_need_not_wait_long_for_the_interpreter(small_data: Path) -> None:
     """Beside a training loop in Python the default would halve the throughput; a shorter one is left."""
     before = sys.getswitchinterval()
