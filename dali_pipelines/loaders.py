@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dali_pipelines.backends import Backend, Device, eval_stream, resolve_maker, view_stream
@@ -62,7 +65,8 @@ class TwoViewLoader:
         views: A preset's name or a Preset: "barlow_twins", "barlow_twins_32", or the multi-crop views of "swav"
             and "dino".
         device: Where the views are made; "auto" is "gpu" where torch sees one.
-        rank: Of this process, 0 to world_size - 1. Default: torch.distributed's, else $RANK, else 0.
+        rank: Of this process, 0 to world_size - 1. Default: torch.distributed's, even where that begins after the
+            loader is made, as under Lightning; else $RANK, else 0.
         world_size: Number of processes. Default: likewise, $WORLD_SIZE, else 1.
         seed: Of order and augmentations, the same on every rank.
         num_threads: That make them, default this process's share of the cores.
@@ -110,10 +114,11 @@ class TwoViewLoader:
                 f" {batch_size_per_rank}"
             )
         self.source = source if isinstance(source, ImageSource) else open_source(source)
+        self._given = rank, world_size
         rank, world_size = _rank_and_world_size(rank, world_size)
         self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)
         self.maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels, tuning)
-        self.shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
+        self._shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
         self._stream: Stream | FusedStream | None = None
@@ -121,6 +126,14 @@ class TwoViewLoader:
         # The next batch to hand out, counted over all epochs.
         self._position = 0
         self._resumed = False
+
+    @property
+    def shards(self) -> Shards:
+        """This rank's part of the images, of the group that there is by now."""
+        if self._stream is None and self._position == 0:
+            rank, world_size = _rank_and_world_size(*self._given)
+            self._shards = replace(self._shards, rank=rank, world_size=world_size)
+        return self._shards
 
     def __len__(self) -> int:
         """Batches of an epoch, the same number on every rank: micro_batches for each step."""
@@ -243,17 +256,20 @@ class EvalLoader:
         check_channels(self._params, self.source.channels)
         self._batch_size = batch_size
         self._maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
-        self._batches = eval_indices(len(self.source), batch_size, *_rank_and_world_size(rank, world_size))
+        self._given = rank, world_size
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return len(self._batches)
+        return len(self._batches())
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        plans = (Plan(indices) for indices in self._batches)
+        plans = (Plan(indices) for indices in self._batches())
         for plan, (images,) in eval_stream(self.source, self._params, plans, self._batch_size, self._maker):
             targets = torch.from_numpy(self.source.labels[plan.indices])
             yield EvalBatch(images, targets, [self.source.names[index] for index in plan.indices])
+
+    def _batches(self) -> list[NDArray[np.int64]]:
+        return eval_indices(len(self.source), self._batch_size, *_rank_and_world_size(*self._given))
 
 
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:

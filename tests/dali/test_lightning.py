@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from bt_plugin import BarlowTwinsLoss
 from dali_pipelines import EvalLoader, EvalParams, TwoViewLoader
 from dali_pipelines.loaders import Batch, EvalBatch
+from tests.conftest import REPOSITORY
 from tests.dali.conftest import CPU, SMALL
 
 pytestmark = [
@@ -46,22 +51,20 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def fit(data: Path, folder: Path, **options: object) -> Module:
+def fit(data: Path, folder: Path, checkpoint: Path | None = None, **options: object) -> Module:
+    torch.manual_seed(0)
     module = Module()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=2,
         default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,  # type: ignore[arg-type]
+        **{"max_epochs": 2, "enable_checkpointing": False, **quiet, **options},  # type: ignore[arg-type]
     )
     trainer.fit(
         module,
         TwoViewLoader(data / "train", 8, SMALL, **CPU),
         EvalLoader(data / "val", 5, EvalParams(32, 32), **CPU),
+        ckpt_path=checkpoint,
     )
     return module
 
@@ -83,3 +86,31 @@ def test_limits(small_data: Path, tmp_path: Path) -> None:
     expected = [[batch.filenames for batch in whole][:2] for _ in range(2)]
     assert module.trained == expected[0] + expected[1]
     assert len(module.validated) == 2 * 5
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5])
+def test_a_checkpoint_of_lightnings_has_the_loaders_state(small_data: Path, tmp_path: Path, stop: int) -> None:
+    """Stopped in an epoch and at its edge, the continued run sees what the whole one sees, and ends with its weights."""
+    whole = fit(small_data, tmp_path)
+    saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    options = {"enable_checkpointing": True, "callbacks": [saved]}
+    begun = fit(small_data, tmp_path, max_epochs=-1, max_steps=stop, **options)
+    continued = fit(small_data, tmp_path, tmp_path / f"step={stop}.ckpt")
+    assert begun.trained + continued.trained == whole.trained
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(continued.state_dict()[name], weight), name
+
+
+@pytest.mark.distributed
+def test_ranks_that_lightning_starts_share_the_images(small_data: Path, tmp_path: Path) -> None:
+    """Their loaders are made before the group is: each rank has its part, and they never overlap."""
+    command = [sys.executable, "-m", "tests.dali.lightning_ranks", str(small_data), str(tmp_path)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=300)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [len(rank["trained"]) for rank in ranks] == [2 * 2, 2 * 2], "36 images, two ranks of eight: two steps an epoch"
+    single = TwoViewLoader(small_data / "train", 16, SMALL, **CPU)
+    for step, batch in enumerate([*single, *single]):
+        assert ranks[0]["trained"][step] + ranks[1]["trained"][step] == batch.filenames
+    validated = [set(rank["validated"]) for rank in ranks]
+    assert len(validated[0] | validated[1]) == 12
+    assert not validated[0] & validated[1]
