@@ -1,0 +1,142 @@
+"""Barlow Twins as a method of Lightly's ImageNet benchmark.
+
+In benchmarks/imagenet/resnet50/main.py of lightly-ai/lightly, below its METHODS:
+
+    from bt_plugin.integrations import lightly_benchmark
+    METHODS.update(lightly_benchmark.METHODS)
+
+and, for views made by dali_pipelines instead of PIL, below its train_dataloader in pretrain():
+
+    train_dataloader = lightly_benchmark.two_view_loader(train_dataset, batch_size_per_device)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightly.utils.benchmarking import OnlineLinearClassifier
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from bt_plugin.backbones import build_backbone
+from bt_plugin.loss import BarlowTwinsLoss
+from bt_plugin.method import BarlowTwins as Model
+from bt_plugin.method import build_projector
+from bt_plugin.optim import LARS, lr_scale, parameter_groups
+from bt_plugin.transform import BarlowTwinsTransform
+from dali_pipelines.loaders import TwoViewLoader
+
+
+class BarlowTwins(LightningModule):
+    """ResNet-50 pretrained as in the paper, with a classifier on its features beside it.
+
+    Other than Lightly's: the loss is that of all ranks' samples together, the views pass one after the other, the
+    last layer of the projector has no bias, and optimizer, rates and schedule are the official code's. The
+    official weight decay and rate of biases belong to gradients that are a sixteenth of the true ones, so they are
+    given here sixteen times larger and smaller (docs/loss.md).
+
+    Args:
+        batch_size_per_device: Images a rank sees each step.
+        num_classes: Of the targets.
+        backbone: As model.backbone of a recipe.
+        projector: Widths of its layers.
+        lambda_param: Weight of the redundancy-reduction term.
+        lr_weights: At a global batch of 256, by which it grows.
+        lr_biases: Likewise, of biases and BatchNorm.
+        weight_decay: Of the weights.
+        warmup_epochs: Of the schedule; at most a tenth of a run that has no more epochs than these.
+
+    Shape:
+        - forward: (n, 3, H, W) to features (n, F).
+
+    Source:
+        Rates and warmup: facebookresearch/barlowtwins main.py:28-44 at 8e8d284, trained on 16 ranks.
+    """
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        backbone: str = "torchvision/resnet50",
+        projector: Sequence[int] = (8192, 8192, 8192),
+        lambda_param: float = 5.1e-3,
+        lr_weights: float = 0.2,
+        lr_biases: float = 0.0003,
+        weight_decay: float = 1.6e-5,
+        warmup_epochs: int = 10,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        built = build_backbone(backbone)
+        self.model = Model(built.module, build_projector(built.feature_dim, projector))
+        self.criterion = BarlowTwinsLoss(lambda_param, gather_distributed=True)
+        # Its default is the width of ResNet-50.
+        self.online_classifier = OnlineLinearClassifier(built.feature_dim, num_classes, topk=_topk(num_classes))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """What the benchmark evaluates."""
+        return self.model.backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features."""
+        features: Tensor = self.model.backbone(images)
+        return features
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of both, which share no weights."""
+        views, targets = batch[0], batch[1].to(self.device)
+        features = [self(view) for view in views]
+        loss = self.criterion(*(self.model.projector(feature) for feature in features))
+        self.log("train_loss", loss, prog_bar=True, sync_dist=True, batch_size=len(targets))
+        detached = torch.cat(features).detach(), targets.repeat(len(features))
+        classifier_loss, log = self.online_classifier.training_step(detached, batch_idx)
+        self.log_dict(log, sync_dist=True, batch_size=len(targets))
+        total: Tensor = loss + classifier_loss
+        return total
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The classifier's accuracy."""
+        images, targets = batch[0], batch[1].to(self.device)
+        loss: Tensor
+        loss, log = self.online_classifier.validation_step((self(images), targets), batch_idx)
+        self.log_dict(log, prog_bar=True, sync_dist=True, batch_size=len(targets))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """LARS, and the official schedule by the step."""
+        chosen = self.hparams
+        rate = chosen["batch_size_per_device"] * self.trainer.world_size / 256
+        lr_weights = chosen["lr_weights"] * rate
+        groups = parameter_groups(self.model, lr_weights, chosen["lr_biases"] * rate, chosen["weight_decay"])
+        classifier = {"params": list(self.online_classifier.parameters()), "lr": lr_weights, "adapt": False}
+        optimizer = LARS([*groups, classifier], lr=lr_weights)
+        total_steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        assert epochs, "the benchmark counts epochs"
+        warmup_epochs = chosen["warmup_epochs"] if epochs > chosen["warmup_epochs"] else epochs / 10
+        of_step = partial(lr_scale, total_steps=total_steps, warmup_steps=round(total_steps / epochs * warmup_epochs))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, of_step)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def two_view_loader(train_dataset: Any, batch_size_per_device: int, **options: Any) -> TwoViewLoader:
+    """The loader of the benchmark's training images, in place of its DataLoader.
+
+    Args:
+        train_dataset: A LightlyDataset of a folder with a sub-folder for each class.
+        batch_size_per_device: Images a rank sees each step.
+        options: As for TwoViewLoader.
+    """
+    return TwoViewLoader(Path(train_dataset.input_dir), batch_size_per_device, **options)
+
+
+def _topk(num_classes: int) -> tuple[int, ...]:
+    # Of two classes there are no five best.
+    return tuple(k for k in (1, 5) if k <= num_classes)
+
+
+METHODS = {"barlowtwins": {"model": BarlowTwins, "transform": BarlowTwinsTransform()}}
