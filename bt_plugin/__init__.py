@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bt_plugin.backbones import build_backbone
+    from bt_plugin.integrations.lightly_train import register
     from bt_plugin.loss import BarlowTwinsLoss
     from bt_plugin.method import BarlowTwins, build_projector
     from bt_plugin.optim import LARS, lr_scale, parameter_groups
@@ -24,9 +25,10 @@ __all__ = [
     "build_projector",
     "lr_scale",
     "parameter_groups",
+    "register",
 ]
 
-_MODULES = ("backbones", "loss", "method", "optim", "transform")
+_MODULES = ("backbones", "loss", "method", "optim", "transform", "integrations.lightly_train")
 
 
 def __getattr__(name: str) -> Any:

@@ -29,5 +29,9 @@ class WeightsError(UserError):
     """Weights that cannot be read, or written for another library."""
 
 
+class HostError(UserError):
+    """A version of another program that this one cannot be plugged into."""
+
+
 class PreemptedError(Exception):
     """The run was asked to stop, and did so with a checkpoint."""

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 # docs/design.md draws it.
 LAYERS = [
     {"bt_plugin.__main__"},
-    {"bt_plugin.cli"},
+    {"bt_plugin.cli", "bt_plugin.integrations"},
     {"bt_plugin.train", "bt_plugin.formats"},
     {"bt_plugin.training"},
     {"bt_plugin.evaluate"},

@@ -107,7 +107,7 @@ def test_it_trains_for_one_epoch(small_data: Path, tmp_path: Path, loader: str) 
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.skipif("LIGHTLY_CHECKOUT" not in os.environ, reason="LIGHTLY_CHECKOUT names no clone of lightly-ai/lightly")
+@pytest.mark.skipif("LIGHTLY_CHECKOUT" not in os.environ, reason="$LIGHTLY_CHECKOUT names no clone of Lightly")
 def test_the_whole_benchmark_runs(small_data: Path, tmp_path: Path, devices: int) -> None:
     """Lightly's own main.py, unchanged: pretraining, kNN, linear evaluation, fine-tuning."""
     script = tmp_path / "run.py"
@@ -134,7 +134,7 @@ if __name__ == "__main__":
         "num-classes": 5,
         "knn-k": 2,
     }
-    command = [sys.executable, str(script), *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
+    command = [sys.executable, str(script), *(f"--{key}={value}" for key, value in options.items())]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     for line in ("Results for barlowtwins", "max linear val_top1", "max finetune val_top1"):

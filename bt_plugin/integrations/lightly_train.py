@@ -1,0 +1,81 @@
+"""Barlow Twins as a method of LightlyTrain, whose license is the AGPL: nothing of it is imported before register()."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module, metadata
+from types import ModuleType
+from typing import Any
+
+from bt_plugin.errors import HostError
+
+_log = logging.getLogger(__name__)
+
+NAME = "barlowtwins"
+# Versions that the tests were run with; all others are likely to work too.
+KNOWN = ("0.14.3", "0.16.4", "0.17.0", "0.18.0")
+_KNOWN = f"known to work are {', '.join(KNOWN[:-1])} and {KNOWN[-1]}: pip install 'lightly-train=={KNOWN[-1]}'"
+
+
+def register(dali: bool = False) -> None:
+    """Makes lightly_train.pretrain(method="barlowtwins") work in this process.
+
+    To be called once, before pretrain; a later call changes `dali`.
+
+    Args:
+        dali: Whether the views come from dali_pipelines.TwoViewLoader instead of albumentations in worker processes:
+            by DALI where there is a GPU, by threads elsewhere.
+
+    Raises:
+        ImportError: If LightlyTrain is not installed.
+        HostError: If it is a version without the places where a method is put.
+
+    Examples:
+        >>> register()
+        >>> lightly_train.pretrain(out="out", data="images", model="torchvision/resnet50", method="barlowtwins")
+    """
+    try:
+        import_module("lightly_train")
+    except ImportError as error:
+        raise ImportError("LightlyTrain is not installed: pip install 'bt-plugin[lightly-train]'") from error
+    version = metadata.version("lightly-train")
+    try:
+        names = import_module("lightly_train._methods.method_helpers")
+        loaders = import_module("lightly_train._commands.train_helpers")
+        ours = import_module("bt_plugin.integrations.lightly_train_method")
+        loader = import_module("bt_plugin.integrations.lightly_train_loader")
+        _wrap(names, "_method_name_to_cls", lambda theirs: {**theirs(), NAME: ours.BarlowTwins})
+        _wrap(loaders, "get_dataloader", loader.two_view_loader if dali else _theirs)
+    except (ImportError, AttributeError) as error:
+        raise HostError(f"LightlyTrain {version} has no place for a method where it was: {error}; {_KNOWN}") from error
+    if version not in KNOWN:
+        _log.warning("LightlyTrain %s was not tried with this version of bt-plugin; %s", version, _KNOWN)
+
+
+def main() -> None:
+    """LightlyTrain's own command line, with the method; $DALI=1 asks for dali_pipelines' views."""
+    try:
+        register(dali=os.environ.get("DALI") == "1")
+    except (ImportError, HostError) as error:
+        sys.exit(str(error))
+    import_module("lightly_train._cli")._cli_entrypoint()
+
+
+def _wrap(module: ModuleType, name: str, around: Callable[..., Any]) -> None:
+    """Has module.name(...) answered by around(module.name, ...), in place of an earlier `around`."""
+    inner = getattr(module, name)
+    inner = getattr(inner, "__wrapped__", inner)
+
+    @wraps(inner)
+    def outer(*args: Any, **options: Any) -> Any:
+        return around(inner, *args, **options)
+
+    setattr(module, name, outer)
+
+
+def _theirs(inner: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    return inner(*args, **options)

@@ -1,0 +1,114 @@
+"""LightlyTrain fed by TwoViewLoader; imports it, so only register() imports this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bt_plugin.integrations.lightly_train_method import BarlowTwinsTransform, BarlowTwinsTransformArgs
+from dali_pipelines.loaders import TwoViewLoader
+from dali_pipelines.params import Preset, ViewParams
+from dali_pipelines.sources import FileSource
+
+
+class LightlyTrainLoader:
+    """TwoViewLoader's batches as LightlyTrain's dictionaries.
+
+    Args:
+        loader: Whose state is this one's.
+    """
+
+    def __init__(self, loader: TwoViewLoader) -> None:
+        self._loader = loader
+        self.state_dict = loader.state_dict
+        self.load_state_dict = loader.load_state_dict
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for views, _, filenames in self._loader:
+            yield {"views": list(views), "filename": filenames}
+
+
+def two_view_loader(
+    inner: Callable[..., Any],
+    dataset: Any,
+    batch_size: int,
+    num_workers: int,
+    loader_args: dict[str, Any] | None,
+) -> Any:
+    """LightlyTrain's loader of a dataset, or ours where its views are those of Barlow Twins.
+
+    Args:
+        inner: LightlyTrain's own.
+        dataset: Of image files.
+        batch_size: Of a rank.
+        num_workers: Threads that make the views.
+        loader_args: Of a DataLoader.
+
+    Raises:
+        ValueError: If the transform has what TwoViewLoader has not, or there are loader_args.
+    """
+    if not isinstance(dataset.transform, BarlowTwinsTransform):
+        return inner(dataset=dataset, batch_size=batch_size, num_workers=num_workers, loader_args=loader_args)
+    if loader_args:
+        raise ValueError(f"loader_args: {loader_args} are a DataLoader's; leave them out, or register(dali=False)")
+    names = [file if isinstance(file, str) else file["filenames"] for file in dataset.image_filenames]
+    source = FileSource(Path(dataset.image_dir or "."), names, labels=None, classes=())
+    # The same on all ranks; Lightning tells the ranks that it starts.
+    seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+    views = preset(dataset.transform.transform_args)
+    return LightlyTrainLoader(
+        TwoViewLoader(source, batch_size, views, seed=seed, num_threads=num_workers or None),
+    )
+
+
+def preset(args: BarlowTwinsTransformArgs) -> Preset:
+    """The views that transform_args describe.
+
+    Raises:
+        ValueError: If TwoViewLoader cannot make them; the message names what.
+    """
+    crop: Any = args.random_resize
+    jitter, normalize = args.color_jitter, args.normalize
+    for name, is_possible, rule in (
+        ("image_size", args.image_size[0] == args.image_size[1], "a square"),
+        ("random_resize", crop is not None, "a random crop"),
+        ("random_rotation", args.random_rotation is None, "None"),
+        ("channel_drop", args.channel_drop is None, "None"),
+        ("random_flip", args.random_flip is None or args.random_flip.vertical_prob == 0, "of no vertical flips"),
+    ):
+        if not is_possible:
+            raise ValueError(
+                f"transform_args.{name}: {getattr(args, name)} is not allowed with dali=True; it must be {rule}, or"
+                " take register(dali=False)"
+            )
+    common = ViewParams(
+        size_px=args.image_size[0],
+        crop_scale=(crop.min_scale, crop.max_scale),
+        crop_ratio=(getattr(crop, "min_ratio", 3 / 4), getattr(crop, "max_ratio", 4 / 3)),
+        flip_p=args.random_flip.horizontal_prob if args.random_flip else 0.0,
+        jitter_p=jitter.prob if jitter else 0.0,
+        **{name: jitter.strength * getattr(jitter, name) for name in _JITTER} if jitter else {},
+        gray_p=args.random_gray_scale or 0.0,
+        channels=args.num_channels,
+        mean=normalize.mean,
+        std=normalize.std,
+    )
+    ends = ((args.gaussian_blur, args.solarize), (args.global_view_1.gaussian_blur, args.global_view_1.solarize))
+    return Preset(tuple(_ended(common, blur, solarize) for blur, solarize in ends))
+
+
+_JITTER = ("brightness", "contrast", "saturation", "hue")
+
+
+def _ended(view: ViewParams, blur: Any, solarize: Any) -> ViewParams:
+    if solarize is not None and solarize.threshold != 0.5:
+        raise ValueError(f"transform_args: a threshold of {solarize.threshold} is not allowed with dali=True, only 0.5")
+    if blur:
+        view = replace(view, blur_sigma_px=tuple(blur.sigmas))
+    return replace(view, blur_p=blur.prob if blur else 0.0, solarize_p=solarize.prob if solarize else 0.0)
