@@ -1,0 +1,24 @@
+"""Barlow Twins in LightlyTrain: its own call, after one more line.
+
+pip install 'bt-plugin[lightly-train]'    # AGPL-3.0, or Lightly's commercial license
+python -m bt_plugin demo-data data/demo && python examples/with_lightly_train.py
+"""
+
+import lightly_train
+
+import bt_plugin
+
+bt_plugin.register(dali=True)  # or register(), for LightlyTrain's own loader
+
+if __name__ == "__main__":
+    lightly_train.pretrain(
+        out="runs/lightlytrain",
+        data="data/demo/train",
+        model="torchvision/resnet18",
+        method="barlowtwins",
+        method_args={"hidden_dim": 2048, "output_dim": 2048},
+        transform_args={"image_size": (48, 48)},
+        optim_args={"lr": 3.0, "lr_biases": 0.01, "weight_decay": 1e-4},
+        batch_size=128,
+        epochs=10,
+    )
