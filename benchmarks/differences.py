@@ -138,7 +138,7 @@ def concatenated(model: BarlowTwins, views: list[Tensor]) -> dict[str, float]:
 
 
 def lars(model: BarlowTwins, views: list[Tensor]) -> dict[str, float]:
-    """Lightly's and solo-learn's divide by |g| + wd |p|, the official one by |g + wd p|; Lightly's is SGD without wd."""
+    """Lightly and solo-learn divide by |g| + wd |p|, the official code by |g + wd p|. Without wd Lightly's is SGD."""
     parameter_gradient(model, lambda: model(*views))
     weights = [p for p in model.parameters() if p.ndim > 1 and p.grad is not None]
     found = {}

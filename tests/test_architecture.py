@@ -138,3 +138,17 @@ def test_importing_the_packages_is_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_nothing_under_the_agpl_is_imported_unasked() -> None:
+    program = (
+        "import pkgutil, sys, importlib, bt_plugin, dali_pipelines;"
+        "names = [module.name for package in (bt_plugin, dali_pipelines)"
+        " for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.')];"
+        "asked = {f'bt_plugin.integrations.lightly_train_{name}' for name in ('method', 'loader')};"
+        "[importlib.import_module(name) for name in names if name not in asked | {'bt_plugin.__main__'}];"
+        "bt_plugin.register;"
+        "print('lightly_train' in sys.modules, len(asked & set(names)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.strip() == "False 2", result.stderr
