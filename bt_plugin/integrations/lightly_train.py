@@ -6,9 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module, metadata
-from types import ModuleType
 from typing import Any
 
 from bt_plugin.errors import HostError
@@ -44,14 +43,20 @@ def register(dali: bool = False) -> None:
         raise ImportError("LightlyTrain is not installed: pip install 'bt-plugin[lightly-train]'") from error
     version = metadata.version("lightly-train")
     try:
-        names = import_module("lightly_train._methods.method_helpers")
-        loaders = import_module("lightly_train._commands.train_helpers")
+        names: Any = import_module("lightly_train._methods.method_helpers")
+        loaders: Any = import_module("lightly_train._commands.train_helpers")
         ours = import_module("bt_plugin.integrations.lightly_train_method")
         loader = import_module("bt_plugin.integrations.lightly_train_loader")
-        _wrap(names, "_method_name_to_cls", lambda theirs: {**theirs(), NAME: ours.BarlowTwins})
-        _wrap(loaders, "get_dataloader", loader.two_view_loader if dali else _theirs)
+        # Both are looked for before either is changed.
+        methods, get_dataloader = _theirs(names._method_name_to_cls), _theirs(loaders.get_dataloader)
     except (ImportError, AttributeError) as error:
         raise HostError(f"LightlyTrain {version} has no place for a method where it was: {error}; {_KNOWN}") from error
+    if NAME in methods():
+        _log.warning("LightlyTrain %s has a method %s of its own; bt-plugin's takes its place", version, NAME)
+    names._method_name_to_cls = _ours(methods, lambda: {**methods(), NAME: ours.BarlowTwins})
+    loaders.get_dataloader = (
+        _ours(get_dataloader, partial(loader.two_view_loader, get_dataloader)) if dali else get_dataloader
+    )
     if version not in KNOWN:
         _log.warning("LightlyTrain %s was not tried with this version of bt-plugin; %s", version, _KNOWN)
 
@@ -65,17 +70,16 @@ def main() -> None:
     import_module("lightly_train._cli")._cli_entrypoint()
 
 
-def _wrap(module: ModuleType, name: str, around: Callable[..., Any]) -> None:
-    """Has module.name(...) answered by around(module.name, ...), in place of an earlier `around`."""
-    inner = getattr(module, name)
-    inner = getattr(inner, "__wrapped__", inner)
-
-    @wraps(inner)
-    def outer(*args: Any, **options: Any) -> Any:
-        return around(inner, *args, **options)
-
-    setattr(module, name, outer)
+def _theirs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """LightlyTrain's, where register() was called before."""
+    inner: Callable[..., Any] = getattr(function, "_lightly_trains", function)
+    return inner
 
 
-def _theirs(inner: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    return inner(*args, **options)
+def _ours(theirs: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(theirs)
+    def ours(*args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    ours._lightly_trains = theirs  # type: ignore[attr-defined]
+    return ours

@@ -170,6 +170,18 @@ def test_a_version_without_a_place_for_it_is_refused(monkeypatch: pytest.MonkeyP
         register()
 
 
+def test_a_method_of_the_same_name_is_replaced_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from bt_plugin.integrations.lightly_train_method import BarlowTwins
+
+    helpers = "lightly_train._methods.method_helpers"
+    monkeypatch.setattr(f"{helpers}._method_name_to_cls", lambda: {"barlowtwins": None})
+    register()
+    assert "has a method barlowtwins of its own; bt-plugin's takes its place" in caplog.text
+    assert sys.modules[helpers].get_method_cls("barlowtwins") is BarlowTwins
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_its_command_line_on_two_ranks(small_data: Path, tmp_path: Path) -> None:
