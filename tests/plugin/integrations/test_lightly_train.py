@@ -18,6 +18,7 @@ from bt_plugin.errors import HostError
 from dali_pipelines import PRESETS
 from tests.conftest import REPOSITORY
 
+os.environ["LIGHTLY_TRAIN_EVENTS_DISABLED"] = "1"
 # It says so where it is not there: the extra is not a requirement.
 lightly_train = pytest.importorskip("lightly_train", reason="lightly-train is not installed")
 
@@ -36,11 +37,6 @@ OPTIONS: dict[str, Any] = {
     "devices": 1,
     "precision": "32",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> None:
-    os.environ["LIGHTLY_TRAIN_EVENTS_DISABLED"] = "1"
 
 
 @pytest.fixture(autouse=True)
