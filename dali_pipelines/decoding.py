@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from dali_pipelines.errors import BadImageError
@@ -16,6 +17,33 @@ from dali_pipelines.sources import ImageSource
 
 # PIL's names of what DALI decodes too; it also reads GIF and AVIF, which DALI does not. MPO is JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "JPEG2000", "PPM")
+
+
+class _WholeImagesOnly:
+    """While any thread is within, PIL refuses files that are cut short, whatever another package has asked it for.
+
+    LightlyTrain asks it to fill them up, for the whole process; which files are bad would depend on its import.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._asked = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._within == 0:
+                self._asked, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if self._within == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._asked
+
+
+_whole_images_only = _WholeImagesOnly()
 
 
 def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
@@ -74,7 +102,7 @@ def _decode_by_pil(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.ui
         image = Image.open(io.BytesIO(content.data))
     except Image.DecompressionBombError as error:
         raise ValueError(f"more than max_pixels, {max_pixels}: {error}") from error
-    with image:
+    with image, _whole_images_only:
         if image.format not in FORMATS:
             raise ValueError(f"{image.format} is not read; convert it to JPEG or PNG")
         if image.width * image.height > max_pixels:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dali_pipelines import BadImageError, EvalLoader, EvalParams, ImageSource, TwoViewLoader, image_folder
 from tests.dali.conftest import CPU, SMALL, assert_same
@@ -66,6 +66,17 @@ def test_a_bad_file_is_replaced_and_logged_once(
     (message,) = caplog.messages
     assert "bad0.jpg" in message
     assert "bad file 1 of at most 100" in message
+
+
+def test_a_file_that_is_cut_short_is_bad_whatever_another_package_asks_of_pil(
+    spoil: Callable[..., ImageSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LightlyTrain, once imported, has PIL fill up such files for the whole process."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    source = spoil("shortened")
+    (batch,) = TwoViewLoader(source, 13, SMALL, num_threads=2, **CPU)
+    assert source.names[12] not in batch.filenames
+    assert ImageFile.LOAD_TRUNCATED_IMAGES, "which is left as it was"
 
 
 def test_too_many_pixels_are_not_decoded(spoil: Callable[..., ImageSource], caplog: pytest.LogCaptureFixture) -> None:
