@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import RecipeError
 from bt_plugin.method import BarlowTwins, build_projector
 from bt_plugin.recipe import Data, Recipe
+from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource, open_source
 
 
@@ -78,6 +80,26 @@ def check_same_classes(train: ImageSource, val: ImageSource, val_path: str | Non
             f"data.val: {val_path} must have the classes of data.train, or labels would not mean the same;"
             f" only one of them has {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
         )
+
+
+def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) -> TwoViewLoader:
+    """This rank's two views.
+
+    Raises:
+        RecipeError: If the batch does not divide over the ranks.
+    """
+    return TwoViewLoader(
+        source,
+        recipe.batch_size_per_rank(accelerator.num_processes),
+        views=recipe.preset,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        seed=recipe.run.seed,
+        prefetch=recipe.data.prefetch,
+        micro_batches=recipe.optim.accumulation_steps,
+        max_bad_files=recipe.data.max_bad_files,
+        **loader_options(recipe.data, accelerator.device),
+    )
 
 
 def loader_options(data: Data, device: torch.device) -> dict[str, Any]:

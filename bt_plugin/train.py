@@ -8,7 +8,7 @@ from typing import Any
 
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
-from bt_plugin.build import build_model, loader_options, open_sources
+from bt_plugin.build import build_loader, build_model, open_sources
 from bt_plugin.collapse import warn_of_lambda
 from bt_plugin.errors import LostRankError
 from bt_plugin.evaluate.report import evaluate_knn
@@ -19,7 +19,6 @@ from bt_plugin.rundir import SUMMARY, check_run_dir, check_shared, claim_run_dir
 from bt_plugin.state import with_weights_of
 from bt_plugin.trackers import tracker_options
 from bt_plugin.training import Training
-from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
 
@@ -50,10 +49,10 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
 def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, Any]:
     accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
     check_run_dir(recipe)
-    batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
     model = build_model(recipe)
     train_source, val_source = open_sources(recipe)
     recipe.steps_per_epoch(len(train_source))
+    loader = build_loader(recipe, train_source, accelerator)
     if accelerator.is_main_process:
         warn_of_lambda(recipe.loss.lambda_param, recipe.model.projector[-1])
     accelerator.wait_for_everyone()
@@ -63,18 +62,6 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
 
     distributed.from_main(claim)
     check_shared(recipe)
-    loader = TwoViewLoader(
-        train_source,
-        batch_size,
-        views=recipe.preset,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        seed=recipe.run.seed,
-        prefetch=recipe.data.prefetch,
-        micro_batches=recipe.optim.accumulation_steps,
-        max_bad_files=recipe.data.max_bad_files,
-        **loader_options(recipe.data, accelerator.device),
-    )
     training = Training(recipe, accelerator, model, loader, val_source)
     # Before the directory is another's: nobody writes there unseen.
     held.callback(training.writer.close)

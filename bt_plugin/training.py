@@ -96,7 +96,7 @@ class Training:
             while self.step < self.last_step:
                 batches = journal.watch(self.loader)
                 for micro_batches in zip(*[batches] * accumulation):
-                    terms = self._train_step(micro_batches)
+                    terms = self.train_step(micro_batches)
                     journal.step_done()
                     if self.step % self.recipe.run.log_every_steps == 0:
                         journal.log(self.step, self._epoch, terms, self.optimizer, self.nonfinite.total)
@@ -142,7 +142,15 @@ class Training:
             self.recipe.run.seed,
         )
 
-    def _train_step(self, micro_batches: Sequence[Batch]) -> LossTerms:
+    def train_step(self, micro_batches: Sequence[Batch]) -> LossTerms:
+        """The loss of a step, and what it teaches. To be called on every rank.
+
+        Args:
+            micro_batches: Of the step, as the loader hands them out.
+
+        Raises:
+            DivergenceError: If too many steps in a row were not finite.
+        """
         scale = self._lr_scale()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale

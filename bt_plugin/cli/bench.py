@@ -1,0 +1,60 @@
+"""`bench`: how fast a recipe trains here, and what holds it back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from bt_plugin.cli.pretrain import add_recipe_arguments
+from bt_plugin.errors import RecipeError
+from bt_plugin.recipe_file import load_recipe
+
+_ROWS = {
+    "loader": "the loader alone",
+    "step": "the step alone, on views that lie on the device",
+    "both": "training",
+    "decode": "reading and decoding alone",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "bench", help="how fast a recipe trains on this machine; alone or under `accelerate launch`"
+    )
+    add_recipe_arguments(parser)
+    parser.add_argument("--seconds", type=float, default=150.0, help="to measure for, about (default 150)")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="a .json file that is not there yet, for all that was measured"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures, and prints a table."""
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.seconds <= 0:
+        raise RecipeError(f"--seconds: {arguments.seconds} is not allowed; it must be above 0")
+    if arguments.output and arguments.output.exists():
+        raise RecipeError(f"--output: {arguments.output} is there already; name another file")
+
+    from bt_plugin import distributed
+    from bt_plugin.bench import bench
+
+    logging.basicConfig(format="%(message)s")
+    found = bench(recipe, arguments.seconds)
+    if not distributed.is_main():
+        return
+    print(f"images/s of {found['world_size']} rank(s) on {found['device']}, mixed precision {found['mixed_precision']}")
+    for name, label in _ROWS.items():
+        rounds = found["raw"].get(name, [])
+        spread = f"   ({min(rounds):.0f} to {max(rounds):.0f})" if rounds else ""
+        print(f"  {label:<50} {found[name]:8.0f}{spread}")
+    for line in found["advice"]:
+        print(f"- {line}")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+        print(arguments.output)

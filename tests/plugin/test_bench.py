@@ -1,0 +1,114 @@
+"""How fast it is, measured, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from bt_plugin.bench import Throughput, advice, bench
+from bt_plugin.cli import main
+from bt_plugin.recipe_file import load_recipe
+
+WELL = Throughput(
+    loader=3000, step=1000, both=990, decode=5000, data_wait=0.01, flops_per_image=2.5e10, matmul_flops_per_s=5e13
+)
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+
+
+def test_the_rates_are_those_of_the_run(small_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training is no faster than either part; nothing of a run is written."""
+    output = tmp_path / "bench.json"
+    assert main(["bench", str(small_recipe), "--seconds", "6", "-o", str(output), "optim.accumulation_steps=2"]) == 0
+    found = json.loads(output.read_text())
+    assert found["both"] < 1.5 * min(found["loader"], found["step"]), "and noise"
+    assert found["decode"] > 0.7 * found["loader"]
+    assert 0 < found["data_wait"] < 1
+    assert all(len(rounds) == 3 for rounds in found["raw"].values())
+    assert 0 < found["of_matmul"] < 1.5
+    printed = capsys.readouterr().out
+    assert "the step alone, on views that lie on the device" in printed
+    assert "optim.accumulation_steps embeds every image twice" in printed
+    assert not (tmp_path / "run").exists()
+    assert main(["bench", str(small_recipe), "-o", str(output)]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_the_work_of_an_image_is_counted(small_recipe: Path) -> None:
+    """Of a layer of known size: twice forward for two views, and twice as much again for each backward pass."""
+    options = [
+        "model.backbone=torchvision/resnet18",
+        "model.projector=[4096]",
+        "views.both.size_px=32",
+        "loss.form=gram",
+    ]
+    wide = bench(load_recipe(small_recipe, options), seconds=0.5)
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    narrow = bench(load_recipe(small_recipe, [*options[:1], "model.projector=[2048]", *options[2:]]), seconds=0.5)
+    difference = wide["flops_per_image"] - narrow["flops_per_image"]
+    projector = 2 * 3 * 2 * 512 * 2048
+    loss = 4 * 2 * 8 * 2048
+    assert difference == pytest.approx(projector + loss, rel=0.05)
+
+
+def test_weights_stay_where_they_are(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch seen a hundred times would otherwise end in NaN."""
+    from bt_plugin import bench as module
+
+    kept: dict[str, Any] = {}
+
+    class Kept(module.Training):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            kept["model"] = self.model
+            kept["before"] = [p.detach().clone() for p in self.model.parameters()]
+
+    monkeypatch.setattr(module, "Training", Kept)
+    bench(load_recipe(small_recipe, []), seconds=1.0)
+    assert all(torch.equal(p, before) for p, before in zip(kept["model"].parameters(), kept["before"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "overrides", "said", "unsaid"),
+    [
+        (
+            {},
+            "cuda",
+            ["run.mixed_precision=bf16"],
+            ["the step decides: it waits 1%", "reaches 50%"],
+            ["num_threads", "bf16"],
+        ),
+        ({}, "cuda", [], ["run.mixed_precision=bf16"], []),
+        ({"matmul_flops_per_s": 5e14}, "cuda", [], ["reaches 5%", "a larger batch on each rank"], []),
+        (
+            {"data_wait": 0.4, "loader": 600, "decode": 700},
+            "cuda",
+            [],
+            ["waits 40%", "reading and decoding"],
+            ["decides"],
+        ),
+        ({"data_wait": 0.4, "loader": 600}, "cuda", [], ["waits 40%", "making the views is what it waits for"], []),
+        ({"both": 750}, "cpu", [], ["views take 25% of the time"], ["bf16"]),
+    ],
+)
+def test_what_is_said(
+    small_recipe: Path, changes: dict[str, float], device: str, overrides: list[str], said: list[str], unsaid: list[str]
+) -> None:
+    lines = "\n".join(advice(replace(WELL, **changes), load_recipe(small_recipe, overrides), device, world_size=1))
+    assert all(part in lines for part in said), lines
+    assert not any(part in lines for part in unsaid), lines
+
+
+def test_several_ranks_reach_their_share() -> None:
+    assert WELL.of_matmul(4) == WELL.of_matmul(1) / 4
