@@ -19,8 +19,10 @@ quickstart: $(VENV)/.demo
 	$(BIN)/python -m bt_plugin demo-data data/demo
 	$(BIN)/accelerate launch --config_file recipes/accelerate/$(CONFIG).yaml -m bt_plugin pretrain recipes/pretrain/quickstart.yaml
 
+# Those of the packages two at a time; the others start runs of several processes, and need the cores.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 tests/dali tests/plugin
+	$(BIN)/python -m pytest tests/test_*.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

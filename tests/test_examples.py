@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
-PRINTING = [["plain_pytorch.py"], ["other_objectives.py"], ["other_objectives.py", "simclr"]]
+PRINTING = [["plain_pytorch.py"], ["other_objectives.py", "simclr"]]
 
 
 @pytest.fixture

@@ -129,8 +129,8 @@ def test_a_group_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     "launcher",
-    [[sys.executable], [*ACCELERATE, *CPU], pytest.param([*ACCELERATE, *CPU_2PROC], marks=pytest.mark.distributed)],
-    ids=["none", "1", "2"],
+    [[sys.executable], pytest.param([*ACCELERATE, *CPU_2PROC], marks=pytest.mark.distributed)],
+    ids=["none", "2"],
 )
 def test_ctrl_c_and_the_same_line_again(small_recipe: Path, tmp_path: Path, launcher: list[str]) -> None:
     command = [*launcher, "-m", "bt_plugin", "pretrain", str(small_recipe), "optim.epochs=8", "eval.knn=false"]
