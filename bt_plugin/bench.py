@@ -99,6 +99,8 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
         matmul_flops_per_s=_matmul_flops_per_s(accelerator.device, accelerator.mixed_precision),
     )
     training.writer.close()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
     return {
         **asdict(found),
         "raw": raw,
