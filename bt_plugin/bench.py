@@ -73,7 +73,7 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
     for group in training.optimizer.param_groups:
         # The same work, and weights that stay where they are, however often a batch is seen.
         group["base_lr"] = 0.0
-    stopwatch = _Stopwatch(accelerator.device, recipe.optim.global_batch_size)
+    stopwatch = _Stopwatch(accelerator.device, recipe.optim.global_batch_size, loader.maker.prefetch + 1)
     steps = _steps(loader, recipe.optim.accumulation_steps)
     fixed = [_moved(batch, accelerator.device) for batch in next(steps)]
     training.train_step(fixed)
@@ -150,8 +150,9 @@ def advice(found: Throughput, recipe: Recipe, device: str, world_size: int) -> l
 class _Stopwatch:
     """Images a second over all ranks, and the share of the time spent within `waiting`."""
 
-    def __init__(self, device: torch.device, images: int) -> None:
+    def __init__(self, device: torch.device, images: int, ahead: int = 1) -> None:
         self._device = device
+        self._ahead = ahead
         self._images = images
         self._waited_s = 0.0
         self.share_waited = 0.0
@@ -159,7 +160,7 @@ class _Stopwatch:
     def rate(self, action: Callable[[], object], seconds: float) -> float:
         """Of an action that every rank does, as often as rank 0 finds that the seconds allow."""
         # What was made ahead while another phase ran, and would count as speed.
-        for _ in range(3):
+        for _ in range(self._ahead):
             action()
         one_s = self._timed(action, 1)
         times = distributed.from_main(lambda: max(2, round(seconds / one_s)))

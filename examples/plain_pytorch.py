@@ -1,4 +1,4 @@
-"""Barlow Twins in plain PyTorch, as Lightly's examples/pytorch/barlowtwins.py, but for the lines marked #.
+"""Barlow Twins in plain PyTorch, after Lightly's examples/pytorch/barlowtwins.py. Lines marked # are not Lightly's.
 
 python -m bt_plugin demo-data data/demo && python examples/plain_pytorch.py
 """

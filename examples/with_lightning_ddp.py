@@ -1,4 +1,4 @@
-"""Barlow Twins in Lightning on several ranks; as Lightly's own example, but for the lines marked #.
+"""Barlow Twins in Lightning on several ranks, after Lightly's own example. Lines marked # are not Lightly's.
 
 That is examples/pytorch_lightning_distributed/barlowtwins.py of lightly-ai/lightly. Here the loss is that of all
 ranks' samples together, and the loader gives each rank its part of every batch.

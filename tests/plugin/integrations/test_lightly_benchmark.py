@@ -64,6 +64,7 @@ def test_the_loss_is_of_two_separate_passes() -> None:
     for (name, ours), theirs in zip(module.model.named_parameters(), reference.model.parameters()):
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
     assert module.online_classifier.classification_head.weight.grad is not None
+    assert module.criterion.gather_distributed, "and of all ranks"
 
 
 @pytest.mark.parametrize(("epochs", "warmup_steps"), [(1, 1), (20, 100)])

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 
-from bt_plugin import LARS, register
+from bt_plugin import LARS, BarlowTwinsLoss, register
 from bt_plugin.errors import HostError
 from dali_pipelines import PRESETS
 from tests.conftest import REPOSITORY
@@ -110,6 +110,19 @@ def test_ours_are_the_views_that_transform_args_describe() -> None:
     ):
         with pytest.raises(ValueError, match=named):
             preset(resolved(**changes))
+
+
+def test_the_loss_is_of_two_separate_passes() -> None:
+    from bt_plugin.integrations.lightly_train_method import BarlowTwins, BarlowTwinsArgs, BarlowTwinsLARSArgs
+
+    embedding: Any = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8))
+    embedding.embed_dim = 8
+    args = BarlowTwinsArgs(hidden_dim=16, output_dim=8)
+    method = BarlowTwins(args, BarlowTwinsLARSArgs(), embedding, global_batch_size=6, num_input_channels=3)
+    views = [torch.randn(6, 3, 2, 2), 2 + torch.randn(6, 3, 2, 2)]
+    loss = method.training_step_impl({"views": views}, 0).loss
+    torch.testing.assert_close(loss, BarlowTwinsLoss(5.1e-3)(*(method.projector(embedding(view)) for view in views)))
+    assert method.criterion.gather_distributed, "and of all ranks"
 
 
 def test_rates_are_the_official_ones() -> None:
