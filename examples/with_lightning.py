@@ -1,4 +1,4 @@
-"""Barlow Twins in Lightning, after Lightly's examples/pytorch_lightning/barlowtwins.py. Lines marked # are not Lightly's.
+"""Barlow Twins in Lightning, after Lightly's examples/pytorch_lightning/barlowtwins.py; lines marked # are not its own.
 
 python -m bt_plugin demo-data data/demo && python examples/with_lightning.py
 """
