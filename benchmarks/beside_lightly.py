@@ -3,19 +3,23 @@
 python benchmarks/beside_lightly.py PATH/cifar10 --images 5000 --epochs 20 --seeds 0 1 2
 
 Ours is recipes/pretrain/cifar10_small_cpu.yaml. Lightly's is its example's model, transform, loss and optimizer
-(lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc). Both are evaluated by the same commands, kNN and a
-linear classifier on cached features, each with the normalisation that it was trained with.
+(lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc), and lightly_lars the same with our optimizer, rates
+and schedule. All are evaluated by the same commands, kNN and a linear classifier on cached features, each with the
+normalisation that it was trained with.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,13 @@ import torch
 from record import write_record
 from torch import nn
 
+from bt_plugin.optim import LARS, lr_scale, parameter_groups
+from bt_plugin.recipe_file import load_recipe
+
 RECIPE = "recipes/pretrain/cifar10_small_cpu.yaml"
 BATCH_SIZE = 256
+# All that were started, for the record.
+COMMANDS: list[str] = []
 OURS = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
 
 
@@ -35,6 +44,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--who", nargs="+", default=["ours", "lightly"], choices=PRETRAIN)
     parser.add_argument("--options", nargs="*", default=[], help="changes to our recipe")
     arguments = parser.parse_args()
     rows = []
@@ -42,17 +52,18 @@ def main() -> None:
         folder = Path(name)
         train = chosen(arguments.cifar / "train", arguments.images, folder)
         for seed in arguments.seeds:
-            for who, pretrain in (("ours", pretrain_ours), ("lightly", pretrain_lightly)):
+            for who in arguments.who:
                 begun_s = time.perf_counter()
-                subject, view = pretrain(train, arguments.epochs, seed, folder / f"{who}{seed}", arguments.options)
+                folder_of_run = folder / f"{who}{seed}"
+                subject, view = PRETRAIN[who](train, arguments.epochs, seed, folder_of_run, arguments.options)
                 row = {"who": who, "seed": seed, "pretrain_s": time.perf_counter() - begun_s}
                 row |= evaluated(subject, train, arguments.cifar / "test", view)
                 rows.append(row)
                 print(*(f"{key} {value}" for key, value in row.items()), flush=True)
-    means = {who: means_of([row for row in rows if row["who"] == who]) for who in ("ours", "lightly")}
+    means = {who: means_of([row for row in rows if row["who"] == who]) for who in arguments.who}
     print(json.dumps(means, indent=1))
     content = {"images": arguments.images, "epochs": arguments.epochs, "options": arguments.options}
-    print(write_record("beside_lightly", {**content, "means": means, "runs": rows}))
+    print(write_record("beside_lightly", {**content, "means": means, "runs": rows, "commands": COMMANDS}))
 
 
 def means_of(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -76,11 +87,13 @@ def chosen(train: Path, images: int, folder: Path) -> Path:
 def pretrain_ours(train: Path, epochs: int, seed: int, folder: Path, options: list[str]) -> tuple[str, list[str]]:
     changes = [f"data.train={train}", "data.val=null", f"optim.epochs={epochs}", f"run.seed={seed}"]
     command = [*OURS, "-m", "bt_plugin", "pretrain", RECIPE, *changes, f"run.output_dir={folder}", *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    run(command)
     return str(folder), []
 
 
-def pretrain_lightly(train: Path, epochs: int, seed: int, folder: Path, options: list[str]) -> tuple[str, list[str]]:
+def pretrain_lightly(
+    train: Path, epochs: int, seed: int, folder: Path, options: list[str], lars: bool = False
+) -> tuple[str, list[str]]:
     from lightly.loss import BarlowTwinsLoss
     from lightly.models.modules import BarlowTwinsProjectionHead
     from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
@@ -97,9 +110,14 @@ def pretrain_lightly(train: Path, epochs: int, seed: int, folder: Path, options:
         Pictures(train, transform), batch_size=BATCH_SIZE, shuffle=True, drop_last=True, num_workers=2
     )
     criterion = BarlowTwinsLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-    for _ in range(epochs):
-        for views in loader:
+    ours = load_recipe(RECIPE).optim
+    groups = parameter_groups(model, ours.lr_weights, ours.lr_biases, ours.weight_decay)
+    optimizer = LARS(groups, lr=0.0) if lars else torch.optim.SGD(model.parameters(), lr=0.06)
+    for epoch in range(epochs):
+        for step, views in enumerate(loader, epoch * len(loader)):
+            for group in optimizer.param_groups if lars else ():
+                scale = lr_scale(step, epochs * len(loader), round(ours.warmup_epochs * len(loader)))
+                group["lr"] = group["base_lr"] * scale
             loss = criterion(*(head(backbone(view).flatten(start_dim=1)) for view in views))
             loss.backward()
             optimizer.step()
@@ -107,6 +125,14 @@ def pretrain_lightly(train: Path, epochs: int, seed: int, folder: Path, options:
     folder.mkdir()
     torch.save(model.state_dict(), folder / "weights.pth")
     return str(folder / "weights.pth"), ["view.size_px=32", "view.resize_px=32", "view.interpolation=bicubic"]
+
+
+Pretrain = Callable[[Path, int, int, Path, list[str]], tuple[str, list[str]]]
+PRETRAIN: dict[str, Pretrain] = {
+    "ours": pretrain_ours,
+    "lightly": pretrain_lightly,
+    "lightly_lars": partial(pretrain_lightly, lars=True),
+}
 
 
 class Pictures(torch.utils.data.Dataset[list[torch.Tensor]]):
@@ -134,10 +160,15 @@ def evaluated(subject: str, train: Path, val: Path, view: list[str]) -> dict[str
         with tempfile.TemporaryDirectory() as folder:
             changes = [f"data.train={train}", f"data.val={val}", f"run.output_dir={folder}", *view, *options]
             command = [sys.executable, "-m", "bt_plugin", method, subject, *changes]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            run(command)
             (file,) = Path(folder).iterdir()
             shares[method] = json.loads(file.read_text())["top1"]
     return shares
+
+
+def run(command: list[str]) -> None:
+    COMMANDS.append(shlex.join(command))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
