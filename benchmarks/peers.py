@@ -1,0 +1,104 @@
+"""One training step of Barlow Twins as others make it, from their own code, and as it is made here.
+
+The official model, loss and optimizer come from a clone of facebookresearch/barlowtwins (8e8d284), solo-learn's loss
+and optimizer from one of vturrisi/solo-learn (9187ea3); Lightly's parts from the installed package, put together as
+its ImageNet benchmark does (benchmarks/imagenet/resnet50/barlowtwins.py at e8d317fc), but without the classifier that
+learns beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bt_plugin.accelerator import build_accelerator
+from bt_plugin.backbones import build_backbone
+from bt_plugin.build import build_loader, build_model, open_sources
+from bt_plugin.recipe_file import load_recipe
+from bt_plugin.training import Training
+from dali_pipelines.loaders import Batch
+
+LAMBDA = 5.1e-3
+LR = 0.2
+WEIGHT_DECAY = 1e-6
+
+Views = tuple[Tensor, Tensor]
+Step = Callable[[Views], object]
+
+
+def ours(changes: list[str]) -> tuple[Training, Step]:
+    """The quickstart with these changes, and its whole step: schedule, checks and all."""
+    recipe = load_recipe("recipes/pretrain/quickstart.yaml", changes)
+    accelerator = build_accelerator(recipe.run)
+    source, _ = open_sources(recipe)
+    training = Training(recipe, accelerator, build_model(recipe), build_loader(recipe, source, accelerator))
+
+    def step(views: Views) -> object:
+        return training.train_step([Batch(views, torch.zeros(len(views[0])), [])])
+
+    return training, step
+
+
+def official(clone: Path, backbone: str, widths: list[int], batch_size: int, device: torch.device, bf16: bool) -> Step:
+    main = runpy.run_path(str(clone / "main.py"))
+    arguments = argparse.Namespace(projector="-".join(map(str, widths)), batch_size=batch_size, lambd=LAMBDA)
+    model = main["BarlowTwins"](arguments)
+    if backbone != "torchvision/resnet50":  # the only one it knows
+        model.backbone, feature_dim = build_backbone(backbone)
+        model.projector[0] = nn.Linear(feature_dim, widths[0], bias=False)
+    model.to(device)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim != 1]},
+        {"params": [p for p in model.parameters() if p.ndim == 1]},
+    ]
+    filters = {"weight_decay_filter": True, "lars_adaptation_filter": True}
+    optimizer = main["LARS"](groups, lr=LR, weight_decay=WEIGHT_DECAY, **filters)
+    return _step(model, optimizer, device, bf16)
+
+
+def lightly(backbone: str, widths: list[int], device: torch.device, bf16: bool) -> Step:
+    from lightly.loss import BarlowTwinsLoss
+    from lightly.models.modules import BarlowTwinsProjectionHead
+    from lightly.models.utils import get_weight_decay_parameters
+    from lightly.utils.lars import LARS
+
+    network, feature_dim = build_backbone(backbone)
+    model = nn.Sequential(network, BarlowTwinsProjectionHead(feature_dim, widths[0], widths[-1])).to(device)
+    decayed, others = get_weight_decay_parameters([model])
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    criterion = BarlowTwinsLoss(lambda_param=5e-3)
+
+    def loss(view_a: Tensor, view_b: Tensor) -> Tensor:
+        # One pass of both views, as there.
+        value: Tensor = criterion(*model(torch.cat((view_a, view_b))).chunk(2))
+        return value
+
+    return _step(loss, LARS(groups, lr=LR, momentum=0.9, weight_decay=WEIGHT_DECAY), device, bf16)
+
+
+def solo_learn(clone: Path, backbone: str, widths: list[int], device: torch.device, bf16: bool) -> Step:
+    objective = runpy.run_path(str(clone / "solo/losses/barlow.py"))["barlow_loss_func"]
+    lars = runpy.run_path(str(clone / "solo/utils/lars.py"))["LARS"]
+    network, feature_dim = build_backbone(backbone)
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip([feature_dim, *widths[:-2]], widths[:-1]):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    model = nn.Sequential(network, *layers, nn.Linear(widths[-2], widths[-1])).to(device)
+    optimizer = lars(model.parameters(), lr=LR, momentum=0.9, weight_decay=WEIGHT_DECAY, exclude_bias_n_norm=True)
+    return _step(lambda view_a, view_b: objective(model(view_a), model(view_b)), optimizer, device, bf16)
+
+
+def _step(loss: Callable[..., Tensor], optimizer: torch.optim.Optimizer, device: torch.device, bf16: bool) -> Step:
+    def step(views: Views) -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            value = loss(*views)
+        value.backward()
+        optimizer.step()
+
+    return step
