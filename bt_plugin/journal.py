@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from bt_plugin.collapse import CollapseSigns
+from bt_plugin.fetched import Fetched
 from bt_plugin.loss import LossTerms
 from bt_plugin.monitor import Best, MetricsFile, Speed, progress_bar
 from bt_plugin.recipe import Recipe
@@ -18,7 +20,17 @@ from bt_plugin.rundir import EVALUATIONS, METRICS
 from bt_plugin.trackers import start_trackers
 from dali_pipelines.loaders import Batch, TwoViewLoader
 
+# Logged of LossTerms, in this order.
 _TERMS = ("loss", "invariance", "redundancy", "diagonal_mean", "embedding_std")
+
+
+class _Line(NamedTuple):
+    """Of metrics, whose numbers may be on their way from the device."""
+
+    step: int
+    epoch: int
+    fetched: Fetched
+    known: dict[str, float]
 
 
 class Journal:
@@ -45,6 +57,7 @@ class Journal:
         self._files = {name: MetricsFile(Path(recipe.run.output_dir), step, name) for name in names}
         start_trackers(accelerator, recipe, run_id, step)
         self._bar = progress_bar(last_step, step, is_main)
+        self._line: _Line | None = None
 
     def __enter__(self) -> Journal:
         return self
@@ -52,6 +65,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.settle()
         self._bar.close()
         for file in self._files.values():
             file.close()
@@ -61,20 +75,33 @@ class Journal:
         return self._speed.watch(loader)
 
     def step_done(self) -> None:
-        """Moves the bar."""
+        """Moves the bar, and tells the line before once its numbers are here."""
         self._bar.update()
+        if self._line and self._line.fetched.is_here:
+            self.settle()
 
-    def log(self, step: int, epoch: int, terms: LossTerms, optimizer: torch.optim.Optimizer, nonfinite: int) -> None:
-        """A line of metrics."""
+    def log(self, step: int, epoch: int, terms: LossTerms, optimizer: torch.optim.Optimizer, nonfinite: Tensor) -> None:
+        """A line of metrics, told when its numbers have come from the device, for which nobody waits."""
         if not self._accelerator.is_main_process:
             return
+        self.settle()
         weights, biases = optimizer.param_groups
-        values = {name: getattr(terms, name).item() for name in _TERMS}
-        self._collapse.watch(step, values["diagonal_mean"], values["embedding_std"])
-        self._best.watch(step, lower={"loss": values["loss"]})
-        values |= {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **self._speed.report()}
-        values["nonfinite_steps"] = nonfinite
-        self._tell(METRICS, step, epoch, values)
+        fetched = Fetched(torch.stack([*(getattr(terms, name) for name in _TERMS), nonfinite]))
+        known = {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **self._speed.report()}
+        self._line = _Line(step, epoch, fetched, known)
+        if fetched.is_here:
+            self.settle()
+
+    def settle(self) -> None:
+        """Tells the last line, and waits for its numbers if need be."""
+        if self._line is None:
+            return
+        line, self._line = self._line, None
+        *terms, nonfinite = line.fetched.tolist()
+        values = dict(zip(_TERMS, terms)) | line.known | {"nonfinite_steps": int(nonfinite)}
+        self._collapse.watch(line.step, values["diagonal_mean"], values["embedding_std"])
+        self._best.watch(line.step, lower={"loss": values["loss"]})
+        self._tell(METRICS, line.step, line.epoch, values)
         self._bar.set_postfix_str(
             f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}",
             refresh=False,
@@ -82,6 +109,7 @@ class Journal:
 
     def evaluated(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """A line of evaluations; the time that they took counts for no speed."""
+        self.settle()
         self._speed.report()
         if self._accelerator.is_main_process:
             self._best.watch(step, higher={name: values[name] for name in values if name.endswith("_top1")})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class LARS(torch.optim.Optimizer):
@@ -16,6 +17,9 @@ class LARS(torch.optim.Optimizer):
     A group that adapts scales decayed gradients g + wd * p by eta * |p| / |g + wd * p|, so that its
     weights do not feel the gradient's scale. lightly.utils.lars.LARS divides by |g| + wd * |p|
     instead, and does not adapt at all where the weight decay is 0.
+
+    A few kernels move all parameters of a group. If "found_inf" is set, a float32 scalar as GradScaler gives it to
+    torch's fused optimizers, a step where it is 1 changes nothing; nobody has to read it for that.
 
     Args:
         params: Parameters or groups; a group may set "adapt" to False.
@@ -38,6 +42,7 @@ class LARS(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta, "adapt": True}
         super().__init__(params, defaults)
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -47,15 +52,34 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                update = p.grad.add(p, alpha=group["weight_decay"])
-                if group["adapt"]:
-                    update.mul_(_trust_ratio(p, update, group["eta"]))
-                momentum = self._momentum(p).mul_(group["momentum"]).add_(update)
-                p.sub_(momentum, alpha=group["lr"])
+            moved = [(p, p.grad, self._momentum(p)) for p in group["params"] if p.grad is not None]
+            if moved:
+                lists: Any = [list(tensors) for tensors in zip(*moved)]
+                for (params, gradients, momenta), _ in self._group_tensors_by_device_and_dtype(lists).values():
+                    self._move(group, params, gradients, momenta)  # type: ignore[arg-type] # none is None
         return loss
+
+    def _move(
+        self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor], momenta: list[Tensor]
+    ) -> None:
+        if group["weight_decay"] or group["adapt"]:
+            gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
+        if group["adapt"]:
+            ratios = _trust_ratios(params, gradients, group["eta"])
+            torch._foreach_mul_(_local(gradients), ratios.unbind())
+        torch._fused_sgd_(
+            _local(params),
+            _local(gradients),
+            _local(momenta),
+            weight_decay=0.0,
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+            found_inf=None if self.found_inf is None else self.found_inf.to(params[0].device, non_blocking=True),
+        )
 
     def make_state(self) -> None:
         """Makes every parameter's momentum, so that the state has all its parts before the first step too."""
@@ -71,10 +95,21 @@ class LARS(torch.optim.Optimizer):
         return momentum
 
 
-def _trust_ratio(p: Tensor, update: Tensor, eta: float) -> Tensor:
-    p_norm, update_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(update)
+def _trust_ratios(params: list[Tensor], updates: list[Tensor], eta: float) -> Tensor:
+    p_norms, update_norms = _norms(params), _norms(updates)
     # A weight that is still zero, or has no gradient, moves unscaled.
-    return torch.where((p_norm > 0) & (update_norm > 0), eta * p_norm / update_norm, 1.0)
+    return torch.where((p_norms > 0) & (update_norms > 0), eta * p_norms / update_norms, 1.0)
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    """(len(tensors),), of whole tensors where these are sharded."""
+    norms = torch.stack(torch._foreach_norm(tensors))
+    return norms.full_tensor() if isinstance(norms, DTensor) else norms
+
+
+def _local(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What of them lies on this rank."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def parameter_groups(

@@ -67,21 +67,21 @@ class Training:
         optim = recipe.optim
         rate = optim.global_batch_size / 256
         groups = parameter_groups(model, optim.lr_weights * rate, optim.lr_biases * rate, optim.weight_decay)
-        optimizer = LARS(groups, lr=0.0, momentum=optim.momentum, eta=optim.eta)
+        self.lars = LARS(groups, lr=0.0, momentum=optim.momentum, eta=optim.eta)
         # The loader shards itself, and the schedule is a function of the step: neither is prepared.
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        optimizer.make_state()
+        self.model, self.optimizer = accelerator.prepare(model, self.lars)
+        self.lars.make_state()
         timeout = timedelta(seconds=recipe.run.timeout_s)
         self.probe = self._build_probe()
         self.online = OnlineEvaluation(recipe, loader.source, val, accelerator.device, self.probe)
         extras = {"probe": self.probe} if self.probe else {}
-        self.state = TrainingState(accelerator, self.model, optimizer, timeout, extras)
+        self.state = TrainingState(accelerator, self.model, self.lars, timeout, extras)
         self.writer = CheckpointWriter(self.state, self.run_dir, recipe.run.keep_checkpoints)
         self.steps_per_epoch = len(loader) // optim.accumulation_steps
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, recipe.run.max_steps or self.total_steps)
         self.step = 0
-        self.nonfinite = NonFiniteSteps(accelerator.unwrap_model(self.model))
+        self.nonfinite = self._counting(0)
         self.best = Best()
         self.run_id = uuid.uuid4().hex
 
@@ -103,6 +103,8 @@ class Training:
                     self._evaluate(journal)
                     shall_stop = vote.ask(stop.is_made or self.writer.has_failed)
                     if self.step % every == 0 or self.step == self.last_step or shall_stop:
+                        self._check_divergence(behind=0)
+                        journal.settle()
                         self._save()
                     if self.step == self.last_step:
                         break
@@ -145,38 +147,47 @@ class Training:
     def train_step(self, micro_batches: Sequence[Batch]) -> LossTerms:
         """The loss of a step, and what it teaches. To be called on every rank.
 
+        The host waits for the step before this one only, so that the device always has work; with fp16 for this one
+        too, whose gradient scaler reads from the device whether it may step.
+
         Args:
             micro_batches: Of the step, as the loader hands them out.
 
         Raises:
-            DivergenceError: If too many steps in a row were not finite.
+            DivergenceError: If too many steps in a row were not finite, up to the one before.
         """
         scale = self._lr_scale()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale
         terms = self._backward([self._on_device(batch) for batch in micro_batches])
         if self.accelerator.scaler is None:
-            is_sound = self.nonfinite.is_sound(terms.loss)
-            if is_sound:
-                self.optimizer.step()
+            found_inf = self.lars.found_inf = self.nonfinite.found_inf(terms.loss)
+            self.optimizer.step()
         else:
             # Looks at the gradients itself, skips the step, and learns from it.
             self.optimizer.step()
-            is_sound = not self.accelerator.optimizer_step_was_skipped
-        self.nonfinite.settle(is_sound)
+            found_inf = terms.loss.new_tensor(float(self.accelerator.optimizer_step_was_skipped))
         if self.probe:
-            self.probe.step([batch.targets for batch in micro_batches], is_sound)
+            self.probe.step([batch.targets for batch in micro_batches], found_inf)
         self.optimizer.zero_grad()
         self.step += 1
-        if self.nonfinite.in_a_row > self.recipe.run.max_nonfinite_steps:
-            names = distributed.all_gather_objects([name for batch in micro_batches for name in batch.filenames])
-            cause = self.nonfinite.explained(terms.finite.tolist(), names)
+        names = [name for batch in micro_batches for name in batch.filenames]
+        self.nonfinite.settle(self.step, found_inf, terms.finite, names)
+        self._check_divergence(behind=1)
+        return terms
+
+    def _check_divergence(self, behind: int) -> None:
+        cause = self.nonfinite.divergence(behind)
+        if cause:
             raise DivergenceError(
-                f"step {self.step}: {cause}. Start anew with lower optim.lr_weights and optim.lr_biases, or another"
+                f"{cause}. Start anew with lower optim.lr_weights and optim.lr_biases, or another"
                 f" run.mixed_precision than {self.accelerator.mixed_precision}; the weights of the checkpoints in"
                 f" {self.run_dir} are finite"
             )
-        return terms
+
+    def _counting(self, nonfinite_steps: int) -> NonFiniteSteps:
+        model = self.accelerator.unwrap_model(self.model)
+        return NonFiniteSteps(model, self.accelerator.device, self.recipe.run.max_nonfinite_steps, nonfinite_steps)
 
     def _backward(self, views: Sequence[tuple[Tensor, Tensor]]) -> LossTerms:
         backward = self.accelerator.backward
@@ -201,7 +212,7 @@ class Training:
             Progress(
                 step=self.step,
                 loader=self.loader.state_dict(),
-                nonfinite_steps=self.nonfinite.total,
+                nonfinite_steps=int(self.nonfinite.total),
                 world_size=self.accelerator.num_processes,
                 run_id=self.run_id,
                 best=dict(self.best.values),
@@ -222,4 +233,4 @@ class Training:
         if progress.world_size != world_size:
             set_seed(self.recipe.run.seed + progress.step, device_specific=True)
         self.step, self.run_id, self.best = progress.step, progress.run_id, Best(progress.best)
-        self.nonfinite = NonFiniteSteps(self.accelerator.unwrap_model(self.model), progress.nonfinite_steps)
+        self.nonfinite = self._counting(progress.nonfinite_steps)

@@ -31,27 +31,28 @@ class OnlineProbe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.classifier = OnlineLinearClassifier(feature_dim, classes, topk=(1,)).to(device)
-        self._optimizer = torch.optim.SGD(self.classifier.parameters(), lr=lr)
+        self._optimizer = torch.optim.SGD(self.classifier.parameters(), lr=lr, fused=True)
         self._features: list[Tensor] = []
         backbone.register_forward_hook(self._note)
 
-    def step(self, targets: Sequence[Tensor], is_sound: bool) -> None:
+    def step(self, targets: Sequence[Tensor], found_inf: Tensor) -> None:
         """Learns from the features of this step. To be called on every rank.
 
         Args:
             targets: Of each micro-batch, whose two views came one after the other.
-            is_sound: Whether the features are finite.
+            found_inf: Scalar float32; where it is 1, because the features are not finite, nothing is learnt.
         """
         features, self._features = self._features, []
-        if not is_sound:
-            return
-        labels = torch.cat([each for target in targets for each in (target, target)]).to(features[0].device)
+        labels = torch.cat([each for target in targets for each in (target, target)])
+        labels = labels.to(features[0].device, non_blocking=True)
         with torch.enable_grad():
             loss, _ = self.classifier.training_step((torch.cat(features).float(), labels), 0)
         self._optimizer.zero_grad()
         loss.backward()
         for parameter in self.classifier.parameters():
             distributed.all_reduce_sum_(parameter.grad).div_(distributed.world_size())
+        # As GradScaler tells torch's fused optimizers.
+        setattr(self._optimizer, "found_inf", found_inf)  # noqa: B010 - torch does not declare it
         self._optimizer.step()
 
     def ranking(self, features: Tensor) -> Tensor:

@@ -102,3 +102,49 @@ def test_schedule_is_the_official_one() -> None:
     assert lr_scale(5_500, total, warmup) == pytest.approx(q + 0.001 * (1 - q))
     assert lr_scale(9_999, total, warmup) == pytest.approx(0.001, rel=1e-3)
     assert lr_scale(0, 10, 0) == 1
+
+
+def test_all_at_once_is_the_plain_rule() -> None:
+    """Over many sizes and layouts, 20 steps, to 1e-6."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 7), nn.BatchNorm2d(64), nn.Conv2d(64, 32, 1), nn.Linear(300, 500))
+    model.to(memory_format=torch.channels_last)
+    optimizer = LARS(parameter_groups(model, 0.5, 0.05, 1e-2), lr=0.0)
+    plain = {p: p.detach().clone().double() for p in model.parameters()}
+    momentum = {p: torch.zeros_like(value) for p, value in plain.items()}
+    for _ in range(20):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+            update = p.grad.double()
+            if p.ndim > 1:
+                update = update + 1e-2 * plain[p]
+                update *= 0.001 * plain[p].norm() / update.norm()
+            momentum[p] = 0.9 * momentum[p] + update
+            plain[p] -= (0.5 if p.ndim > 1 else 0.05) * momentum[p]
+        optimizer.step()
+    for p, value in plain.items():
+        assert (p - value).norm() <= 1e-6 * value.norm()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing(value: float) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = LARS(parameter_groups(model, 0.1, 0.1, 0.1), lr=0.0)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    before = [p.detach().clone() for p in model.parameters()]
+    momenta = [optimizer.state[p]["momentum"].clone() for p in model.parameters()]
+    model.weight.grad[0, 0] = value
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    for p, weight, momentum in zip(model.parameters(), before, momenta):
+        assert torch.equal(p, weight)
+        assert torch.equal(optimizer.state[p]["momentum"], momentum)
+
+
+def test_gradients_stay_as_they_are() -> None:
+    model = nn.Linear(3, 2)
+    model(torch.ones(1, 3)).sum().backward()
+    LARS(parameter_groups(model, 0.1, 0.1, 0.1), lr=0.0).step()
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
