@@ -2,7 +2,7 @@
 
 python benchmarks/step.py --official PATH/barlowtwins --solo-learn PATH/solo-learn
     [--backbone torchvision/resnet18 --size-px 64 --batch-size 64 --projector 2048 2048 2048] [--bf16]
-    [--variants run.compile=true "run.channels_last=false optim.foreach=false" ...]
+    [--variants run.compile=true "run.memory_format=contiguous run.compile=true" ...]
 
 A variant is a change of our recipe, measured beside the others. The defaults are sizes for a CPU.
 """
@@ -58,7 +58,7 @@ def contenders(arguments: argparse.Namespace, folder: Path) -> dict[str, tuple[S
     found: dict[str, tuple[Step, Views]] = {}
     for variant in ["", *arguments.variants]:
         name = f"ours, {variant}" if variant else "ours"
-        views = rows if "channels_last=false" in variant else channels_last
+        views = rows if "memory_format=contiguous" in variant else channels_last
         found[name] = ours([*changes(arguments, folder), *variant.split()])[1], views
     model = (arguments.backbone, arguments.projector)
     if arguments.official:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from datetime import timedelta
 from typing import Any
@@ -52,13 +53,16 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
     if cpu:
         # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
         torch.set_num_threads(cores_per_rank())
+        _keep_freed_memory()
     try:
         # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=precision,
             kwargs_handlers=[
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                DistributedDataParallelKwargs(
+                    gradient_as_bucket_view=run.gradient_as_bucket_view, static_graph=run.static_graph
+                ),
                 InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s)),
             ],
             **options,
@@ -69,6 +73,16 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
     if is_sharded and cpu and accelerator.num_processes > 1:
         _shard_on_cpu(accelerator)
     return accelerator
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc not to give memory back to the system, to take it again at the next step: 4 % of a step's time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h's names for them
+    for parameter, value in ((trim_threshold, -1), (top_pad, 64 * 2**20), (mmap_max, 0)):
+        mallopt(parameter, value)
 
 
 def _is_sharded(precision: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from accelerate import Accelerator
 from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import RecipeError
 from bt_plugin.method import BarlowTwins, build_projector
-from bt_plugin.recipe import Data, Recipe
+from bt_plugin.recipe import Data, Recipe, Run
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource, open_source
 
@@ -31,6 +33,19 @@ def build_model(recipe: Recipe) -> BarlowTwins:
         except (ValueError, ImportError) as error:
             raise RecipeError(f"model.backbone: {error}") from error
         return BarlowTwins(backbone, build_projector(feature_dim, choice.projector))
+
+
+def check_compiler(run: Run) -> None:
+    """Refuses run.compile where torch.compile could not.
+
+    Raises:
+        RecipeError: If there is no C++ compiler.
+    """
+    names = [os.environ.get("CXX", ""), "g++", "clang++"]
+    if run.compile and not any(shutil.which(name) for name in names):
+        raise RecipeError(
+            "run.compile: true is not allowed here, there is no C++ compiler; install g++, or name one in $CXX"
+        )
 
 
 def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,7 +15,7 @@ class BarlowTwins(nn.Module):
 
     Args:
         backbone: From images (N, C, H, W) to features (N, F).
-        projector: From features (N, F) to embeddings (N, D).
+        projector: From features (N, F) to embeddings (N, D), such as build_projector's.
     """
 
     def __init__(self, backbone: nn.Module, projector: nn.Sequential) -> None:
@@ -24,17 +26,36 @@ class BarlowTwins(nn.Module):
     def forward(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of both views.
 
-        The views pass one after the other, as in the paper: concatenated, BatchNorm would take its
+        BatchNorm sees the views one after the other, as in the paper: concatenated, it would take its
         statistics over both, and the gradient would be another one.
 
         Shape:
             - view_a, view_b: (n, C, H, W) float, this rank's samples.
             - Output: z_a and z_b, (n, D) each.
         """
-        return self.projector(self.backbone(view_a)), self.projector(self.backbone(view_b))
+        features = self.backbone(view_a), self.backbone(view_b)
+        if isinstance(self.projector, Projector):
+            z_a, z_b = self.projector(*features)
+        else:
+            z_a, z_b = map(self.projector, features)
+        return z_a, z_b
 
 
-def build_projector(feature_dim: int, widths: Sequence[int] = (8192, 8192, 8192)) -> nn.Sequential:
+class Projector(nn.Sequential):
+    """A projector whose linear layers take all views in one product, so that their weights are read once."""
+
+    def forward(self, *features: Tensor) -> Any:
+        """Shape: features (n, F) of one or more views, to embeddings (n, D) of each; of one view without a tuple."""
+        views = features
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                views = layer(torch.cat(views)).chunk(len(views))
+            else:
+                views = tuple(layer(view) for view in views)
+        return views if len(views) > 1 else views[0]
+
+
+def build_projector(feature_dim: int, widths: Sequence[int] = (8192, 8192, 8192)) -> Projector:
     """Linear layers without bias, with BatchNorm and ReLU between them and nothing after the last.
 
     Args:
@@ -48,4 +69,4 @@ def build_projector(feature_dim: int, widths: Sequence[int] = (8192, 8192, 8192)
     sizes = [feature_dim, *widths]
     for inputs, outputs in pairwise(sizes[:-1]):
         layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1], bias=False))
+    return Projector(*layers, nn.Linear(sizes[-2], sizes[-1], bias=False))

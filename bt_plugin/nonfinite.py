@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from bt_plugin import distributed
 from bt_plugin.fetched import Fetched
@@ -33,6 +32,7 @@ class NonFiniteSteps:
         dtypes = sorted({buffer.dtype for buffer in model.buffers()}, key=str)
         self._buffers = [_Buffers([b for b in model.buffers() if b.dtype == dtype]) for dtype in dtypes]
         self._most_in_a_row = most_in_a_row
+        self._one = torch.ones((), device=device)
         self._in_a_row = torch.zeros((), device=device)
         self.total = torch.full((), float(total), device=device)
         """Scalar, on the device."""
@@ -42,11 +42,10 @@ class NonFiniteSteps:
     def found_inf(self, loss: Tensor) -> Tensor:
         """Whether loss or gradients are not finite: 1 or 0, a float32 scalar on the device."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        # The sum of magnitudes: it is finite if they are, and an empty shard has one too.
-        total = nn.utils.get_total_norm(gradients, norm_type=1)
-        if isinstance(total, DTensor):
-            total = total.full_tensor()
-        return (loss.detach() + total).isfinite().logical_not().float()
+        found_inf = loss.detach().isfinite().logical_not().float()
+        # As GradScaler does, without its scale: one pass over all gradients.
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found_inf, self._one)
+        return found_inf
 
     @torch.no_grad()
     def settle(self, step: int, found_inf: Tensor, finite: Tensor, names: list[str]) -> None:

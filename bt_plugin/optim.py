@@ -103,6 +103,10 @@ def _trust_ratios(params: list[Tensor], updates: list[Tensor], eta: float) -> Te
 
 def _norms(tensors: list[Tensor]) -> Tensor:
     """(len(tensors),), of whole tensors where these are sharded."""
+    if all(type(p.data) is Tensor and p.is_cpu and p.is_contiguous() for p in tensors):
+        # torch's norm takes four times as long on a CPU.
+        flat = [p.view(-1) for p in tensors]
+        return torch.stack([torch.dot(values, values) for values in flat]).sqrt()
     norms = torch.stack(torch._foreach_norm(tensors))
     return norms.full_tensor() if isinstance(norms, DTensor) else norms
 

@@ -155,6 +155,10 @@ class Launched(Section):
     """After which a rank that waits for another gives up, and the run ends: nobody waits for ever."""
     deterministic: bool = False
     """Whether torch may take only algorithms that give the same bits every time; slower on a GPU."""
+    gradient_as_bucket_view: bool = True
+    """Whether gradients lie where the ranks exchange them, which saves a copy of them."""
+    static_graph: bool = False
+    """Whether the ranks may rely on every step having the same graph; not with optim.accumulation_steps."""
 
 
 class Run(Launched):
@@ -175,6 +179,10 @@ class Run(Launched):
     to the newest checkpoint at an epoch's edge; continue goes on with the same images, and new random states."""
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = 10
     """Steps in a row whose loss or gradient may be NaN or infinite; they are skipped on all ranks."""
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    """How weights and images lie in memory; auto is channels_last on a GPU, and on a CPU by layer."""
+    compile: bool = False
+    """Whether torch.compile makes kernels of backbone and projector; the first step takes a minute or more."""
     max_steps: Positive | None = None
     """Ends the run early, for trials; the schedule still spans all epochs."""
 
@@ -209,6 +217,15 @@ class Recipe(Section):
     optim: Optim = Optim()
     run: Run
     eval: Eval = Eval()
+
+    @model_validator(mode="after")
+    def _graph_is_static(self) -> Recipe:
+        if self.run.static_graph and self.optim.accumulation_steps > 1:
+            raise ValueError(
+                f"run.static_graph: true is not allowed with optim.accumulation_steps {self.optim.accumulation_steps},"
+                " whose graph differs within a step; take one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _views_are_possible(self) -> Recipe:

@@ -41,7 +41,8 @@ _FREE_KEYS = {
     "data": {"train", "val", "backend", "num_threads", "prefetch", "max_bad_files", "max_pixels"},
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
-        "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic", "trackers",
+        "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic", "trackers", "gradient_as_bucket_view",
+        "static_graph", "memory_format", "compile",
     },
     "eval": set(Recipe.model_fields["eval"].default.__class__.model_fields),
 }  # fmt: skip

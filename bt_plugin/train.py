@@ -8,7 +8,7 @@ from typing import Any
 
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
-from bt_plugin.build import build_loader, build_model, open_sources
+from bt_plugin.build import build_loader, build_model, check_compiler, open_sources
 from bt_plugin.collapse import warn_of_lambda
 from bt_plugin.errors import LostRankError
 from bt_plugin.evaluate.report import evaluate_knn
@@ -49,6 +49,7 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
 def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, Any]:
     accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
     check_run_dir(recipe)
+    check_compiler(recipe.run)
     model = build_model(recipe)
     train_source, val_source = open_sources(recipe)
     recipe.steps_per_epoch(len(train_source))

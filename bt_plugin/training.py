@@ -21,13 +21,14 @@ from bt_plugin.errors import DivergenceError, PreemptedError, RecipeError
 from bt_plugin.evaluate.online import OnlineEvaluation
 from bt_plugin.evaluate.online_probe import OnlineProbe
 from bt_plugin.journal import Journal
+from bt_plugin.layout import lay_out
 from bt_plugin.loss import BarlowTwinsLoss, LossTerms
 from bt_plugin.method import BarlowTwins
 from bt_plugin.monitor import Best
 from bt_plugin.nonfinite import NonFiniteSteps
 from bt_plugin.optim import LARS, lr_scale, parameter_groups
 from bt_plugin.preemption import StopRequest
-from bt_plugin.recipe import Recipe
+from bt_plugin.recipe import Recipe, Run
 from bt_plugin.resume import find_checkpoint
 from bt_plugin.state import TrainingState
 from dali_pipelines.loaders import Batch, TwoViewLoader
@@ -54,16 +55,15 @@ class Training:
         val: ImageSource | None = None,
     ) -> None:
         # Each rank its own dropout; the weights are made already, and the same.
-        set_seed(recipe.run.seed, device_specific=True)
+        run = recipe.run
+        set_seed(run.seed, device_specific=True)
         self.recipe = recipe
         self.accelerator = accelerator
         self.loader = loader
-        self.run_dir = Path(recipe.run.output_dir)
+        self.run_dir = Path(run.output_dir)
         self.loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
-        if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        if not accelerator.is_fsdp2:  # which shards contiguous weights only
-            model = model.to(memory_format=torch.channels_last)
+        self._views_format = torch.contiguous_format if run.memory_format == "contiguous" else torch.preserve_format
+        model = _arranged(model, accelerator, run)
         optim = recipe.optim
         rate = optim.global_batch_size / 256
         groups = parameter_groups(model, optim.lr_weights * rate, optim.lr_biases * rate, optim.weight_decay)
@@ -71,15 +71,15 @@ class Training:
         # The loader shards itself, and the schedule is a function of the step: neither is prepared.
         self.model, self.optimizer = accelerator.prepare(model, self.lars)
         self.lars.make_state()
-        timeout = timedelta(seconds=recipe.run.timeout_s)
+        timeout = timedelta(seconds=run.timeout_s)
         self.probe = self._build_probe()
         self.online = OnlineEvaluation(recipe, loader.source, val, accelerator.device, self.probe)
         extras = {"probe": self.probe} if self.probe else {}
         self.state = TrainingState(accelerator, self.model, self.lars, timeout, extras)
-        self.writer = CheckpointWriter(self.state, self.run_dir, recipe.run.keep_checkpoints)
+        self.writer = CheckpointWriter(self.state, self.run_dir, run.keep_checkpoints)
         self.steps_per_epoch = len(loader) // optim.accumulation_steps
         self.total_steps = optim.epochs * self.steps_per_epoch
-        self.last_step = min(self.total_steps, recipe.run.max_steps or self.total_steps)
+        self.last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.step = 0
         self.nonfinite = self._counting(0)
         self.best = Best()
@@ -199,7 +199,10 @@ class Training:
         return terms
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        view_a, view_b = (view.to(self.accelerator.device, non_blocking=True) for view in batch.views)
+        view_a, view_b = (
+            view.to(self.accelerator.device, non_blocking=True, memory_format=self._views_format)
+            for view in batch.views
+        )
         return view_a, view_b
 
     def _lr_scale(self) -> float:
@@ -234,3 +237,16 @@ class Training:
             set_seed(self.recipe.run.seed + progress.step, device_specific=True)
         self.step, self.run_id, self.best = progress.step, progress.run_id, Best(progress.best)
         self.nonfinite = self._counting(progress.nonfinite_steps)
+
+
+def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowTwins:
+    """The same weights, normalised over all ranks, laid out and compiled as the recipe says."""
+    on_gpu = accelerator.device.type == "cuda"
+    if on_gpu and accelerator.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if not accelerator.is_fsdp2:  # which shards contiguous weights only
+        model = lay_out(model, run.memory_format, by_layer=not (on_gpu or run.compile))
+    if run.compile:
+        model.backbone.compile()
+        model.projector.compile()
+    return model

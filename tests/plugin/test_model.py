@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import pytest
@@ -104,3 +105,20 @@ def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"timm/resnet18 needs timm: pip install timm"):
         build_backbone("timm/resnet18")
+
+
+def test_views_together_are_the_views_one_by_one() -> None:
+    """Embeddings, gradients and running statistics, in double precision."""
+    torch.manual_seed(0)
+    together = BarlowTwins(nn.Flatten(), build_projector(12, [16, 16, 5])).double()
+    apart = BarlowTwins(nn.Flatten(), nn.Sequential(*copy.deepcopy(together.projector)))
+    views = torch.randn(8, 3, 2, 2, dtype=torch.float64), 10 + 3 * torch.randn(8, 3, 2, 2, dtype=torch.float64)
+    for model in (together, apart):
+        z_a, z_b = model(*views)
+        (z_a.square().sum() + z_b.pow(3).sum()).backward()
+    assert together.state_dict().keys() == apart.state_dict().keys()
+    for key, value in together.state_dict().items():
+        torch.testing.assert_close(value, apart.state_dict()[key])
+    for one, other in zip(together.parameters(), apart.parameters()):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert together.projector(views[0].flatten(1)).shape == (8, 5), "one view gives no tuple"

@@ -118,6 +118,11 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str) -> None:
     assert override in str(error.value)
 
 
+def test_a_graph_that_changes_is_not_static(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"run\.static_graph: true is not allowed with optim\.accumulation_steps 2"):
+        recipe(tmp_path, MINIMAL, "run.static_graph=true", "optim.accumulation_steps=2")
+
+
 def test_the_global_batch_is_divided_or_refused(tmp_path: Path) -> None:
     batch = recipe(tmp_path, MINIMAL, "optim.global_batch_size=100")
     assert batch.batch_size_per_rank(4) == 25

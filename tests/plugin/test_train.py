@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torchvision
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from bt_plugin.build import build_model
 from bt_plugin.errors import CheckpointError, DivergenceError, RecipeError
@@ -243,6 +245,40 @@ def test_bf16_trains_and_keeps_the_loss_in_float32(small_recipe: Path, tmp_path:
     train(small_recipe, "run.mixed_precision=bf16", "run.max_steps=2")
     losses = [line["loss"] for line in metrics(tmp_path / "run")]
     assert all(loss != float(torch.tensor(loss).bfloat16()) for loss in losses)
+
+
+@pytest.mark.parametrize(
+    "choice", ["run.memory_format=contiguous", "run.memory_format=channels_last", "run.static_graph=true"]
+)
+def test_how_a_step_is_computed_changes_rounding_only(small_recipe: Path, tmp_path: Path, choice: str) -> None:
+    losses = []
+    for name, choices in (("plain", []), ("chosen", [choice])):
+        train(small_recipe, f"run.output_dir={tmp_path}/{name}", "run.max_steps=2", "eval.knn=false", *choices)
+        losses.append([line["loss"] for line in metrics(tmp_path / name)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++, by which torch.compile makes kernels")
+def test_a_compiled_run_is_the_same_and_goes_on_uncompiled(small_recipe: Path, tmp_path: Path) -> None:
+    options = ["model.backbone=timm/test_resnet", "eval.every_epochs=1", "eval.knn=false"]
+    train(small_recipe, f"run.output_dir={tmp_path}/plain", "run.max_steps=4", *options)
+    counters.clear()
+    train(small_recipe, "run.compile=true", "run.max_steps=4", *options)
+    assert counters["stats"]["unique_graphs"] >= 2, "of backbone and projector"
+    losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("plain", "run")]
+    assert losses[0][:2] == pytest.approx(losses[1][:2], rel=1e-3)
+    assert not any("_orig_mod" in key for key in weights_in(tmp_path / "run" / "checkpoint-4"))
+    assert train(small_recipe, "run.max_steps=5", *options)["step"] == 5
+
+
+def test_without_a_compiler_nothing_is_compiled(
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RecipeError, match=r"run\.compile: true .* no C\+\+ compiler; install g\+\+"):
+        train(small_recipe, "run.compile=true")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_launchers_precision_is_taken(small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
