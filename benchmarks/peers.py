@@ -45,6 +45,8 @@ def ours(changes: list[str]) -> tuple[Training, Step]:
 
 
 def official(clone: Path, backbone: str, widths: list[int], batch_size: int, device: torch.device, bf16: bool) -> Step:
+    # Its loss calls all_reduce, on one rank too.
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     main = runpy.run_path(str(clone / "main.py"))
     arguments = argparse.Namespace(projector="-".join(map(str, widths)), batch_size=batch_size, lambd=LAMBDA)
     model = main["BarlowTwins"](arguments)
