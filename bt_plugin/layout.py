@@ -8,6 +8,8 @@ their weights takes three times as long as a matrix product (measured on two cor
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +20,7 @@ from torch.nn.grad import conv2d_input
 
 # Of a convolution's output, in pixels.
 _MOST_PIXELS_CONTIGUOUS = 4 * 4
-_MOST_PIXELS_BY_PRODUCT = 2 * 2
+_MOST_PIXELS_BY_PLACES = 3 * 3
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -42,7 +44,7 @@ def lay_out(model: M, memory_format: str, by_layer: bool) -> M:
 
 
 class _LayoutByLayer(nn.Conv2d):
-    """Each in the layout, and the smallest by the product, that is fastest on a CPU."""
+    """Each in the layout, and the smallest by the products, that are fastest on a CPU."""
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or isinstance(self.padding, str):
@@ -56,38 +58,71 @@ class _LayoutByLayer(nn.Conv2d):
         is_small = height * width <= _MOST_PIXELS_CONTIGUOUS
         layout = torch.contiguous_format if is_small else torch.channels_last
         images = images.contiguous(memory_format=layout)
-        by_product = height * width <= _MOST_PIXELS_BY_PRODUCT and self.kernel_size != (1, 1) and self.bias is None
-        if not by_product or torch.is_autocast_enabled(images.device.type):
+        by_places = height * width <= _MOST_PIXELS_BY_PLACES and self.kernel_size != (1, 1) and self.bias is None
+        if not by_places or torch.is_autocast_enabled(images.device.type):
             return super().forward(images)
-        output: Tensor = _GradientByProduct.apply(images, self.weight, self.stride, self.padding, self.dilation)
+        output: Tensor = _GradientByPlaces.apply(images, self.weight, self.stride, self.padding, self.dilation)
         return output
 
 
-class _GradientByProduct(torch.autograd.Function):
-    """A convolution, with the gradient of its weights as one matrix product over all patches."""
+class _GradientByPlaces(torch.autograd.Function):
+    """A convolution whose gradients are sums over the kernel's places, each one matrix product of the pixels there.
+
+    Where an output has few pixels, most places of a padded kernel meet few of them, and the products are large.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        images: Tensor,
-        weight: Tensor,
-        stride: tuple[int, ...],
-        padding: tuple[int, ...],
-        dilation: tuple[int, ...],
-    ) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, *options: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.options = {"stride": stride, "padding": padding, "dilation": dilation}
-        return functional.conv2d(images, weight, **ctx.options)
+        ctx.options = options
+        stride, padding, dilation = options
+        return functional.conv2d(images, weight, None, stride, padding, dilation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
+        places = list(_places(images.shape[2:], gradient.shape[2:], weight.shape[2:], *ctx.options))
+        at, of_output = _pixels_first(images), _pixels_first(gradient)
         of_images = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_images = conv2d_input(images.shape, weight, gradient, **ctx.options)
+        if ctx.needs_input_grad[0] and max(ctx.options[0]) == 1:
+            of_images = conv2d_input(images.shape, weight, gradient, *ctx.options)
+        elif ctx.needs_input_grad[0]:
+            kernel, of_pixels = _pixels_first(weight), torch.zeros_like(at)
+            for place, inside, outside in places:
+                of_pixels[inside] += of_output[outside] @ kernel[place]
+            of_images = of_pixels.permute(2, 3, 0, 1).contiguous()
         if ctx.needs_input_grad[1]:
-            patches = functional.unfold(images, weight.shape[2:], **ctx.options)
-            by_channel = (part.transpose(0, 1).flatten(1) for part in (gradient.flatten(2), patches))
-            of_weight = torch.inner(*by_channel).view_as(weight)
+            of_kernel = torch.zeros_like(_pixels_first(weight))
+            for place, inside, outside in places:
+                torch.mm(of_output[outside].flatten(0, 2).T, at[inside].flatten(0, 2), out=of_kernel[place])
+            of_weight = of_kernel.permute(2, 3, 0, 1).contiguous()
         return of_images, of_weight, None, None, None
+
+
+def _pixels_first(tensor: Tensor) -> Tensor:
+    """(n, c, height, width) to (height, width, n, c)."""
+    return tensor.permute(2, 3, 0, 1).contiguous()
+
+
+_Slices = tuple[slice, slice]
+
+
+def _places(*by_axis: Sequence[int]) -> Iterator[tuple[tuple[int, int], _Slices, _Slices]]:
+    """Of the kernel: which, and the pixels of images and of the output that meet there. By axis as for _along."""
+    rows, columns = (list(_along(*axis)) for axis in zip(*by_axis))
+    for (row, *of_rows), (column, *of_columns) in product(rows, columns):
+        inside, outside = zip(of_rows, of_columns)
+        yield (row, column), inside, outside
+
+
+def _along(
+    images: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int
+) -> Iterator[tuple[int, slice, slice]]:
+    """The same along one axis, of these sizes."""
+    for place in range(kernel):
+        offset = place * dilation - padding
+        inside = [pixel for pixel in range(outputs) if 0 <= pixel * stride + offset < images]
+        if inside:
+            first, last = inside[0], inside[-1]
+            yield place, slice(first * stride + offset, last * stride + offset + 1, stride), slice(first, last + 1)

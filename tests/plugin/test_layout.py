@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from bt_plugin import layout
 from bt_plugin.layout import lay_out
 
 # (channels in and out, kernel, stride, padding, dilation, groups, bias, size)
@@ -17,7 +18,7 @@ CONVOLUTIONS = [
     (8, 16, 3, 1, 1, 1, 1, False, 8),
     (8, 16, 3, 2, 1, 1, 1, False, 8),  # contiguous from here on
     (8, 16, 3, 1, 1, 1, 1, False, 4),
-    (8, 16, 3, 2, 1, 1, 1, False, 4),  # by product from here on
+    (8, 16, 3, 2, 1, 1, 1, False, 4),  # by places from here on
     (8, 16, 3, 1, 1, 1, 1, False, 2),
     (8, 16, (3, 2), (2, 1), (1, 0), 1, 1, False, 3),
     (8, 16, 3, 1, 2, 2, 1, False, 2),
@@ -36,14 +37,14 @@ def gradients(module: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("shape", CONVOLUTIONS, ids=str)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_a_convolution_by_layer_is_the_same(shape: tuple, layout: torch.memory_format) -> None:  # type: ignore[type-arg]
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_convolution_by_layer_is_the_same(shape: tuple, order: torch.memory_format) -> None:  # type: ignore[type-arg]
     torch.manual_seed(0)
     ins, outs, kernel, stride, padding, dilation, groups, bias, size = shape
     plain = nn.Conv2d(ins, outs, kernel, stride, padding, dilation, groups, bias).double()
     ours = lay_out(copy.deepcopy(plain), "auto", by_layer=True)
     assert (type(ours) is nn.Conv2d) == (groups > 1)
-    images = torch.randn(6, ins, size, size, dtype=torch.float64).contiguous(memory_format=layout)
+    images = torch.randn(6, ins, size, size, dtype=torch.float64).contiguous(memory_format=order)
     for ours_of, plain_of in zip(gradients(ours, images), gradients(plain, images)):
         torch.testing.assert_close(ours_of, plain_of)
     assert torch.equal(ours(images[0]), plain(images[0])), "one image without a batch"
@@ -60,19 +61,20 @@ def test_a_resnet_is_the_same_in_every_layout(memory_format: str) -> None:
         torch.testing.assert_close(ours_of, plain_of)
 
 
-def test_the_smallest_maps_go_by_product(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_maps_go_by_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the speed would be lost unseen."""
     seen: list[tuple[int, ...]] = []
-    unfold = torch.nn.functional.unfold
+    apply = layout._GradientByPlaces.apply
 
-    def noting(images: Tensor, *args: object, **options: object) -> Tensor:
+    def noting(images: Tensor, *options: object) -> Tensor:
         seen.append(tuple(images.shape))
-        return unfold(images, *args, **options)
+        output: Tensor = apply(images, *options)
+        return output
 
-    monkeypatch.setattr("torch.nn.functional.unfold", noting)
+    monkeypatch.setattr(layout._GradientByPlaces, "apply", noting)
     model = lay_out(torchvision.models.resnet18(), "auto", by_layer=True)
     model(torch.randn(4, 3, 64, 64)).sum().backward()
-    assert seen == [(4, 512, 2, 2)] * 3 + [(4, 256, 4, 4)]
+    assert seen == [(4, 256, 4, 4)] + [(4, 512, 2, 2)] * 3
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.randn(4, 3, 64, 64)).sum().backward()
     assert len(seen) == 4, "which know one dtype only"
