@@ -31,6 +31,31 @@ Views = tuple[Tensor, Tensor]
 Step = Callable[[Views], object]
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all contenders train, and where their code lies."""
+    parser.add_argument("--official", type=Path)
+    parser.add_argument("--solo-learn", type=Path)
+    parser.add_argument("--backbone", default="torchvision/resnet18")
+    parser.add_argument("--size-px", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--projector", type=int, nargs="+", default=[2048, 2048, 2048])
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--variants", nargs="*", default=[])
+
+
+def options(arguments: argparse.Namespace, folder: str) -> list[str]:
+    """Of the quickstart's recipe, so that it has the others' sizes."""
+    return [
+        f"model.backbone={arguments.backbone}",
+        f"model.projector={arguments.projector}",
+        f"views.both.size_px={arguments.size_px}",
+        f"loss.lambda_param={LAMBDA}",
+        f"optim.global_batch_size={arguments.batch_size}",
+        f"run.mixed_precision={'bf16' if arguments.bf16 else 'no'}",
+        f"run.output_dir={folder}/run",
+    ]
+
+
 def ours(changes: list[str]) -> tuple[Training, Step]:
     """The quickstart with these changes, and its whole step: schedule, checks and all."""
     recipe = load_recipe("recipes/pretrain/quickstart.yaml", changes)

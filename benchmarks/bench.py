@@ -1,0 +1,70 @@
+"""Whether `bench` foretells training: its images/s beside those of a run's metrics, by turns.
+
+python benchmarks/bench.py [--recipe recipes/pretrain/quickstart.yaml] [section.key=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from record import write_record
+
+from bt_plugin.demo_data import write_demo_data
+
+BT_PLUGIN = [sys.executable, "-m", "bt_plugin"]
+# Of a run, whose first line has a cold start in it.
+STEPS, LINE = 48, 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="recipes/pretrain/quickstart.yaml")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", default="60", help="that bench measures for")
+    arguments, changes = parser.parse_known_args()
+    write_demo_data("data/demo")
+    rounds = []
+    for number in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            found = benched(arguments.recipe, changes, arguments.seconds, folder)
+            trained = images_per_s(arguments.recipe, changes, folder)
+        ratio = found["both"] / statistics.median(trained)
+        rounds.append({"bench": found, "pretrain": trained, "ratio": ratio})
+        print(
+            f"round {number}: bench says {found['both']:.1f} images/s, waiting {found['data_wait']:.0%}; pretrain has"
+            f" {statistics.median(trained):.1f}; ratio {ratio:.3f}"
+        )
+    print(write_record("bench", {"recipe": arguments.recipe, "changes": changes, "rounds": rounds}))
+
+
+def benched(recipe: str, changes: list[str], seconds: str, folder: Path) -> dict[str, Any]:
+    output = folder / "bench.json"
+    command = [*BT_PLUGIN, "bench", recipe, "--seconds", seconds, "-o", str(output), *changes]
+    subprocess.run([*command, f"run.output_dir={folder}/none"], check=True, stdout=subprocess.DEVNULL)
+    found: dict[str, Any] = json.loads(output.read_text())
+    return found
+
+
+def images_per_s(recipe: str, changes: list[str], folder: Path) -> list[float]:
+    """Of each line of a run's metrics but the first."""
+    options = [
+        f"run.output_dir={folder}/run",
+        f"run.max_steps={STEPS}",
+        f"run.log_every_steps={LINE}",
+        "eval.knn=false",
+    ]
+    subprocess.run([*BT_PLUGIN, "pretrain", recipe, *options, *changes], check=True, stdout=subprocess.DEVNULL)
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["images_per_s"] for line in lines[1:]]
+
+
+if __name__ == "__main__":
+    main()
