@@ -47,14 +47,10 @@ def gathered_bytes(part: float, world_size: int) -> float:
     return (world_size - 1) * part
 
 
-def fitted(times: Sequence[tuple[float, float]], world_size: int) -> Network:
-    """Of ranks on one machine, from (bytes, seconds) of all-reduces; the least of the squared relative errors.
-
-    The larger of equal errors is no better known, so that small sizes give the latency and large ones the rate.
-    """
-    hops = 2 * (world_size - 1)
+def fitted(points: Sequence[tuple[float, float, float]]) -> Network:
+    """Of ranks on one machine, from (hops, bytes that all send together, seconds), by least relative squares."""
     # seconds = hops * latency + sent * per_byte, each equation divided by its seconds.
-    rows = [(hops / s, reduced_bytes(size, world_size) * world_size / s) for size, s in times]
+    rows = [(hops / s, sent / s) for hops, sent, s in points]
     aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
     a, b = (sum(row[i] for row in rows) for i in (0, 1))
     determinant = aa * bb - ab * ab

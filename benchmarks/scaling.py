@@ -4,7 +4,7 @@ python benchmarks/scaling.py --official-sizes          the model alone: ResNet-5
 python benchmarks/scaling.py --world-sizes 1 2 4       measured on this machine, and beside the model
 
 Measured are the gradients' all-reduce, in DistributedDataParallel's buckets, and the collectives of the loss in both of
-its forms. The model's two rates are fitted to all-reduces of two ranks, and tell the times of the others.
+its forms. The model's rates are fitted to plain all-reduces and all-gathers of two ranks, and tell the other times.
 The cluster's are of NVIDIA's data sheets: NVLink 4 sends 450 GB/s each way, an NDR InfiniBand card 50 GB/s, one a GPU.
 """
 
@@ -58,10 +58,14 @@ def main() -> None:
         world_size: in_ranks(world_size, arguments.batch_size, arguments.projector[-1], gradients, arguments.repeats)
         for world_size in arguments.world_sizes
     }
-    network = fitted(measured[2]["all_reduce"], 2)
-    print(f"fitted to two ranks: {network.latency_s * 1e6:.0f} us a hop, {network.bytes_per_s / 1e9:.2f} GB/s in all")
-    rows = beside_model(measured, network)
-    print(write_record("scaling", {"network": network._asdict(), "rows": rows, "measured": measured}))
+    # Two ranks: an all-reduce goes to and fro, and sends as much as it has; a gather goes once, and sends its part.
+    reduce = fitted([(2, 2 * size, time_s) for size, time_s in measured[2]["all_reduce"]])
+    gather = fitted([(1, 2 * part, time_s) for part, time_s in measured[2]["all_gather"]])
+    for name, network in (("all-reduce", reduce), ("all-gather", gather)):
+        print(f"{name} of two: {network.latency_s * 1e6:.0f} us a hop, {network.bytes_per_s / 1e9:.2f} GB/s in all")
+    rows = beside_model(measured, reduce, gather)
+    rates = {"all_reduce": reduce._asdict(), "all_gather": gather._asdict()}
+    print(write_record("scaling", {"rates": rates, "rows": rows, "measured": measured}))
 
 
 def parameter_bytes(backbone: str, projector: list[int]) -> int:
@@ -94,6 +98,10 @@ def communication(n: int, d: int, gradients: int, repeats: int) -> dict[str, Any
     buckets.append(torch.ones(gradients % BUCKET_BYTES // 4))
     found: dict[str, Any] = {
         "all_reduce": [(size, median_s(partial(reduce_all, [torch.ones(size // 4)]), repeats)) for size in SIZES],
+        "all_gather": [
+            (size, median_s(partial(bt_plugin.distributed.all_gather, torch.ones(size // 4)), repeats))
+            for size in SIZES
+        ],
         "gradients": {
             "time_s": median_s(partial(reduce_all, buckets), repeats),
             "reduced": [bucket.numel() * 4 for bucket in buckets],
@@ -120,7 +128,7 @@ def reduce_all(tensors: list[Tensor]) -> None:
         bt_plugin.distributed.all_reduce_sum_(tensor)
 
 
-def median_s(action: Callable[[], None], repeats: int) -> float:
+def median_s(action: Callable[[], object], repeats: int) -> float:
     times_s = []
     for _ in range(1 + repeats):
         distributed.barrier()
@@ -156,7 +164,7 @@ class Collectives:
         return result
 
 
-def beside_model(measured: dict[int, dict[str, Any]], network: Network) -> list[dict[str, Any]]:
+def beside_model(measured: dict[int, dict[str, Any]], reduce: Network, gather: Network) -> list[dict[str, Any]]:
     rows = []
     print(f"{'W':>3} {'what':<10} {'MiB sent':>9} {'ms':>8} {'model, ms':>10} {'model/measured':>15}")
     for world_size, found in measured.items():
@@ -164,8 +172,8 @@ def beside_model(measured: dict[int, dict[str, Any]], network: Network) -> list[
             reduced, gathered = found[what]["reduced"], found[what]["gathered"]
             sent = sum(reduced_bytes(size, world_size) for size in reduced)
             sent += sum(gathered_bytes(size, world_size) for size in gathered)
-            model_s = sum(network.all_reduce_s(size, world_size) for size in reduced)
-            model_s += sum(network.all_gather_s(size, world_size) for size in gathered)
+            model_s = sum(reduce.all_reduce_s(size, world_size) for size in reduced)
+            model_s += sum(gather.all_gather_s(size, world_size) for size in gathered)
             time_s = found[what]["time_s"]
             rows.append({"world_size": world_size, "what": what, "sent": sent, "time_s": time_s, "model_s": model_s})
             ratio = f"{model_s / time_s:15.2f}" if world_size > 1 else f"{'':>15}"
