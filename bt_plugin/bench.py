@@ -37,6 +37,7 @@ class Throughput:
         data_wait: Of training's time, the share in which it waits for views, 0 to 1.
         flops_per_image: Multiply-adds count twice; forward and backward of two views, by torch's counter.
         matmul_flops_per_s: What one rank's device does in a large matrix product, in the recipe's precision.
+        transfer: That could be copied to the device, files where it decodes them, else views; None on a CPU.
     """
 
     loader: float
@@ -46,10 +47,21 @@ class Throughput:
     data_wait: float
     flops_per_image: float
     matmul_flops_per_s: float
+    transfer: float | None = None
 
     def of_matmul(self, world_size: int) -> float:
         """The part of the device's matrix products that the step reaches."""
         return self.step * self.flops_per_image / (world_size * self.matmul_flops_per_s)
+
+    def nearest_limit(self, world_size: int) -> tuple[str, float]:
+        """What training comes nearest to, and how near, 1 being there."""
+        shares = {
+            "large matrix products": self.of_matmul(world_size) * self.both / self.step,
+            "reading and decoding": self.both / self.decode,
+        }
+        if self.transfer is not None:
+            shares["copies to the device"] = self.both / self.transfer
+        return max(shares.items(), key=lambda item: item[1])
 
 
 def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
@@ -98,6 +110,7 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
         data_wait=statistics.median(waits),
         flops_per_image=counter.get_total_flops() / loader.shards.batch_size_per_rank,
         matmul_flops_per_s=_matmul_flops_per_s(accelerator.device, accelerator.mixed_precision),
+        transfer=_transfer(loader, accelerator.device),
     )
     training.writer.close()
     accelerator.wait_for_everyone()
@@ -130,15 +143,28 @@ def advice(found: Throughput, recipe: Recipe, device: str, world_size: int) -> l
             f"views and step share the cores: views take {min(views, 1):.0%} of the time; on a GPU they overlap"
         )
     if found.data_wait > 0.05:
-        limit = "reading and decoding" if found.decode < 1.3 * found.loader else "making the views"
+        by_decoding = found.decode < 1.3 * found.loader
+        limit = "reading and decoding" if by_decoding else "making the views"
         said.append(
             f"the step waits {found.data_wait:.0%} of the time, and {limit} is what it waits for: more data.num_threads"
             f" (now {recipe.data.num_threads or 'all of this rank'}), more cores, or smaller image files"
         )
+        if by_decoding and device == "cuda":
+            said.append(
+                f"data.hw_decoder_load (now {recipe.data.hw_decoder_load:g}) shares JPEGs between the GPU's decoder and"
+                " the cores: less where cores are many, more where they are few"
+            )
+        if found.loader > 1.2 * found.step:
+            said.append(
+                f"the loader alone is fast enough, and its batches come unevenly: data.prefetch (now"
+                f" {recipe.data.prefetch})"
+            )
     else:
         said.append(f"the step decides: it waits {found.data_wait:.0%} of the time for views")
     reached = found.of_matmul(world_size)
     said.append(f"the step reaches {reached:.0%} of the rate of large matrix products on this device")
+    nearest, share = found.nearest_limit(world_size)
+    said.append(f"the nearest limit is {nearest}: training takes {share:.0%} of it")
     if recipe.optim.accumulation_steps > 1:
         said.append("optim.accumulation_steps embeds every image twice; take fewer where memory allows")
     if device == "cuda" and recipe.run.mixed_precision in ("no", "auto"):
@@ -217,6 +243,21 @@ def _tiny(loader: TwoViewLoader, recipe: Recipe) -> Callable[[], object]:
     )
     batches = _steps(tiny, 1)
     return lambda: next(batches)
+
+
+def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
+    """Images a second over all ranks, by the rate of one large copy from pinned memory."""
+    if device.type != "cuda":
+        return None
+    if loader.maker.device == "gpu":
+        source = loader.source
+        size = statistics.mean(source.read(index).nbytes for index in range(min(len(source), 64)))
+    else:
+        size = sum(4 * view.channels * view.size_px**2 for view in loader.views)
+    there = torch.empty(2**26, dtype=torch.uint8, device=device)
+    here = torch.empty_like(there, device="cpu", pin_memory=True)
+    copies_per_s = _Stopwatch(device, 1).rate(lambda: there.copy_(here, non_blocking=True), 0.3)
+    return copies_per_s * len(here) / size * loader.shards.world_size
 
 
 def _matmul_flops_per_s(device: torch.device, mixed_precision: str) -> float:

@@ -14,6 +14,7 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.method import BarlowTwins, build_projector
 from bt_plugin.recipe import Data, Recipe, Run
 from dali_pipelines.loaders import TwoViewLoader
+from dali_pipelines.params import Tuning
 from dali_pipelines.sources import ImageSource, open_source
 
 
@@ -103,6 +104,8 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
     Raises:
         RecipeError: If the batch does not divide over the ranks.
     """
+    options = loader_options(recipe.data, accelerator.device)
+    by_dali = options["device"] == "gpu" or recipe.data.backend == "dali"
     return TwoViewLoader(
         source,
         recipe.batch_size_per_rank(accelerator.num_processes),
@@ -113,7 +116,8 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
         prefetch=recipe.data.prefetch,
         micro_batches=recipe.optim.accumulation_steps,
         max_bad_files=recipe.data.max_bad_files,
-        **loader_options(recipe.data, accelerator.device),
+        tuning=Tuning(hw_decoder_load=recipe.data.hw_decoder_load) if by_dali else None,
+        **options,
     )
 
 

@@ -37,6 +37,8 @@ class Data(Section):
     """Threads that make them on each rank; null is the rank's share of the cores."""
     prefetch: Positive = 2
     """Batches made ahead."""
+    hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
+    """Share of the JPEGs of training that a GPU's decoding hardware takes, where it has any."""
     max_bad_files: Annotated[int, Field(ge=0)] = 100
     """Training files of a rank that may be unreadable; each is replaced by another, and logged."""
     max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = MOST_PIXELS

@@ -38,7 +38,7 @@ _LOCK = ".lock"
 # What may change between two launches of one run, because the images, views and objective stay the same.
 _FREE_KEYS = {
     "optim": {"accumulation_steps"},
-    "data": {"train", "val", "backend", "num_threads", "prefetch", "max_bad_files", "max_pixels"},
+    "data": {"train", "val", "backend", "num_threads", "prefetch", "hw_decoder_load", "max_bad_files", "max_pixels"},
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
         "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic", "trackers", "gradient_as_bucket_view",

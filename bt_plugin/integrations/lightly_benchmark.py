@@ -91,7 +91,7 @@ class BarlowTwins(LightningModule):
         """The loss of both, which share no weights."""
         views, targets = batch[0], batch[1].to(self.device)
         features = [self(view) for view in views]
-        loss = self.criterion(*(self.model.projector(feature) for feature in features))
+        loss = self.criterion(*self.model.projector(*features))
         self.log("train_loss", loss, prog_bar=True, sync_dist=True, batch_size=len(targets))
         detached = torch.cat(features).detach(), targets.repeat(len(features))
         classifier_loss, log = self.online_classifier.training_step(detached, batch_idx)

@@ -131,7 +131,8 @@ class BarlowTwins(Method):
 
     def training_step_impl(self, batch: Any, batch_idx: int) -> TrainingStepResult:
         """The objective over all ranks' samples, each view embedded by itself."""
-        z_a, z_b = (self.projector(self.embedding_model(view).flatten(start_dim=1)) for view in batch["views"])
+        features = [self.embedding_model(view).flatten(start_dim=1) for view in batch["views"]]
+        z_a, z_b = self.projector(*features)
         terms = self.criterion.terms(z_a, z_b)
         log = {"train_loss/invariance": terms.invariance, "train_loss/redundancy": terms.redundancy}
         return TrainingStepResult(loss=terms.loss, log_dict=log)

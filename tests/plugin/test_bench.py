@@ -99,7 +99,18 @@ def test_weights_stay_where_they_are(small_recipe: Path, monkeypatch: pytest.Mon
             ["decides"],
         ),
         ({"data_wait": 0.4, "loader": 600}, "cuda", [], ["waits 40%", "making the views is what it waits for"], []),
-        ({"both": 750}, "cpu", [], ["views take 25% of the time"], ["bf16"]),
+        ({"both": 750}, "cpu", [], ["views take 25% of the time"], ["bf16", "hw_decoder_load"]),
+        (
+            {"data_wait": 0.4, "loader": 600, "decode": 700},
+            "cuda",
+            ["data.hw_decoder_load=0.2"],
+            ["data.hw_decoder_load (now 0.2)"],
+            ["data.prefetch"],
+        ),
+        ({"data_wait": 0.1}, "cuda", ["data.prefetch=3"], ["data.prefetch (now 3)"], ["hw_decoder_load"]),
+        ({}, "cuda", [], ["the nearest limit is large matrix products: training takes 50% of it"], []),
+        ({"decode": 1100.0}, "cuda", [], ["the nearest limit is reading and decoding: training takes 90% of it"], []),
+        ({"transfer": 1000.0}, "cuda", [], ["the nearest limit is copies to the device: training takes 99% of it"], []),
     ],
 )
 def test_what_is_said(
