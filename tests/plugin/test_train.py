@@ -19,8 +19,10 @@ from torch._dynamo.utils import counters
 from bt_plugin.build import build_model
 from bt_plugin.errors import CheckpointError, DivergenceError, RecipeError
 from bt_plugin.export import load_backbone
+from bt_plugin.fetched import Fetched
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.train import pretrain
+from bt_plugin.training import Training
 from dali_pipelines import BadImageError, image_folder
 from tests.dali.sources.test_tars import write_shard
 from tests.plugin.test_checkpoint_writer import full_disk
@@ -142,6 +144,27 @@ def test_the_accumulation_of_a_run_may_change(small_recipe: Path, tmp_path: Path
     train(small_recipe, "run.max_steps=2")
     train(small_recipe, "run.max_steps=4", "optim.accumulation_steps=2")
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_numbers_that_come_late_are_told_before_a_checkpoint(
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a GPU that has not done the step yet."""
+    options = ["eval.every_epochs=1", "eval.knn=false"]
+    train(small_recipe, f"run.output_dir={tmp_path}/early", *options)
+    monkeypatch.setattr(Fetched, "is_here", False)
+    told_at: list[int] = []
+    save = Training._save
+
+    def noting(training: Training) -> None:
+        told_at.append(len(metrics(tmp_path / "run")))
+        save(training)
+
+    monkeypatch.setattr(Training, "_save", noting)
+    train(small_recipe, *options)
+    assert told_at == [4, 8, 12]
+    assert learning(tmp_path / "run") == learning(tmp_path / "early")
+    assert best(tmp_path / "run") == best(tmp_path / "early")
 
 
 @pytest.mark.parametrize("last", [[], ["run.max_steps=4"]])
