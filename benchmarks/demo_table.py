@@ -25,7 +25,11 @@ METHODS = {
     "kNN": ["knn"],
     "linear": ["linear", "linear.cached=true"],
     "linear on random crops": ["linear", "linear.epochs=30"],
-    "10 % of the labels": ["finetune", "finetune.fraction=0.1", "finetune.global_batch_size=32", "finetune.epochs=20"],
+    # The official rate of the classifier is for batches of 256.
+    "10 % of the labels": [
+        *("finetune", "finetune.fraction=0.1", "finetune.global_batch_size=32", "finetune.epochs=20"),
+        "finetune.lr_classifier=0.0625",
+    ],
 }
 
 
