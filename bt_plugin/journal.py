@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +66,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.settle()
+        # A device that failed has no numbers, and its own error is the one to be seen.
+        with contextlib.suppress(RuntimeError):
+            self.settle()
         self._bar.close()
         for file in self._files.values():
             file.close()

@@ -182,7 +182,8 @@ class Run(Launched):
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = 10
     """Steps in a row whose loss or gradient may be NaN or infinite; they are skipped on all ranks."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
-    """How weights and images lie in memory; auto is channels_last on a GPU, and on a CPU by layer."""
+    """How weights and images lie in memory; auto is channels_last on a GPU, and on a CPU by layer. FSDP leaves weights
+    contiguous."""
     compile: bool = False
     """Whether torch.compile makes kernels of backbone and projector; the first step takes a minute or more."""
     max_steps: Positive | None = None

@@ -281,6 +281,7 @@ def test_how_a_step_is_computed_changes_rounding_only(small_recipe: Path, tmp_pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++, by which torch.compile makes kernels")
 def test_a_compiled_run_is_the_same_and_goes_on_uncompiled(small_recipe: Path, tmp_path: Path) -> None:
     options = ["model.backbone=timm/test_resnet", "eval.every_epochs=1", "eval.knn=false"]
