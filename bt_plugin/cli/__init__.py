@@ -7,12 +7,24 @@ import errno
 import os
 import sys
 
-from bt_plugin.cli import bench, check, demo_data, embed, evaluation, export, import_weights, launch, pretrain, scan
+from bt_plugin.cli import (
+    bench,
+    check,
+    demo_data,
+    embed,
+    evaluation,
+    export,
+    import_weights,
+    launch,
+    pretrain,
+    preview,
+    scan,
+)
 from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError
 from bt_plugin.preemption import EXIT_PREEMPTED
 from dali_pipelines.errors import BadImageError
 
-_COMMANDS = (pretrain, launch, check, bench, demo_data, scan, evaluation, embed, import_weights, export)
+_COMMANDS = (pretrain, launch, check, preview, bench, demo_data, scan, evaluation, embed, import_weights, export)
 # What every rank meets, rank 0 tells for all.
 _OF_ALL_RANKS = (RecipeError, DivergenceError, CheckpointError, PreemptedError)
 

@@ -1,0 +1,41 @@
+"""`preview`: a picture of the first images of a run, and of their views."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bt_plugin.cli.pretrain import add_recipe_arguments
+from bt_plugin.errors import RecipeError
+from bt_plugin.recipe_file import load_recipe
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser("preview", help="draw the first images of a run, and their views")
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("views.png"), help="a .png file that is not there yet"
+    )
+    parser.add_argument("--images", type=int, default=8, help="about so many (default 8)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draws, and prints where to."""
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    output: Path = arguments.output
+    if arguments.images < 1:
+        raise RecipeError(f"--images: {arguments.images} is not allowed; it must be at least 1")
+    if output.suffix != ".png":
+        raise RecipeError(f"--output: {output} is not allowed; its name must end in .png")
+    if output.exists():
+        raise RecipeError(f"--output: {output} is there already; name another file")
+
+    from bt_plugin.preview import preview
+
+    image = preview(recipe, arguments.images)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    image.save(output)
+    print(output)
