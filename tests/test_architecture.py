@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 LAYERS = [
     {"bt_plugin.__main__"},
     {"bt_plugin.cli", "bt_plugin.integrations"},
-    {"bt_plugin.train", "bt_plugin.bench", "bt_plugin.formats", "bt_plugin.preview"},
+    {"bt_plugin.train", "bt_plugin.bench", "bt_plugin.formats", "bt_plugin.preview", "bt_plugin.doctor"},
     {"bt_plugin.training"},
     {"bt_plugin.evaluate"},
     {"bt_plugin.export", "bt_plugin.resume"},

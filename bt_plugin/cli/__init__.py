@@ -11,6 +11,7 @@ from bt_plugin.cli import (
     bench,
     check,
     demo_data,
+    doctor,
     embed,
     evaluation,
     export,
@@ -24,7 +25,10 @@ from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, R
 from bt_plugin.preemption import EXIT_PREEMPTED
 from dali_pipelines.errors import BadImageError
 
-_COMMANDS = (pretrain, launch, check, preview, bench, demo_data, scan, evaluation, embed, import_weights, export)
+_COMMANDS = (
+    *(pretrain, launch, check, doctor, preview, bench, demo_data, scan),
+    *(evaluation, embed, import_weights, export),
+)
 # What every rank meets, rank 0 tells for all.
 _OF_ALL_RANKS = (RecipeError, DivergenceError, CheckpointError, PreemptedError)
 
@@ -33,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a subcommand.
 
     Returns:
-        0; 2 for what the user can correct; 75 where the run was asked to stop and did, and goes on when it is
-        started again; 130 after Ctrl-C; under `launch`, the ranks' code.
+        0; 1 where `doctor` found an error; 2 for what the user can correct; 75 where the run was asked to stop and
+        did, and goes on when it is started again; 130 after Ctrl-C; under `launch`, the ranks' code.
     """
     parser = argparse.ArgumentParser(prog="bt_plugin", description="Barlow Twins pretraining.")
     subparsers = parser.add_subparsers(dest="command", required=True)

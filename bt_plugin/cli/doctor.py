@@ -1,0 +1,42 @@
+"""`doctor`: whether this machine, its packages and a recipe are ready for a run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bt_plugin.recipe_file import load_recipe
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "doctor", help="examine packages, GPU, data, disk and ranks before a run; alone or under `accelerate launch`"
+    )
+    parser.add_argument("recipe", nargs="?", help="a .yaml file; without it the machine alone is examined")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints a line for each finding.
+
+    Returns:
+        0, or 1 if any of them is an error.
+    """
+    recipe = load_recipe(arguments.recipe, arguments.overrides) if arguments.recipe else None
+
+    from bt_plugin import distributed
+    from bt_plugin.doctor import Finding, examine_machine, examine_recipe
+
+    findings = examine_machine() + (examine_recipe(recipe) if recipe else [])
+    everyone: list[list[Finding]] = distributed.all_gather_objects(findings)
+    if distributed.is_main():
+        for rank, of_rank in enumerate(everyone):
+            for finding in of_rank:
+                # Of the others only what is wrong there, and not with rank 0.
+                if rank == 0 or (finding.level != "ok" and finding not in everyone[0]):
+                    where = f"rank {rank}: " if rank else ""
+                    remedy = f"; {finding.remedy}" if finding.remedy else ""
+                    print(f"{finding.level:<8} {where}{finding.what}{remedy}")
+    return int(any(finding.level == "error" for of_rank in everyone for finding in of_rank))
