@@ -14,12 +14,13 @@ from pydantic_core import ErrorDetails
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
+from bt_plugin.shipped import located
 
 S = TypeVar("S", bound=BaseModel)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads a recipe and applies `section.key=value` overrides to it.
+    """Reads a recipe, a file or one of the package by its name, and applies `section.key=value` overrides to it.
 
     Raises:
         RecipeError: For a file that cannot be read, and for every key that is wrong.
@@ -34,7 +35,7 @@ def load_as(
 
     Args:
         kind: Of recipe.
-        path: Of the YAML file; without one there is what is beneath.
+        path: Of the YAML file, or the name of one that comes with the package; without one there is what is beneath.
         overrides: `section.key=value`, which come last.
         beneath: Sections and keys that count where the file does not give them.
 
@@ -55,7 +56,7 @@ def load_as(
 
 def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
-        content = _parse(Path(path).read_text(encoding="utf-8"))
+        content = _parse(located(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}; give the path of a recipe") from error
     except yaml.YAMLError as error:

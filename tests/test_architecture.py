@@ -25,6 +25,7 @@ LAYERS = [
     {"bt_plugin.checkpoint", "bt_plugin.monitor", "bt_plugin.state", "bt_plugin.trackers", "bt_plugin.weights"},
     {"bt_plugin.rundir"},
     {"bt_plugin.recipe_file"},
+    {"bt_plugin.shipped"},
     {"bt_plugin.recipe"},
     {"bt_plugin.accumulate"},
     {"bt_plugin.method", "bt_plugin.backbones", "bt_plugin.optim", "bt_plugin.loss"},

@@ -19,6 +19,7 @@ from bt_plugin.cli import (
     launch,
     pretrain,
     preview,
+    recipes,
     scan,
 )
 from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError
@@ -26,7 +27,7 @@ from bt_plugin.preemption import EXIT_PREEMPTED
 from dali_pipelines.errors import BadImageError
 
 _COMMANDS = (
-    *(pretrain, launch, check, doctor, preview, bench, demo_data, scan),
+    *(pretrain, launch, recipes, check, doctor, preview, bench, demo_data, scan),
     *(evaluation, embed, import_weights, export),
 )
 # What every rank meets, rank 0 tells for all.

@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """A recipe, and changes to it."""
-    parser.add_argument("recipe", help="a YAML file, such as recipes/pretrain/quickstart.yaml")
+    parser.add_argument("recipe", help="a YAML file, or the name of one that comes with it, such as quickstart")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
 
 
