@@ -61,22 +61,10 @@ def rates(results: list[dict[str, Any]]) -> list[float]:
 def benched(config: str, seconds: float, changes: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "bench.json"
-        launch = [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--config_file",
-            config,
-            "-m",
-            "bt_plugin",
-            "bench",
-        ]
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+        command = [*launch, "-m", "bt_plugin", "bench", "recipes/pretrain/quickstart.yaml", *changes]
         options = ["--seconds", str(seconds), "-o", str(output), f"run.output_dir={folder}/run"]
-        subprocess.run(
-            [*launch, "-m", "bt_plugin", "bench", "recipes/pretrain/quickstart.yaml", *options, *changes],
-            check=True,
-            capture_output=True,
-        )
+        subprocess.run([*command, *options], check=True, capture_output=True)
         result: dict[str, Any] = json.loads(output.read_text())
     return result
 
