@@ -103,12 +103,11 @@ def test_two_ranks_resume_bit_for_bit(small_recipe: Path, tmp_path: Path) -> Non
 
 @pytest.mark.distributed
 def test_the_doctor_examines_all_ranks(small_recipe: Path) -> None:
-    for changes, code in (([], 0), (["optim.global_batch_size=7"], 1)):
-        command = [*ACCELERATE, *CPU_2PROC, "-m", "bt_plugin", "doctor", str(small_recipe), *changes]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
-        assert (result.returncode != 0) == bool(code), result.stdout
-        assert result.stdout.count("2 ranks; 16 MiB are summed in") == 1, "rank 0 speaks"
-        assert result.stdout.count("7 does not divide over 2 ranks") == code
+    command = [*ACCELERATE, *CPU_2PROC, "-m", "bt_plugin", "doctor", str(small_recipe), "optim.global_batch_size=7"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    assert result.returncode != 0
+    assert result.stdout.count("2 ranks; 16 MiB are summed in") == 1, "rank 0 speaks"
+    assert result.stdout.count("7 does not divide over 2 ranks") == 1
 
 
 @pytest.mark.distributed
