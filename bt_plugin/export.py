@@ -15,7 +15,7 @@ from bt_plugin import __version__
 from bt_plugin.backbones import Backbone, build_backbone
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
-from bt_plugin.rundir import EXPORT, write_atomically
+from bt_plugin.rundir import EXPORT, MODEL, write_atomically
 from bt_plugin.tensors import save_tensors
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
@@ -32,7 +32,7 @@ def export_model(model: BarlowTwins, recipe: Recipe, run_dir: Path, step: int) -
         partial = folder / f".{name}.partial"
         save_tensors(module.state_dict(), partial)
         partial.replace(folder / f"{name}.safetensors")
-    write_atomically(folder / "model.json", json.dumps(_description(model, recipe, step), indent=2) + "\n")
+    write_atomically(folder / MODEL, json.dumps(_description(model, recipe, step), indent=2) + "\n")
     return folder
 
 
@@ -43,7 +43,7 @@ def load_backbone(folder: str | Path) -> Backbone:
         OSError: If the folder has no export in it.
     """
     folder = Path(folder)
-    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
     model = description["model"]
     backbone = build_backbone(model["backbone"], model["stem"], model["in_chans"])
     backbone.module.load_state_dict(load_file(folder / "backbone.safetensors"))

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from bt_plugin.collapse import CollapseSigns
 from bt_plugin.fetched import Fetched
+from bt_plugin.figures import as_pixels, snapshot_figures
 from bt_plugin.loss import LossTerms
-from bt_plugin.monitor import Best, MetricsFile, Speed, progress_bar
+from bt_plugin.monitor import Best, MetricsFile, Speed
+from bt_plugin.progress import Progress
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import EVALUATIONS, METRICS
-from bt_plugin.trackers import start_trackers
+from bt_plugin.snapshot import Album, Array, Snapshot
+from bt_plugin.trackers import start_trackers, tell_pictures
 from dali_pipelines.loaders import Batch, TwoViewLoader
 
 # Logged of LossTerms, in this order.
@@ -54,10 +57,11 @@ class Journal:
         self._collapse = CollapseSigns()
         self._speed = Speed(recipe.optim.global_batch_size // recipe.optim.accumulation_steps)
         is_main = accelerator.is_main_process
-        names = (METRICS, EVALUATIONS) if is_main else ()
-        self._files = {name: MetricsFile(Path(recipe.run.output_dir), step, name) for name in names}
+        run_dir, names = Path(recipe.run.output_dir), (METRICS, EVALUATIONS) if is_main else ()
+        self._files = {name: MetricsFile(run_dir, step, name) for name in names}
+        self._album = Album(run_dir, step) if is_main else None
         start_trackers(accelerator, recipe, run_id, step)
-        self._bar = progress_bar(last_step, step, is_main)
+        self._progress = Progress(last_step, step, is_main)
         self._line: _Line | None = None
 
     def __enter__(self) -> Journal:
@@ -69,7 +73,7 @@ class Journal:
         # A device that failed has no numbers, and its own error is the one to be seen.
         with contextlib.suppress(RuntimeError):
             self.settle()
-        self._bar.close()
+        self._progress.close()
         for file in self._files.values():
             file.close()
 
@@ -79,7 +83,7 @@ class Journal:
 
     def step_done(self) -> None:
         """Moves the bar, and tells the line before once its numbers are here."""
-        self._bar.update()
+        self._progress.step_done()
         if self._line and self._line.fetched.is_here:
             self.settle()
 
@@ -105,19 +109,25 @@ class Journal:
         self._collapse.watch(line.step, values["diagonal_mean"], values["embedding_std"])
         self._best.watch(line.step, lower={"loss": values["loss"]})
         self._tell(METRICS, line.step, line.epoch, values)
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}",
-            refresh=False,
+        self._progress.tell(
+            f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}"
         )
 
-    def evaluated(self, step: int, epoch: int, values: dict[str, float]) -> None:
-        """A line of evaluations; the time that they took counts for no speed."""
+    def evaluated(self, step: int, epoch: int, values: dict[str, float], snapshot: Snapshot, views: Array) -> None:
+        """A line of evaluations, and pictures; the time that they took counts for no speed."""
         self.settle()
-        self._speed.report()
-        if self._accelerator.is_main_process:
+        if self._album is not None:
             self._best.watch(step, higher={name: values[name] for name in values if name.endswith("_top1")})
             self._tell(EVALUATIONS, step, epoch, values)
+            self._album.add(step, snapshot)
+            pictures = {name: as_pixels(figure) for name, figure in snapshot_figures(snapshot).items()}
+            if self._album.add_views(views):
+                pictures["views"] = views
+            tell_pictures(self._accelerator, pictures, step)
+        self._speed.report()
 
     def _tell(self, file: str, step: int, epoch: int, values: dict[str, Any]) -> None:
         self._files[file].write({"step": step, "epoch": epoch, **values})
-        self._accelerator.log(values, step=step)
+        # Of the same names, some are of the training batch and some of the images that are evaluated on.
+        prefix = "eval/" if file == EVALUATIONS else ""
+        self._accelerator.log({f"{prefix}{name}": value for name, value in values.items()}, step=step)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
-
-from tqdm.auto import tqdm
 
 from bt_plugin.rundir import METRICS
 
@@ -100,16 +97,9 @@ class Speed:
         self._steps = 0
 
 
-def progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
-    """Of a run's steps; few lines where it goes into a file."""
-    return tqdm(
-        total=total,
-        initial=done,
-        desc="pretrain",
-        unit="step",
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-        disable=not shown,
-    )
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Of metrics.jsonl or evaluations.jsonl, also while it is written; none where it is not there."""
+    return [json.loads(line) for line in _whole_lines(path)]
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from bt_plugin.build import loader_options, open_sources
 from bt_plugin.recipe import Recipe
+from bt_plugin.shown import COLORS, pixels_of
 from bt_plugin.transform import view_of
 from dali_pipelines.draws import COLOR_STEPS, ViewDraws, draw_views
 from dali_pipelines.loaders import TwoViewLoader
@@ -19,8 +19,6 @@ from dali_pipelines.sources import ImageSource
 from dali_pipelines.windows import crop_window
 
 _CELL_PX, _GAP_PX, _HEAD_PX, _TEXT_PX = 192, 8, 22, 104
-# Told apart by those who see colours otherwise too: of Okabe and Ito's palette.
-_COLORS = ("#0072B2", "#D55E00")
 
 
 def preview(recipe: Recipe, images: int) -> Image.Image:
@@ -62,9 +60,9 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
         page.cell(line, 0, _with_crops(image, loader.views, draws, line), text)
         column = 1
         for view, of_view, made in zip(loader.views, draws, views):
-            page.cell(line, column, _shown(made[line], view), told(of_view, line))
+            page.cell(line, column, Image.fromarray(pixels_of(made[line], view)), told(of_view, line))
             if with_pil:
-                page.cell(line, column + 1, _shown(view_of(image, view, of_view, line), view), "")
+                page.cell(line, column + 1, Image.fromarray(pixels_of(view_of(image, view, of_view, line), view)), "")
             column += 1 + with_pil
     return page.image
 
@@ -104,20 +102,10 @@ def _with_crops(
     image = image.copy()
     pen = ImageDraw.Draw(image)
     width = max(1, round(max(image.size) / _CELL_PX * 2))
-    for view, of_view, color in zip(views, draws, _COLORS):
+    for view, of_view, color in zip(views, draws, COLORS):
         top, left, height, across = crop_window(image.height, image.width, of_view, row, view.crop_ratio)
         pen.rectangle((left, top, left + across - 1, top + height - 1), outline=color, width=width)
     return image
-
-
-def _shown(made: Tensor, view: ViewParams) -> Image.Image:
-    """A view without its normalisation; of more channels the first three."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (view.mean, view.std))
-    if view.channels == 1:
-        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-    levels = (made.float().cpu() * std + mean)[:3]
-    pixels = (255 * levels).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[:, :, 0] if len(levels) < 3 else pixels.copy())
 
 
 class _Page:
@@ -129,7 +117,7 @@ class _Page:
         self._pen = ImageDraw.Draw(self.image)
         self._font: Any = ImageFont.load_default(12)
         for column, head in enumerate(heads):
-            color = next((_COLORS["ab".index(name)] for name in "ab" if head.startswith(f"view {name}")), "black")
+            color = next((COLORS["ab".index(name)] for name in "ab" if head.startswith(f"view {name}")), "black")
             self._pen.text((column * (_CELL_PX + _GAP_PX) + 4, 3), head, color, self._font)
 
     def cell(self, line: int, column: int, picture: Image.Image, text: str) -> None:

@@ -168,7 +168,7 @@ class Run(Launched):
     """Where the run writes; a directory of its own."""
     log_every_steps: Positive = 10
     """Steps between two lines of metrics."""
-    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    trackers: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = ["tensorboard"]
     """Who is told the metrics besides metrics.jsonl."""
     checkpoint_every_steps: Positive | None = None
     """Steps between two checkpoints; null is once an epoch."""
@@ -286,6 +286,11 @@ class Recipe(Section):
         content["views"] = {"preset": self.views.preset, "a": views[0], "b": views[1]}
         plain: dict[str, dict[str, Any]] = json.loads(json.dumps(content))
         return plain
+
+    def flat_dict(self) -> dict[str, Any]:
+        """The same by whole keys, section.key."""
+        sections = self.resolved_dict()
+        return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
 
     def to_yaml(self) -> str:
         """The resolved recipe as a file."""

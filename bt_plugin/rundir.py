@@ -4,6 +4,7 @@ RUN/recipe.yaml              every key, as it was resolved
 RUN/metrics.jsonl            one line every run.log_every_steps
 RUN/evaluations.jsonl        one line every eval.every_epochs
 RUN/tensorboard/             the same
+RUN/pictures/                what of each evaluation is drawn, and the views that it looks at
 RUN/checkpoint-STEP/         what a run continues from
 RUN/export/                  backbone and projector, for other programs
 RUN/summary.json             the result
@@ -32,6 +33,7 @@ METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 TENSORBOARD = "tensorboard"
 EXPORT = "export"
+MODEL = "model.json"
 SUMMARY = "summary.json"
 _LOCK = ".lock"
 

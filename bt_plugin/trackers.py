@@ -1,19 +1,27 @@
-"""Who else is told the metrics, through Accelerate; a run that goes on is the same run there."""
+"""Who else is told of a run, through Accelerate; a run that goes on is the same run there."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import ProjectConfiguration
+from numpy.typing import NDArray
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import TENSORBOARD
 
 _PROJECT = "bt_plugin"
+# MLflow gives runs ids of its own; by this tag they are found again.
+_MLFLOW_TAG = "bt_plugin.run_id"
+
+Picture = NDArray[np.uint8]
 
 
 def tracker_options(recipe: Recipe) -> dict[str, Any]:
@@ -42,14 +50,66 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, run_id: str, step: 
         step: That it goes on from; what TensorBoard has of later ones goes.
     """
     folder = Path(recipe.run.output_dir)
-    options = {
+    config = recipe.resolved_dict()
+    options: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},
-        "wandb": {
-            "id": run_id,
-            "resume": "allow",
-            "name": folder.name,
-            "dir": str(folder),
-            "config": recipe.resolved_dict(),
-        },
+        # Trackio knows a run by its name.
+        "trackio": {"name": f"{folder.name}-{run_id[:8]}", "resume": "allow", "config": config},
+        "wandb": {"id": run_id, "resume": "allow", "name": folder.name, "dir": str(folder), "config": config},
     }
+    if "mlflow" in recipe.run.trackers and accelerator.is_main_process:
+        options["mlflow"] = _mlflow_options(folder.name, run_id)
     accelerator.init_trackers(_PROJECT, init_kwargs=options)
+    if "run_name" in options.get("mlflow", {}):
+        # Once: MLflow takes no other value for a parameter, and a run may go on with other threads.
+        accelerator.get_tracker("mlflow").store_init_configuration(recipe.flat_dict())
+
+
+def tell_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step: int) -> None:
+    """Shows pictures to the trackers. For rank 0.
+
+    Args:
+        accelerator: With its trackers open.
+        pictures: (height, width, 3), by name.
+        step: Of the run.
+    """
+    for tracker in accelerator.trackers:
+        for name, picture in pictures.items():
+            _TELL[tracker.name](tracker, name, picture, step)
+
+
+def _mlflow_options(name: str, run_id: str) -> dict[str, Any]:
+    import mlflow
+
+    known = mlflow.search_runs(
+        experiment_names=[_PROJECT], filter_string=f"tags.`{_MLFLOW_TAG}` = '{run_id}'", output_format="list"
+    )
+    return {"run_id": known[0].info.run_id} if known else {"run_name": name, "tags": {_MLFLOW_TAG: run_id}}
+
+
+def _to_tensorboard(tracker: GeneralTracker, name: str, picture: Picture, step: int) -> None:
+    tracker.log_images({name: picture[None]}, step, dataformats="NHWC")
+
+
+def _to_trackio(tracker: GeneralTracker, name: str, picture: Picture, step: int) -> None:
+    import trackio
+
+    tracker.log({name: trackio.Image(picture)}, step)
+
+
+def _to_wandb(tracker: GeneralTracker, name: str, picture: Picture, step: int) -> None:
+    tracker.log_images({name: [picture]}, step)
+
+
+def _to_mlflow(tracker: GeneralTracker, name: str, picture: Picture, step: int) -> None:
+    import mlflow
+
+    mlflow.log_image(picture, key=name, step=step)
+
+
+_TELL: dict[str, Callable[[GeneralTracker, str, Picture, int], None]] = {
+    "tensorboard": _to_tensorboard,
+    "trackio": _to_trackio,
+    "wandb": _to_wandb,
+    "mlflow": _to_mlflow,
+}

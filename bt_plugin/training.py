@@ -127,7 +127,7 @@ class Training:
         """Before the checkpoint, which then knows of it."""
         every = self.recipe.eval.every_epochs
         if every and self.step % (every * self.steps_per_epoch) == 0:
-            journal.evaluated(self.step, self._epoch, self.online.run(self.model))
+            journal.evaluated(self.step, self._epoch, *self.online.run(self.model))
 
     def _build_probe(self) -> OnlineProbe | None:
         source, options = self.loader.source, self.recipe.eval

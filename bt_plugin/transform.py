@@ -80,7 +80,7 @@ def view_of(image: Image.Image, params: ViewParams, draws: ViewDraws, row: int =
 
 def mixed(image: Image.Image, matrix: NDArray[np.float32]) -> Image.Image:
     """Each pixel's colour times the matrix."""
-    return image.convert("RGB", [float(value) for row in matrix for value in (*row, 0)])
+    return image.convert("RGB", tuple(float(value) for row in matrix for value in (*row, 0)))
 
 
 def _normalised(image: Image.Image, params: ViewParams) -> Tensor:

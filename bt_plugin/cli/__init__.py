@@ -20,6 +20,7 @@ from bt_plugin.cli import (
     pretrain,
     preview,
     recipes,
+    report,
     scan,
 )
 from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError
@@ -27,7 +28,7 @@ from bt_plugin.preemption import EXIT_PREEMPTED
 from dali_pipelines.errors import BadImageError
 
 _COMMANDS = (
-    *(pretrain, launch, recipes, check, doctor, preview, bench, demo_data, scan),
+    *(pretrain, launch, recipes, check, doctor, preview, bench, report, demo_data, scan),
     *(evaluation, embed, import_weights, export),
 )
 # What every rank meets, rank 0 tells for all.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
 
 from bt_plugin import distributed
 from bt_plugin.build import build_model, loader_options
@@ -14,13 +16,25 @@ from bt_plugin.evaluate.correlation import correlation_report, cross_correlation
 from bt_plugin.evaluate.features import extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.online_probe import OnlineProbe
-from bt_plugin.evaluate.spectrum import effective_rank, rankme
+from bt_plugin.evaluate.spectrum import effective_rank, rankme, singular_values
 from bt_plugin.evaluate.subsets import at_most
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
+from bt_plugin.shown import rows_of
+from bt_plugin.snapshot import BIN_EDGES, SIDE, Array, Snapshot
 from bt_plugin.state import with_weights_of
 from dali_pipelines.loaders import EvalLoader, TwoViewLoader
 from dali_pipelines.sources import ImageSource
+
+_SHOWN_IMAGES = 8
+
+
+class Look(NamedTuple):
+    """What was seen of a run: numbers, what is drawn, and a picture of the views that were looked at."""
+
+    values: dict[str, float]
+    snapshot: Snapshot
+    views: Array
 
 
 class OnlineEvaluation:
@@ -51,29 +65,30 @@ class OnlineEvaluation:
         self._val = at_most(val, most, seed) if val is not None and labelled else None
 
     @torch.no_grad()
-    def run(self, model: nn.Module) -> dict[str, float]:
-        """The numbers of now. To be called on every rank.
+    def run(self, model: nn.Module) -> Look:
+        """How it is now. To be called on every rank.
 
         Args:
             model: As it is trained; it is copied, and not touched.
 
         Returns:
-            knn_top1 and probe_top1 where there are labels, fractions of 1. Of the embeddings of two views of some
-            training images: rankme, std_of_l2_normalized, and mean and deviation of C's diagonal and of the rest;
-            effective_rank of their features.
+            Its values are knn_top1 and probe_top1 where there are labels, fractions of 1. Of the embeddings of two
+            views of some training images: rankme, std_of_l2_normalized, and mean and deviation of C's diagonal and of
+            the rest; effective_rank of their features.
         """
         from lightly.utils.debug import std_of_l2_normalized
 
         plain = with_weights_of(model, build_model(self._recipe)).to(self._device).eval()
         values = self._accuracies(plain.backbone) if self._val is not None else {}
-        features, z_a, z_b = self._two_views(plain)
-        return {
-            **values,
-            "rankme": rankme(z_a),
+        views, features, z_a, z_b = self._two_views(plain)
+        spectrum, c = singular_values(z_a), cross_correlation(z_a, z_b)
+        values |= {
+            "rankme": rankme(spectrum),
             "effective_rank": effective_rank(features),
             "std_of_l2_normalized": float(std_of_l2_normalized(z_a)),
-            **correlation_report(cross_correlation(z_a, z_b)),
+            **correlation_report(c),
         }
+        return Look(values, snapshot_of(c, spectrum), views)
 
     def _accuracies(self, embed: Callable[[Tensor], Tensor]) -> dict[str, float]:
         recipe = self._recipe
@@ -98,8 +113,8 @@ class OnlineEvaluation:
             values["probe_top1"] = probed.top1 / probed.n
         return values
 
-    def _two_views(self, model: BarlowTwins) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of the first views, and embeddings of both, of all ranks."""
+    def _two_views(self, model: BarlowTwins) -> tuple[Array, Tensor, Tensor, Tensor]:
+        """A picture of this rank's first views; features of the first views, and embeddings of both, of all ranks."""
         batch_size = max(1, min(self._recipe.eval.batch_size, len(self._train) // distributed.world_size()))
         loader = TwoViewLoader(
             self._train,
@@ -108,11 +123,35 @@ class OnlineEvaluation:
             seed=self._recipe.run.seed,
             **loader_options(self._recipe.data, self._device),
         )
-        parts = []
+        parts, picture = [], None
         for (view_a, view_b), _, _ in loader:
+            if picture is None:
+                picture = rows_of([view[:_SHOWN_IMAGES] for view in (view_a, view_b)], loader.views)
             features = model.backbone(view_a.to(self._device))
             z_b = model.projector(model.backbone(view_b.to(self._device)))
             parts.append((features, model.projector(features), z_b))
         mine = [torch.cat(columns).float().cpu() for columns in zip(*parts)]
         features, z_a, z_b = (torch.cat(columns) for columns in zip(*distributed.all_gather_objects(mine)))
-        return features, z_a, z_b
+        assert picture is not None
+        return picture, features, z_a, z_b
+
+
+def snapshot_of(c: Tensor, spectrum: Tensor) -> Snapshot:
+    """What is kept to be drawn.
+
+    Shape:
+        - c: (D, D) float32.
+        - spectrum: (min(N, D),) float32.
+    """
+    side = min(SIDE, len(c))
+    highest, lowest = (adaptive_max_pool2d(part[None], side)[0] for part in (c, -c))
+    diagonal, everywhere = (
+        torch.histc(part.clamp(-1, 1), len(BIN_EDGES) - 1, BIN_EDGES[0], BIN_EDGES[-1]) for part in (c.diagonal(), c)
+    )
+    return Snapshot(
+        c_whole=torch.where(highest >= lowest, highest, -lowest).numpy(),
+        c_first=c[:side, :side].clone().numpy(),
+        diagonal_counts=diagonal.numpy(),
+        off_diagonal_counts=(everywhere - diagonal).numpy(),
+        spectrum=spectrum.numpy(),
+    )

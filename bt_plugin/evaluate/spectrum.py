@@ -9,17 +9,27 @@ from torch import Tensor
 _EPS = 1e-7
 
 
-def rankme(embeddings: Tensor) -> float:
-    """RankMe: the exponential of the entropy of the singular values, 1 to min(n, D).
+def singular_values(embeddings: Tensor) -> Tensor:
+    """The spectrum, falling.
 
     Shape:
         - embeddings: (n, D) floating point, of all ranks.
+        - Output: (min(n, D),) float32.
+    """
+    values: Tensor = torch.linalg.svdvals(embeddings.float())
+    return values
+
+
+def rankme(spectrum: Tensor) -> float:
+    """RankMe: the exponential of the entropy of the singular values of embeddings, 1 to min(n, D).
+
+    Args:
+        spectrum: As singular_values gives it.
 
     Source:
         Garrido et al. 2023, RankMe, https://arxiv.org/abs/2210.02885, equation 1.
     """
-    singular = torch.linalg.svdvals(embeddings.float())
-    shares = singular / singular.sum().clamp(min=_EPS) + _EPS
+    shares = spectrum / spectrum.sum().clamp(min=_EPS) + _EPS
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
@@ -29,4 +39,4 @@ def effective_rank(features: Tensor) -> float:
     Source:
         Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality.
     """
-    return rankme(features - features.mean(dim=0))
+    return rankme(singular_values(features - features.mean(dim=0)))

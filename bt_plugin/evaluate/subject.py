@@ -18,12 +18,10 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.features import RAW_PX, RawPixels
 from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
-from bt_plugin.rundir import EXPORT, RECIPE
+from bt_plugin.rundir import EXPORT, MODEL, RECIPE
 from bt_plugin.weights import read_weights
 
 logger = logging.getLogger(__name__)
-
-_MODEL = "model.json"
 
 
 class Subject(NamedTuple):
@@ -75,13 +73,13 @@ def open_subject(name: str, backbone: str | None = None, pretrained: bool = Fals
 def _from_folder(name: str, path: Path) -> Subject:
     if (path / "manifest.json").is_file():
         return _from_checkpoint(name, path)
-    folder = path / EXPORT if (path / EXPORT / _MODEL).is_file() else path
-    if not (folder / _MODEL).is_file():
+    folder = path / EXPORT if (path / EXPORT / MODEL).is_file() else path
+    if not (folder / MODEL).is_file():
         found = checkpoints(path)
         remedy = f"it is not done; take {found[-1]}" if found else "give a run's directory or its export"
-        raise RecipeError(f"{name}: has no {EXPORT}/{_MODEL}; {remedy}")
+        raise RecipeError(f"{name}: has no {EXPORT}/{MODEL}; {remedy}")
     backbone = load_backbone(folder)
-    description = json.loads((folder / _MODEL).read_text(encoding="utf-8"))
+    description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
     run_dir = folder.parent if folder.name == EXPORT else folder
     defaults = {"view": description.get("eval_view", {}), **_data_of(run_dir)}
     return Subject(name, backbone.module, backbone.feature_dim, defaults, run_dir / "eval")

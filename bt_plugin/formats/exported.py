@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from bt_plugin.errors import WeightsError
 from bt_plugin.export import load_backbone
-from bt_plugin.rundir import EXPORT, RECIPE
+from bt_plugin.rundir import EXPORT, MODEL, RECIPE
 
 # Relative to the largest feature.
 TOLERANCE = 1e-4
-_FILES = ("model.json", "backbone.safetensors")
+_FILES = (MODEL, "backbone.safetensors")
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,6 @@ def open_exported(path: str | Path) -> Exported:
             f"{path} has no {' and no '.join(missing)}; name the directory of a run that is finished, its export"
             " folder, or what `import` has made of a checkpoint"
         )
-    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
     run_dir = folder.parent if (folder.parent / RECIPE).is_file() else None
     return Exported(folder, run_dir, description)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bt_plugin.backbones import Stem
 from bt_plugin.errors import WeightsError
+from bt_plugin.rundir import EXPORT, MODEL
 from bt_plugin.weights.architecture import fit_backbone
 from bt_plugin.weights.files import read_tensors
 from bt_plugin.weights.layouts import split
@@ -74,12 +75,12 @@ def read_weights(path: str | Path, backbone: str | None = None) -> Weights:
 
 
 def _read_folder(path: Path) -> Weights:
-    folder = path / "export" if (path / "export" / "model.json").is_file() else path
-    if not (folder / "model.json").is_file():
+    folder = path / EXPORT if (path / EXPORT / MODEL).is_file() else path
+    if not (folder / MODEL).is_file():
         raise WeightsError(
             f"{path} is a folder without an export; name a file, or the directory of a run that is finished"
         )
-    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
     model = description["model"]
     projector = folder / "projector.safetensors"
     return Weights(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bt_plugin.errors import WeightsError
-from bt_plugin.rundir import write_atomically
+from bt_plugin.rundir import MODEL, write_atomically
 from bt_plugin.tensors import save_tensors
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def write_folder(weights: Weights, folder: Path, source: Path, versions: dict[st
         if state is not None:
             save_tensors(state, partial / f"{name}.safetensors")
     description = _description(weights, source) | {"versions": versions}
-    write_atomically(partial / "model.json", json.dumps(description, indent=2) + "\n")
+    write_atomically(partial / MODEL, json.dumps(description, indent=2) + "\n")
     os.rename(partial, folder)
 
 

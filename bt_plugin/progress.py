@@ -1,0 +1,54 @@
+"""How far a run is: a bar on a terminal, a line now and then where there is none."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from tqdm.auto import tqdm
+
+logger = logging.getLogger(__name__)
+
+_BETWEEN_LINES_S = 30.0
+
+
+class Progress:
+    """Of the steps of a run.
+
+    Args:
+        total: Steps, all together.
+        done: Steps that were done before.
+        shown: Whether this rank shows it.
+    """
+
+    def __init__(self, total: int, done: int, shown: bool) -> None:
+        on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, desc="pretrain", unit="step", disable=not (shown and on_terminal))
+        self._in_lines = shown and not on_terminal
+        self._total, self._before, self._done = total, done, done
+        self._started_s = time.monotonic()
+        self._told_s = -_BETWEEN_LINES_S
+
+    def step_done(self) -> None:
+        """One more."""
+        self._bar.update()
+        self._done += 1
+
+    def tell(self, text: str) -> None:
+        """What stands behind the bar, or in the next line."""
+        self._bar.set_postfix_str(text, refresh=False)
+        now_s = time.monotonic()
+        is_due = now_s - self._told_s >= _BETWEEN_LINES_S or self._done == self._total
+        if self._in_lines and is_due:
+            self._told_s = now_s
+            logger.info("step %d of %d, %s: %s", self._done, self._total, self._times(now_s), text)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
+
+    def _times(self, now_s: float) -> str:
+        gone_s = now_s - self._started_s
+        left_s = gone_s * (self._total - self._done) / max(1, self._done - self._before)
+        return f"{tqdm.format_interval(gone_s)} gone, {tqdm.format_interval(left_s)} left"

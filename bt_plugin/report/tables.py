@@ -1,0 +1,81 @@
+"""The tables of the page, as rows of text."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bt_plugin.figures import Line
+from bt_plugin.report.record import RunRecord
+
+_NONE = "-"
+
+
+def summary_rows(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """What one asks first: a line's name, and its value in each run; lines that no run has are left out."""
+    lines: dict[str, Callable[[RunRecord], str]] = {
+        "steps": _steps,
+        "loss, last": lambda run: _last(run.metric("loss"), "{:.4g}"),
+        "kNN top-1, pretrained": lambda run: _knn(run, "pretrained"),
+        "untrained, BatchNorm calibrated": lambda run: _knn(run, "calibrated"),
+        "untrained": lambda run: _knn(run, "untrained"),
+        "raw pixels": lambda run: _knn(run, "raw"),
+        "RankMe, last": lambda run: _last(run.evaluation("rankme"), "{:.1f}"),
+        "images/s, median": lambda run: _median(run.metric("images_per_s"), "{:.0f}"),
+        "waiting for views, median": lambda run: _median(run.metric("data_wait"), "{:.1%}"),
+        "steps skipped, not finite": lambda run: _last(run.metric("nonfinite_steps"), "{:.0f}"),
+        "ranks": lambda run: str(run.summary.get("world_size", _NONE)),
+        "device": lambda run: str(run.summary.get("device", _NONE)),
+        "mixed precision": lambda run: str(run.summary.get("mixed_precision", _NONE)),
+    }
+    rows = [(name, [cell(run) for run in runs]) for name, cell in lines.items()]
+    return [(name, cells) for name, cells in rows if any(cell != _NONE for cell in cells)]
+
+
+def result_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
+    """Run, method, top-1 with its interval, date and file of each evaluation that was kept."""
+    rows = []
+    for run in runs:
+        for result in run.results:
+            if "top1" not in result:
+                continue
+            low, high = result.get("top1_interval", (None, None))
+            interval = f" ({low:.1%} to {high:.1%})" if low is not None else ""
+            rows.append(
+                [run.name, str(result.get("method")), f"{result['top1']:.1%}{interval}", str(result.get("date"))]
+            )
+    return rows
+
+
+def differing_keys(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """Keys of the recipes that are not the same in all runs, with their values."""
+    flat = [run.recipe.flat_dict() for run in runs]
+    keys = dict.fromkeys(key for of_it in flat for key in of_it)
+    rows = [(key, [_plain(of_it.get(key, _NONE)) for of_it in flat]) for key in keys]
+    return [(key, cells) for key, cells in rows if len(set(cells)) > 1]
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _steps(run: RunRecord) -> str:
+    steps, _ = run.metric("loss")
+    done = run.summary.get("step", steps[-1] if steps else 0)
+    return f"{done}" if run.summary else f"{done}, not done yet"
+
+
+def _last(line: Line, form: str) -> str:
+    _, values = line
+    return form.format(values[-1]) if values else _NONE
+
+
+def _median(line: Line, form: str) -> str:
+    _, values = line
+    return form.format(statistics.median(values)) if values else _NONE
+
+
+def _knn(run: RunRecord, name: str) -> str:
+    found = (run.summary.get("knn_top1") or {}).get(name)
+    return _NONE if found is None else f"{found:.1%}"
