@@ -1,6 +1,7 @@
 # make quickstart   a pretrained, evaluated backbone in minutes, on two CPU cores
 # make test         the tests
 # make lint         style and types
+# make docs         the documentation as a site, in site/
 #
 # The virtual environment is .venv; it is made where it is missing. PYTHON is 3.10 or later. DALI is
 # cuda13, or cuda12 where the NVIDIA driver is older than 580; without a GPU either works.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # Of recipes/accelerate: CONFIG=1gpu for a GPU.
 CONFIG ?= cpu
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint docs
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.demo
@@ -28,6 +29,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# docs/recipe_keys.md is in the repository, and a test says when it is out of date: python docs/recipe_keys.py writes it.
+# Not --quiet, with which --strict counts no warnings. The variable silences the theme's word about mkdocs 2.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # A stamp for each extra, so that the environment follows pyproject.toml.
 $(VENV)/.%: pyproject.toml | $(VENV)/bin/python

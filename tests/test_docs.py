@@ -1,0 +1,115 @@
+"""The docs as a site: its links, its navigation, and the page that is made of the recipe's types."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from bt_plugin import __version__
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+
+
+def script(name: str) -> ModuleType:
+    """A file of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = script("hooks")
+
+
+@pytest.mark.parametrize(
+    ("link", "page", "there"),
+    [
+        ("../benchmarks/records/2026-11-22_loss.json", "docs/loss.md", "benchmarks/records/2026-11-22_loss.json"),
+        ("../README.md#the-loss-alone", "docs/loss.md", "index.md#the-loss-alone"),
+        ("../CONTRIBUTING.md", "docs/index.md", "contributing.md"),
+        ("loss.md#what-it-costs", "docs/index.md", "loss.md#what-it-costs"),
+        ("docs/loss.md", "CONTRIBUTING.md", "loss.md"),
+        ("../docs/loss.md", "benchmarks/LOG.md", "loss.md"),
+        ("records/2026-11-22_loss.json", "benchmarks/LOG.md", "benchmarks/records/2026-11-22_loss.json"),
+        ("#here", "docs/loss.md", "#here"),
+        ("https://arxiv.org/abs/2103.03230", "docs/loss.md", "https://arxiv.org/abs/2103.03230"),
+    ],
+)
+def test_links_lead_to_the_same_on_the_site(link: str, page: str, there: str) -> None:
+    text, copied, wrong = hooks.rewritten(f"[a]({link})", page)
+    assert text == f"[a]({there})"
+    assert copied == ({there} if there.startswith("benchmarks/") else set())
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("link", "why"),
+    [
+        ("../benchmarks/records/none.json", "not in the repository"),
+        ("../../elsewhere.md", "not in the repository"),
+        ("../examples", "is a folder"),
+    ],
+)
+def test_a_link_to_what_is_not_there_is_an_error(link: str, why: str) -> None:
+    text, copied, (message,) = hooks.rewritten(f"[a]({link})", "docs/loss.md")
+    assert why in message
+    assert (text, copied) == (f"[a]({link})", set())
+
+
+def test_code_has_no_links() -> None:
+    for code in ("`f[0](../none.json)`", "```python\nf[0](../none.json)\n```"):
+        assert hooks.rewritten(code, "docs/loss.md") == (code, set(), [])
+
+
+def test_every_link_of_every_page_leads_somewhere() -> None:
+    pages = [*(f"docs/{file.name}" for file in DOCS.glob("*.md")), *hooks.PAGES]
+    # The README's own place is the index; it is no page of the site.
+    for page in set(pages) - {"README.md"}:
+        text, _, wrong = hooks.rewritten((REPOSITORY / page).read_text(), page)
+        assert wrong == []
+        for link in re.findall(r"\]\(([\w.-]+\.md)[)#]", text):
+            assert (DOCS / link).is_file() or link in hooks.PAGES.values(), f"{page}: {link}"
+
+
+def test_every_page_has_its_place() -> None:
+    def pages(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [page for part in parts for page in pages(part)]
+
+    found = pages(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"])
+    assert len(found) == len(set(found))
+    assert set(found) == {file.name for file in DOCS.glob("*.md")} | set(hooks.PAGES.values())
+
+
+def test_the_page_of_keys_is_that_of_the_types() -> None:
+    made = script("recipe_keys").page()
+    assert (DOCS / "recipe_keys.md").read_text() == made, "python docs/recipe_keys.py"
+    for row in (
+        r"\| `optim.lr_weights` \| number, at least 0 \| `0.2` \| no \| Base rate",
+        r"\| `run.resume` \| text, not empty \| `latest` \| yes \|",
+        r"\| `data.train` \| text, not empty \| required \| yes \|",
+        r"\| `blur_p` \| number, a probability, 0 to 1 \| a `1.0`, b `0.1` \|",
+        r"\| `linear.epochs` \| whole number, at least 1 \| `100` \| Of training",
+    ):
+        assert re.search(row, made), row
+
+
+def test_citation_and_package_have_one_version() -> None:
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == __version__
+
+
+def test_the_gate_builds_the_site() -> None:
+    assert "make docs" in Path(REPOSITORY / ".ci" / "run").read_text()
