@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bt_plugin.export import versions
+from bt_plugin.versions import versions
 
 RECORDS = Path(__file__).parent / "records"
 

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
 from bt_plugin.build import build_loader, build_model, check_compiler, open_sources
-from bt_plugin.export import versions
 from bt_plugin.recipe import Recipe
 from bt_plugin.training import Training
+from bt_plugin.versions import versions
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.params import Preset
 

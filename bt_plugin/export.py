@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
 
-from bt_plugin import __version__
 from bt_plugin.backbones import Backbone, build_backbone
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import EXPORT, MODEL, write_atomically
 from bt_plugin.tensors import save_tensors
-
-_PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
+from bt_plugin.versions import versions
 
 
 def export_model(model: BarlowTwins, recipe: Recipe, run_dir: Path, step: int) -> Path:
@@ -48,17 +45,6 @@ def load_backbone(folder: str | Path) -> Backbone:
     backbone = build_backbone(model["backbone"], model["stem"], model["in_chans"])
     backbone.module.load_state_dict(load_file(folder / "backbone.safetensors"))
     return backbone
-
-
-def versions() -> dict[str, str]:
-    """Of this package and of those that results depend on, where they are installed."""
-    found = {"bt-plugin": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _description(model: BarlowTwins, recipe: Recipe, step: int) -> dict[str, Any]:

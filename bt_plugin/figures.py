@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -71,20 +72,22 @@ def spectrum(values: Mapping[str, Array]) -> Figure:
 
 
 def curves(lines: Mapping[str, Line], title: str, log: bool = False, colors: Sequence[str] = COLORS) -> Figure:
-    """What changes over the steps, a line each.
+    """What changes over the steps, a line each; which is which is said beside the figure.
 
     Args:
         lines: Steps and values by name.
         title: Of the figure.
         log: Whether the values are shown by their logarithm.
-        colors: Of the lines.
+        colors: Of the lines, in their order.
     """
     figure, axes = _figure(title)
     for (name, (steps, values)), color in zip(lines.items(), colors):
         axes.plot(steps, values, label=name, color=color, linewidth=1.2, marker="." if len(steps) < 30 else None)
-    axes.set(xlabel="step", yscale="log" if log else "linear")
-    if len(lines) > 1:
-        axes.legend(frameon=False)
+    axes.set_xlabel("step")
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     return figure
 
 

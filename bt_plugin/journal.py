@@ -120,10 +120,10 @@ class Journal:
             self._best.watch(step, higher={name: values[name] for name in values if name.endswith("_top1")})
             self._tell(EVALUATIONS, step, epoch, values)
             self._album.add(step, snapshot)
-            pictures = {name: as_pixels(figure) for name, figure in snapshot_figures(snapshot).items()}
-            if self._album.add_views(views):
-                pictures["views"] = views
-            tell_pictures(self._accelerator, pictures, step)
+            pictures = {"views": views} if self._album.add_views(views) else {}
+            if self._accelerator.trackers:
+                pictures |= {name: as_pixels(figure) for name, figure in snapshot_figures(snapshot).items()}
+                tell_pictures(self._accelerator, pictures, step)
         self._speed.report()
 
     def _tell(self, file: str, step: int, epoch: int, values: dict[str, Any]) -> None:

@@ -81,9 +81,9 @@ def tell_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], ste
 def _mlflow_options(name: str, run_id: str) -> dict[str, Any]:
     import mlflow
 
-    known = mlflow.search_runs(
-        experiment_names=[_PROJECT], filter_string=f"tags.`{_MLFLOW_TAG}` = '{run_id}'", output_format="list"
-    )
+    which = f"tags.`{_MLFLOW_TAG}` = '{run_id}'"
+    experiments = [found.experiment_id for found in mlflow.search_experiments(filter_string=f"name = '{_PROJECT}'")]
+    known = mlflow.search_runs(experiments, which, output_format="list") if experiments else []
     return {"run_id": known[0].info.run_id} if known else {"run_name": name, "tags": {_MLFLOW_TAG: run_id}}
 
 

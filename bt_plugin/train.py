@@ -12,13 +12,14 @@ from bt_plugin.build import build_loader, build_model, check_compiler, open_sour
 from bt_plugin.collapse import warn_of_lambda
 from bt_plugin.errors import LostRankError
 from bt_plugin.evaluate.report import evaluate_knn
-from bt_plugin.export import export_model, versions
+from bt_plugin.export import export_model
 from bt_plugin.preemption import StopRequest
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import SUMMARY, check_run_dir, check_shared, claim_run_dir, write_atomically
 from bt_plugin.state import with_weights_of
 from bt_plugin.trackers import tracker_options
 from bt_plugin.training import Training
+from bt_plugin.versions import versions
 from dali_pipelines.sources import ImageSource
 
 

@@ -41,7 +41,7 @@ LAYERS = [
     {"bt_plugin.transform", "bt_plugin.demo_data", "bt_plugin.nonfinite", "bt_plugin.preemption", "bt_plugin.collapse"},
     {"bt_plugin.layout"},
     {"bt_plugin.loss_cost"},
-    {"bt_plugin.distributed", "bt_plugin.tensors", "bt_plugin.fetched"},
+    {"bt_plugin.distributed", "bt_plugin.tensors", "bt_plugin.fetched", "bt_plugin.versions"},
     {"bt_plugin.errors", "bt_plugin"},
 ]
 

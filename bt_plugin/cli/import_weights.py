@@ -20,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes OUTPUT/backbone.safetensors, projector.safetensors and model.json, and says what was left out."""
-    from bt_plugin.export import versions
+    from bt_plugin.versions import versions
     from bt_plugin.weights import OWN, read_weights
     from bt_plugin.weights.folder import write_folder
 

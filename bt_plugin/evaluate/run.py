@@ -26,8 +26,8 @@ from bt_plugin.evaluate.protocol import Protocol, Supervised
 from bt_plugin.evaluate.subject import Subject
 from bt_plugin.evaluate.subsets import class_balanced, listed
 from bt_plugin.evaluate.supervised import Classifier, train_classifier
-from bt_plugin.export import versions
 from bt_plugin.rundir import write_atomically
+from bt_plugin.versions import versions
 from dali_pipelines.loaders import EvalLoader, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 

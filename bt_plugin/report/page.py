@@ -42,7 +42,6 @@ TRAINING = (
     _Chart("lr_weights", "rate of the weights", False, "The schedule."),
     _Chart("images_per_s", "images/s", False, "Of all ranks."),
     _Chart("data_wait", "share of time that waits for views", False, "Above 0.05 see docs/throughput.md."),
-    _Chart("nonfinite_steps", "steps skipped, not finite", False, "Since the beginning."),
 )
 EVALUATION = (
     _Chart("knn_top1", "kNN top-1", False, "On images of data.val."),
