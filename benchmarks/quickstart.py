@@ -48,13 +48,16 @@ def run(seed: int) -> dict[str, Any]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall_s = time.perf_counter() - begun_s
         summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        metrics, evaluations = (
+            (Path(folder) / "run" / f"{name}.jsonl").read_text().splitlines() for name in ("metrics", "evaluations")
+        )
     return {
         "seed": seed,
         "knn_top1": summary["knn_top1"],
         "wall_s": wall_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-        "metrics": [json.loads(line) for line in lines],
+        "metrics": [json.loads(line) for line in metrics],
+        "evaluations": [json.loads(line) for line in evaluations],
     }
 
 
