@@ -1,4 +1,4 @@
-# make quickstart   a pretrained, evaluated backbone in minutes, on two CPU cores
+# make quickstart   a pretrained, evaluated backbone and a page about it in minutes, on two CPU cores
 # make test         the tests
 # make lint         style and types
 # make docs         the documentation as a site, in site/
@@ -19,6 +19,7 @@ CONFIG ?= cpu
 quickstart: $(VENV)/.demo
 	$(BIN)/python -m bt_plugin demo-data data/demo
 	$(BIN)/accelerate launch --config_file recipes/accelerate/$(CONFIG).yaml -m bt_plugin pretrain recipes/pretrain/quickstart.yaml
+	$(BIN)/python -m bt_plugin report runs/quickstart
 
 # Those of the packages two at a time; the others start runs of several processes, and need the cores.
 test: $(VENV)/.test

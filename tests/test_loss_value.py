@@ -92,8 +92,9 @@ def test_the_curve_is_the_record_s() -> None:
     d = 512
     for epoch, *written in table("epoch | loss"):
         steps = [line for line in metrics if line["epoch"] == epoch - 1]
-        loss, invariance, redundancy = (
-            fmean(line[key] for line in steps) for key in ("loss", "invariance", "redundancy")
+        loss, invariance, redundancy, *others = (
+            fmean(line[key] for line in steps)
+            for key in ("loss", "invariance", "redundancy", "diagonal_mean", "embedding_std")
         )
         expected = [
             loss,
@@ -101,10 +102,10 @@ def test_the_curve_is_the_record_s() -> None:
             math.sqrt(invariance / d),
             redundancy,
             math.sqrt(redundancy / (d * (d - 1))),
+            *others,
         ]
-        assert written == [
-            pytest.approx(value, abs=place) for value, place in zip(expected, (0.051, 5.1e-4, 5.1e-4, 0.51, 5.1e-4))
-        ]
+        places = (0.051, 5.1e-4, 5.1e-4, 0.51, 5.1e-4, 5.1e-4, 5.1e-3)
+        assert written == [pytest.approx(value, abs=place) for value, place in zip(expected, places, strict=True)]
     last = [line["loss"] for line in metrics if line["epoch"] == 11]
     text = " ".join(PAGE.split())
     assert f"from {min(last):.0f} to {max(last):.0f}" in text
