@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import SymLogNorm
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from bt_plugin.snapshot import BIN_EDGES, Array, Snapshot
 _SIZE_IN = (3.6, 2.6)
 # Sharp where a pixel of the page is two of the screen's.
 _DPI = 160
-# Below it entries of C are coloured in proportion, above it by their logarithm: what is off the diagonal is small.
-_LINEAR_TO = 0.05
 # Text stays text, in the font of whoever looks; the same figure is the same file.
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -37,13 +35,12 @@ _STYLE: Any = {
 Line = tuple[Sequence[float], Sequence[float]]
 
 
-def heatmap(c: Array, title: str) -> Figure:
-    """C, or a part of it."""
+def heatmap(c: Array, title: str, signed: bool) -> Figure:
+    """C, or a part of it; without signs, small values are told apart too."""
     figure, axes = _figure(title, (_SIZE_IN[0], 3.1))
-    norm = SymLogNorm(linthresh=_LINEAR_TO, vmin=-1, vmax=1)
-    picture = axes.imshow(c, cmap="RdBu_r", norm=norm, interpolation="nearest")
-    bar = figure.colorbar(picture, ax=axes, ticks=[-1, -0.1, 0, 0.1, 1])
-    bar.ax.set_yticklabels(["-1", "-0.1", "0", "0.1", "1"])
+    norm = Normalize(-1, 1) if signed else PowerNorm(0.5, 0, 1)
+    picture = axes.imshow(c, cmap="RdBu_r" if signed else "Reds", norm=norm, interpolation="nearest")
+    figure.colorbar(picture, ax=axes)
     axes.set(xticks=[], yticks=[], xlabel="features of view b", ylabel="features of view a")
     return figure
 
@@ -96,8 +93,8 @@ def snapshot_figures(snapshot: Snapshot, first: Snapshot | None = None) -> dict[
     shown = {"first": first.spectrum} if first is not None else {}
     side = len(snapshot.c_first)
     return {
-        "cross_correlation": heatmap(snapshot.c_whole, "C: the extreme of each block"),
-        "cross_correlation_first": heatmap(snapshot.c_first, f"C: its first {side} features"),
+        "cross_correlation": heatmap(snapshot.c_whole, "C: rms of each block", signed=False),
+        "cross_correlation_first": heatmap(snapshot.c_first, f"C: its first {side} features", signed=True),
         "correlation_histogram": histogram(snapshot),
         "embedding_spectrum": spectrum({**shown, "now": snapshot.spectrum}),
     }

@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
     """Of the embeddings of two views of the same images.
 
     Shape:
-        - c_whole: at most (SIDE, SIDE) float32: C in blocks, of each the entry that is farthest from 0.
+        - c_whole: at most (SIDE, SIDE) float32: C in blocks, of each the root of its mean square.
         - c_first: at most (SIDE, SIDE) float32: the first rows and columns of C.
         - diagonal_counts, off_diagonal_counts: entries of C by BIN_EDGES.
         - spectrum: (min(N, D),) float32, the singular values of the first views' embeddings, falling.

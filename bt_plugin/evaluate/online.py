@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d
 
 from bt_plugin import distributed
 from bt_plugin.build import build_model, loader_options
@@ -144,12 +144,11 @@ def snapshot_of(c: Tensor, spectrum: Tensor) -> Snapshot:
         - spectrum: (min(N, D),) float32.
     """
     side = min(SIDE, len(c))
-    highest, lowest = (adaptive_max_pool2d(part[None], side)[0] for part in (c, -c))
     diagonal, everywhere = (
         torch.histc(part.clamp(-1, 1), len(BIN_EDGES) - 1, BIN_EDGES[0], BIN_EDGES[-1]) for part in (c.diagonal(), c)
     )
     return Snapshot(
-        c_whole=torch.where(highest >= lowest, highest, -lowest).numpy(),
+        c_whole=adaptive_avg_pool2d(c.square()[None], side)[0].sqrt().numpy(),
         c_first=c[:side, :side].clone().numpy(),
         diagonal_counts=diagonal.numpy(),
         off_diagonal_counts=(everywhere - diagonal).numpy(),

@@ -71,7 +71,7 @@ def visit(browser: Any) -> Iterator[Any]:
     assert complaints == []
 
 
-@pytest.mark.parametrize(("width", "columns"), [(1280, 4), (390, 1)])
+@pytest.mark.parametrize(("width", "columns"), [(1280, 3), (390, 1)])
 def test_it_fits(visit: Any, page_of_two: Path, width: int, columns: int) -> None:
     tab = visit(page_of_two, width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
