@@ -52,7 +52,7 @@ EVALUATION = (
 )
 _FRAMES_SAY = {
     "cross_correlation": "Heatmap of the cross-correlation matrix in blocks, of each the rms",
-    "cross_correlation_first": "Heatmap of the matrix's first rows and columns; the objective is a red diagonal on white",
+    "cross_correlation_first": "Heatmap of the matrix's first entries; the objective is a red diagonal on white",
     "correlation_histogram": "Histogram of the matrix's entries on its diagonal and off it",
     "embedding_spectrum": "Singular values of the embeddings, beside those of the first picture",
 }

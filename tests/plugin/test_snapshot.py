@@ -21,7 +21,7 @@ def snapshot(dim: int = 200) -> Snapshot:
 
 
 def test_every_entry_counts_once_and_is_seen() -> None:
-    z_a, z_b = torch.randn(50, 200), torch.randn(50, 200)
+    z_a, z_b = torch.randn(1000, 200), torch.randn(1000, 200)
     z_b[:, 7] = -z_a[:, 190]
     c = cross_correlation(z_a, z_b)
     of_c = snapshot_of(c, torch.linalg.svdvals(z_a))
