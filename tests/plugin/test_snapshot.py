@@ -21,18 +21,17 @@ def snapshot(dim: int = 200) -> Snapshot:
 
 
 def test_every_entry_counts_once_and_is_seen() -> None:
-    z_a, z_b = torch.randn(1000, 200), torch.randn(1000, 200)
+    z_a, z_b = torch.randn(1000, 256), torch.randn(1000, 256)
     z_b[:, 7] = -z_a[:, 190]
     c = cross_correlation(z_a, z_b)
     of_c = snapshot_of(c, torch.linalg.svdvals(z_a))
-    rest = c[~torch.eye(200, dtype=torch.bool)].numpy()
+    rest = c[~torch.eye(256, dtype=torch.bool)].numpy()
     np.testing.assert_array_equal(of_c.diagonal_counts, np.histogram(c.diagonal().numpy(), BIN_EDGES)[0])
     np.testing.assert_array_equal(of_c.off_diagonal_counts, np.histogram(rest, BIN_EDGES)[0])
     assert of_c.c_whole.shape == (SIDE, SIDE)
-    # 200 features in 64 blocks: the last has the rows 196 to 199.
-    assert of_c.c_whole[-1, 0] == pytest.approx(float(c[196:, :4].square().mean().sqrt()), rel=1e-5)
-    row, column = 190 * SIDE // 200, 7 * SIDE // 200
-    assert of_c.c_whole[row, column] == of_c.c_whole.max(), "where the one pair is that is opposite, in rows of view a"
+    assert of_c.c_whole[-1, 0] == pytest.approx(float(c[252:, :4].square().mean().sqrt()), rel=1e-5)
+    where = np.unravel_index(of_c.c_whole.argmax(), (SIDE, SIDE))
+    assert where == (190 // 4, 7 // 4), "the one pair that is opposite, in rows of view a"
     np.testing.assert_array_equal(of_c.c_first, c[:SIDE, :SIDE].numpy())
 
 
