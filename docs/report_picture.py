@@ -1,4 +1,4 @@
-"""The picture of a report that the README shows: the whole page at 1280 px, its lower half beside its upper one.
+"""The picture of a report that the README shows: the whole page at 1280 px, its lower part beside its upper one.
 
 python docs/report_picture.py [RUN]
 """
@@ -17,6 +17,8 @@ from playwright.sync_api import sync_playwright
 from bt_plugin.report.write import write_report
 
 _GAP_PX = 24
+# Of the page, which the shorter part ends in.
+_GROUND = "#f6f7f9"
 
 
 def main() -> None:
@@ -24,17 +26,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         write_report([run], page, map_images=1000)
-        picture = photographed(page)
-    half = -(-picture.height // 2)
-    halves = Image.new("RGB", (2 * picture.width + _GAP_PX, half), "white")
-    halves.paste(picture.crop((0, 0, picture.width, half)), (0, 0))
-    halves.paste(picture.crop((0, half, picture.width, picture.height)), (picture.width + _GAP_PX, 0))
-    shown = halves.resize((halves.width * 5 // 8, halves.height * 5 // 8), Image.Resampling.LANCZOS)
+        picture, top = photographed(page)
+    width, height = picture.size
+    both = Image.new("RGB", (2 * width + _GAP_PX, max(top, height - top)), _GROUND)
+    both.paste(picture.crop((0, 0, width, top)), (0, 0))
+    both.paste(picture.crop((0, top, width, height)), (width + _GAP_PX, 0))
+    shown = both.resize((both.width * 5 // 8, both.height * 5 // 8), Image.Resampling.LANCZOS)
     shown.quantize(256).save(Path(__file__).with_name("report.png"), optimize=True)
 
 
-def photographed(page: Path) -> Image.Image:
-    """The page as Chromium shows it, without the recipe's text, and an image of the map pointed at."""
+def photographed(page: Path) -> tuple[Image.Image, int]:
+    """The page as Chromium shows it, without the recipe's text, with an image of the map; where its matrix begins."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -42,12 +44,13 @@ def photographed(page: Path) -> Image.Image:
         tab.goto(page.as_uri())
         tab.locator("details summary").click()
         tab.locator("#map-0 svg").focus()
-        for _ in range(60):
+        while "retina" not in str(tab.locator("#map-0 .seen").text_content()):
             tab.keyboard.press("ArrowRight")
         tab.evaluate("document.activeElement.blur()")
+        top = tab.evaluate("document.querySelector('#matrix-0').getBoundingClientRect().top + scrollY")
         taken = tab.screenshot(full_page=True)
         browser.close()
-    return Image.open(io.BytesIO(taken)).convert("RGB")
+    return Image.open(io.BytesIO(taken)).convert("RGB"), int(top)
 
 
 if __name__ == "__main__":

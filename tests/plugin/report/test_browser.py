@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; Debian's package is chromium"),
-]
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium; Debian's package is chromium", allow_module_level=True)
 
 # Of every element with text of its own: the contrast of WCAG 2.1 between it and what is behind it.
 CONTRASTS = """() => {
