@@ -13,7 +13,7 @@ from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import RecipeError
 from bt_plugin.method import BarlowTwins, build_projector
 from bt_plugin.recipe import Data, Recipe, Run
-from dali_pipelines.loaders import TwoViewLoader
+from dali_pipelines.loaders import EvalLoader, TwoViewLoader
 from dali_pipelines.params import Tuning
 from dali_pipelines.sources import ImageSource, open_source
 
@@ -118,6 +118,29 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
         max_bad_files=recipe.data.max_bad_files,
         tuning=Tuning(hw_decoder_load=recipe.data.hw_decoder_load) if by_dali else None,
         **options,
+    )
+
+
+def build_eval_loader(
+    recipe: Recipe, source: ImageSource, device: torch.device, rank: int | None = None, world_size: int | None = None
+) -> EvalLoader:
+    """Images as a run evaluates on them; of what cannot be read, as much is replaced as in training.
+
+    Args:
+        recipe: Of the run.
+        source: The images.
+        device: Of the run.
+        rank: Whose share they are; by default this process's.
+        world_size: Of the ranks that share them.
+    """
+    return EvalLoader(
+        source,
+        recipe.eval.batch_size,
+        recipe.preset.eval_params(),
+        rank=rank,
+        world_size=world_size,
+        max_bad_files=recipe.data.max_bad_files,
+        **loader_options(recipe.data, device),
     )
 
 

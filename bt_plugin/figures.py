@@ -59,7 +59,7 @@ def histogram(snapshot: Snapshot) -> Figure:
 
 
 def spectrum(values: Mapping[str, Array]) -> Figure:
-    """Singular values, of each of some steps or runs, as parts of its largest."""
+    """Singular values, of each as parts of its largest."""
     figure, axes = _figure("singular values of embeddings")
     for (name, of_it), color in zip(values.items(), COLORS):
         axes.plot(np.arange(1, len(of_it) + 1), of_it / max(of_it.max(), 1e-12), label=name, color=color)
@@ -68,7 +68,7 @@ def spectrum(values: Mapping[str, Array]) -> Figure:
     return figure
 
 
-def curves(lines: Mapping[str, Line], title: str, log: bool = False, colors: Sequence[str] = COLORS) -> Figure:
+def curves(lines: Mapping[str, Line], title: str, log: bool, colors: Sequence[str]) -> Figure:
     """What changes over the steps, a line each; which is which is said beside the figure.
 
     Args:

@@ -229,7 +229,8 @@ class EvalLoader:
         num_threads: As for TwoViewLoader.
         prefetch: As for TwoViewLoader.
         backend: As for TwoViewLoader.
-        max_pixels: As for TwoViewLoader, but a larger image ends the evaluation.
+        max_pixels: As for TwoViewLoader.
+        max_bad_files: As for TwoViewLoader, but none by default: an evaluation is of the images that it names.
 
     Raises:
         ValueError: For an argument out of range.
@@ -248,6 +249,7 @@ class EvalLoader:
         prefetch: int = 2,
         backend: Backend = "auto",
         max_pixels: int = MOST_PIXELS,
+        max_bad_files: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not allowed; it must be at least 1")
@@ -256,6 +258,7 @@ class EvalLoader:
         check_channels(self._params, self.source.channels)
         self._batch_size = batch_size
         self._maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
+        self.bad_files = BadFiles(len(self.source), max_bad_files) if max_bad_files else None
         self._given = rank, world_size
 
     def __len__(self) -> int:
@@ -263,10 +266,22 @@ class EvalLoader:
         return len(self._batches())
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        plans = (Plan(indices) for indices in self._batches())
-        for plan, (images,) in eval_stream(self.source, self._params, plans, self._batch_size, self._maker):
-            targets = torch.from_numpy(self.source.labels[plan.indices])
-            yield EvalBatch(images, targets, [self.source.names[index] for index in plan.indices])
+        batches = self._batches()
+        done = 0
+        while done < len(batches):
+            plans = (Plan(self._good(indices)) for indices in batches[done:])
+            try:
+                for plan, (images,) in eval_stream(self.source, self._params, plans, self._batch_size, self._maker):
+                    done += 1
+                    targets = torch.from_numpy(self.source.labels[plan.indices])
+                    yield EvalBatch(images, targets, [self.source.names[index] for index in plan.indices])
+            except BadImageError as error:
+                if self.bad_files is None:
+                    raise
+                self.bad_files.add(error)
+
+    def _good(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return indices if self.bad_files is None else self.bad_files.replaced(indices)
 
     def _batches(self) -> list[NDArray[np.int64]]:
         return eval_indices(len(self.source), self._batch_size, *_rank_and_world_size(*self._given))

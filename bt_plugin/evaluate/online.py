@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bt_plugin import distributed
-from bt_plugin.build import build_model, loader_options
+from bt_plugin.build import build_eval_loader, build_model, loader_options
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.correlation import correlation_report, cross_correlation
 from bt_plugin.evaluate.features import extract_features
@@ -23,7 +23,7 @@ from bt_plugin.recipe import Recipe
 from bt_plugin.shown import rows_of
 from bt_plugin.snapshot import BIN_EDGES, SIDE, Array, Snapshot
 from bt_plugin.state import with_weights_of
-from dali_pipelines.loaders import EvalLoader, TwoViewLoader
+from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
 _SHOWN_IMAGES = 8
@@ -93,16 +93,7 @@ class OnlineEvaluation:
     def _accuracies(self, embed: Callable[[Tensor], Tensor]) -> dict[str, float]:
         recipe = self._recipe
         known, queries = (
-            extract_features(
-                embed,
-                EvalLoader(
-                    source,
-                    recipe.eval.batch_size,
-                    recipe.preset.eval_params(),
-                    **loader_options(recipe.data, self._device),
-                ),
-                self._device,
-            )
+            extract_features(embed, build_eval_loader(recipe, source, self._device), self._device)
             for source in (self._train, self._val)
             if source is not None
         )
@@ -121,6 +112,7 @@ class OnlineEvaluation:
             batch_size,
             views=self._recipe.preset,
             seed=self._recipe.run.seed,
+            max_bad_files=self._recipe.data.max_bad_files,
             **loader_options(self._recipe.data, self._device),
         )
         parts, picture = [], None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_plugin.build import loader_options
+from bt_plugin.build import build_eval_loader
 from bt_plugin.evaluate.features import RawPixels, extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.subsets import at_most
@@ -40,21 +40,19 @@ def evaluate_knn(
     """
     if not recipe.eval.knn or val is None or not (train.has_labels and val.has_labels):
         return None
-    options = {
-        "batch_size": recipe.eval.batch_size,
-        "params": recipe.preset.eval_params(),
-        **loader_options(recipe.data, device),
-    }
     bank = at_most(train, recipe.eval.knn_bank_images, recipe.run.seed)
 
     def top1(embed: Callable[[Tensor], Tensor]) -> float:
-        known, queries = (extract_features(embed, EvalLoader(source, **options), device) for source in (bank, val))
+        known, queries = (
+            extract_features(embed, build_eval_loader(recipe, source, device), device) for source in (bank, val)
+        )
         accuracy = knn_accuracy(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
         return accuracy.top1 / accuracy.n
 
     scores = {"raw": top1(RawPixels()), "untrained": top1(untrained.backbone.to(device).eval())}
     # Every rank estimates on the same images, so that all have the same network.
-    first = EvalLoader(at_most(bank, _CALIBRATION_IMAGES, recipe.run.seed), rank=0, world_size=1, **options)
+    calibrating = at_most(bank, _CALIBRATION_IMAGES, recipe.run.seed)
+    first = build_eval_loader(recipe, calibrating, device, rank=0, world_size=1)
     calibrate_batch_norm(untrained.backbone, first, device)
     scores["calibrated"] = top1(untrained.backbone.eval())
     scores["pretrained"] = top1(model.backbone.eval())

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bt_plugin.build import loader_options, open_named
+from bt_plugin.build import build_eval_loader, open_named
 from bt_plugin.checkpoint import checkpoints
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.subject import open_subject
@@ -19,7 +19,6 @@ from bt_plugin.evaluate.subsets import at_most
 from bt_plugin.report.record import RunRecord
 from bt_plugin.rundir import EXPORT, MODEL
 from bt_plugin.shown import pixels_of
-from dali_pipelines.loaders import EvalLoader
 
 THUMBNAIL_PX = 56
 COLUMNS = 32
@@ -60,7 +59,7 @@ def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
 
     Raises:
         RecipeError: If there are no weights yet, too few images, or they are not where the recipe says.
-        BadImageError: If one cannot be read.
+        BadImageError: If more cannot be read than training replaces.
     """
     recipe = run.recipe
     subject = open_subject(str(_weights_of(run)))
@@ -70,9 +69,7 @@ def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
     if len(source) < _LEAST:
         raise RecipeError(f"{key}: {path} has {len(source)} images, too few for a map")
     params = recipe.preset.eval_params()
-    loader = EvalLoader(
-        source, recipe.eval.batch_size, params, rank=0, world_size=1, **loader_options(recipe.data, device)
-    )
+    loader = build_eval_loader(recipe, source, device, rank=0, world_size=1)
     backbone = subject.backbone.to(device).eval()
     features, labels, names, thumbnails = [], [], [], []
     for images, targets, filenames in loader:

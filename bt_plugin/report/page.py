@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -40,6 +41,7 @@ TRAINING = (
     _Chart("diagonal_mean", "mean of C's diagonal", False, "Towards 1; near 0 nothing is shared by the views."),
     _Chart("embedding_std", "spread of embeddings", False, "Near 0 they have collapsed."),
     _Chart("lr_weights", "rate of the weights", False, "The schedule."),
+    _Chart("lr_biases", "rate of biases and norms", False, "The same, of what is not adapted by LARS."),
     _Chart("images_per_s", "images/s", False, "Of all ranks."),
     _Chart("data_wait", "share of time that waits for views", False, "Above 0.05 see docs/throughput.md."),
 )
@@ -100,7 +102,7 @@ def charts(
         lines = {run.name: line for run in runs if (line := line_of(run, chart.name))[0]}
         if not lines:
             continue
-        log = chart.log and all(value > 0 for _, values in lines.values() for value in values)
+        log = chart.log and all(value > 0 for _, values in lines.values() for value in values if math.isfinite(value))
         colors = [COLORS[number % len(COLORS)] for number, run in enumerate(runs) if run.name in lines]
         figure = curves(lines, chart.title, log, colors)
         found.append({"src": data_uri(as_svg(figure), "svg+xml"), "alt": told(chart.title, lines), "says": chart.says})
@@ -111,11 +113,11 @@ def told(title: str, lines: Mapping[str, Line]) -> str:
     """A chart in words."""
     parts = []
     for name, (steps, values) in lines.items():
-        lowest, highest = min(values), max(values)
-        parts.append(
-            f"{name}: {values[0]:.4g} at step {steps[0]}, {values[-1]:.4g} at step {steps[-1]},"
-            f" between {lowest:.4g} and {highest:.4g}"
-        )
+        finite = [value for value in values if math.isfinite(value)]
+        between = f"between {min(finite):.4g} and {max(finite):.4g}" if finite else "never finite"
+        if 0 < len(finite) < len(values):
+            between += f", {len(values) - len(finite)} times not finite"
+        parts.append(f"{name}: {values[0]:.4g} at step {steps[0]}, {values[-1]:.4g} at step {steps[-1]}, {between}")
     return f"Line chart of {title} by steps. {'; '.join(parts)}."
 
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
 
 from dali_pipelines import BadImageError, EvalLoader, EvalParams, ImageSource, TwoViewLoader, image_folder
+from dali_pipelines.sources import Subset
 from tests.dali.conftest import CPU, SMALL, assert_same
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -146,3 +148,19 @@ def test_micro_batches_of_a_step_survive_a_bad_file(spoil: Callable[..., ImageSo
 def test_an_evaluation_names_a_bad_file(spoil: Callable[..., ImageSource]) -> None:
     with pytest.raises(BadImageError, match=r"bad0\.jpg"):
         list(EvalLoader(spoil("text"), 4, EvalParams(32, 36), **CPU))
+
+
+def test_an_evaluation_that_may_replaces_them(spoil: Callable[..., ImageSource]) -> None:
+    """As an evaluation of a run must, which trains beside the same files."""
+    source = spoil("text", "empty")
+    batches = list(EvalLoader(source, 5, EvalParams(32, 36), max_bad_files=2, **CPU))
+    names = [name for batch in batches for name in batch.filenames]
+    assert names == [*source.names[:12], source.names[0], source.names[0]]
+    images = torch.cat([batch.images for batch in batches])
+    assert torch.equal(images[12], images[0])
+    whole = torch.cat(
+        [batch.images for batch in EvalLoader(Subset(source, np.arange(12)), 5, EvalParams(32, 36), **CPU)]
+    )
+    assert torch.equal(images[:12], whole)
+    with pytest.raises(BadImageError, match="max_bad_files is 1"):
+        list(EvalLoader(source, 5, EvalParams(32, 36), max_bad_files=1, **CPU))

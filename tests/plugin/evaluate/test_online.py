@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,16 @@ def test_it_may_begin_later(small_recipe: Path, tmp_path: Path) -> None:
     train(small_recipe, "run.max_steps=6")
     train(small_recipe, EVERY)
     assert [line["step"] for line in evaluations(tmp_path / "run")] == [8, 12]
+
+
+def test_bad_files_end_no_run(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
+    """Neither where it is evaluated while it goes, nor at its end: training has replaced them by then."""
+    data = shutil.copytree(small_data, tmp_path / "data")
+    for path in (data / "train" / "coffee").iterdir(), (data / "val" / "rocket").iterdir():
+        next(path).write_bytes(b"not an image")
+    summary = train(small_recipe, EVERY, f"data.train={data}/train", f"data.val={data}/val")
+    assert [line["step"] for line in evaluations(tmp_path / "run")] == [4, 8, 12]
+    assert set(summary["knn_top1"]) == {"raw", "untrained", "calibrated", "pretrained"}
 
 
 def test_without_labels_there_are_signs_without_labels(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -109,6 +110,19 @@ def test_a_run_that_goes_on_has_a_page(copied: Path, capsys: pytest.CaptureFixtu
     text = (copied / "report.html").read_text()
     assert "12, not done yet" in text
     assert text.count("<circle") == 12
+
+
+def test_a_run_that_diverged_has_a_page(copied: Path) -> None:
+    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    for line, loss in zip(lines[8:], (1e30, math.inf, math.nan, math.nan)):
+        line["loss"] = loss
+    for line in lines:
+        line["redundancy"] = math.nan
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report([copied], copied / "page.html", map_images=0)
+    texts = texts_of_charts(copied / "page.html")
+    assert any("nan at step 12, between" in text and "and 1e+30, 3 times not finite" in text for text in texts)
+    assert any("redundancy-reduction term" in text and "never finite" in text for text in texts)
 
 
 def test_without_its_images_all_the_rest_is_there(copied: Path, tmp_path: Path) -> None:
