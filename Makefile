@@ -21,10 +21,8 @@ quickstart: $(VENV)/.demo
 	$(BIN)/accelerate launch --config_file recipes/accelerate/$(CONFIG).yaml -m bt_plugin pretrain recipes/pretrain/quickstart.yaml
 	$(BIN)/python -m bt_plugin report runs/quickstart
 
-# Those of the packages two at a time; the others start runs of several processes, and need the cores.
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 tests/dali tests/plugin
-	$(BIN)/python -m pytest tests/test_*.py
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -33,10 +31,10 @@ lint: $(VENV)/.dev
 
 # docs/recipe_keys.md is in the repository, and a test says when it is out of date: python docs/recipe_keys.py writes it.
 # Not --quiet, with which --strict counts no warnings. The variable silences the theme's word about mkdocs 2.
-docs: $(VENV)/.docs
+docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# A stamp for each extra, so that the environment follows pyproject.toml.
+# A stamp for each extra, demo or dev, so that the environment follows pyproject.toml.
 $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -e '.[$*,$(DALI)]'
 	touch $@

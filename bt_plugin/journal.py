@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bt_plugin.collapse import CollapseSigns
 from bt_plugin.fetched import Fetched
-from bt_plugin.figures import as_pixels, snapshot_figures
 from bt_plugin.loss import LossTerms
 from bt_plugin.monitor import Best, MetricsFile, Speed
 from bt_plugin.progress import Progress
@@ -122,6 +121,9 @@ class Journal:
             self._album.add(step, snapshot)
             pictures = {"views": views} if self._album.add_views(views) else {}
             if self._accelerator.trackers:
+                # Brings matplotlib, a third of a second that a run without evaluations need not wait for.
+                from bt_plugin.figures import as_pixels, snapshot_figures
+
                 pictures |= {name: as_pixels(figure) for name, figure in snapshot_figures(snapshot).items()}
                 tell_pictures(self._accelerator, pictures, step)
         self._speed.report()

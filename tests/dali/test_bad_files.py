@@ -127,7 +127,7 @@ def test_a_resumed_stream_has_the_same_replacements(spoil: Callable[..., ImageSo
     """Whichever of two bad neighbours is found first."""
     source = spoil("text", "empty")
     whole = list(TwoViewLoader(source, 2, SMALL, **CPU))
-    for stop in range(1, 6):
+    for stop in (1, 3, 5):
         first = TwoViewLoader(source, 2, SMALL, micro_batches=2, **CPU)
         for _ in islice(first, 2 * stop):
             pass

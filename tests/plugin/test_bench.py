@@ -47,7 +47,7 @@ def test_the_rates_are_those_of_the_run(small_recipe: Path, tmp_path: Path, caps
 def test_the_work_of_an_image_is_counted(small_recipe: Path) -> None:
     """Of a layer of known size: twice forward for two views, and twice as much again for each backward pass."""
     options = [
-        "model.backbone=torchvision/resnet18",
+        "model.backbone=torchvision/shufflenet_v2_x0_5",
         "model.projector=[4096]",
         "views.both.size_px=32",
         "loss.form=gram",
@@ -57,7 +57,7 @@ def test_the_work_of_an_image_is_counted(small_recipe: Path) -> None:
     PartialState._reset_state()
     narrow = bench(load_recipe(small_recipe, [*options[:1], "model.projector=[2048]", *options[2:]]), seconds=0.5)
     difference = wide["flops_per_image"] - narrow["flops_per_image"]
-    projector = 2 * 3 * 2 * 512 * 2048
+    projector = 2 * 3 * 2 * 1024 * 2048
     loss = 4 * 2 * 8 * 2048
     assert difference == pytest.approx(projector + loss, rel=0.05)
 

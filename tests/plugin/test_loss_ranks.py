@@ -66,7 +66,7 @@ def results_of_rank(rank: int, world_size: int) -> dict[tuple[torch.dtype, str],
     }
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_are_one_rank_on_the_whole_batch(world_size: int) -> None:
     """Value, gradient of the embeddings, gradient of the parameters."""
     by_rank = run_ranks(world_size, results_of_rank, world_size)

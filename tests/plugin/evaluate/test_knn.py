@@ -89,7 +89,7 @@ def scores_of_rank(rank: int, data: Path) -> dict[str, float] | None:
     content = {
         "data": {"train": str(data / "train"), "num_threads": 1},
         "views": {"both": {"size_px": 32}},
-        "model": {"backbone": "torchvision/resnet18", "projector": [8]},
+        "model": {"backbone": "torchvision/shufflenet_v2_x0_5", "projector": [8]},
         "run": {"output_dir": "unused"},
         "eval": {"knn_k": 5},
     }

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -116,15 +117,19 @@ def test_the_numbers_are_of_the_model_that_is_given(small_recipe: Path, small_da
     online = OnlineEvaluation(recipe, *sources, torch.device("cpu"), None)
     model = build_model(recipe).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    first, second = online.run(model), online.run(model)
-    assert first == second
+    look, again = online.run(model), online.run(model)
+    first = look.values
+    assert first == again.values
+    assert all(np.array_equal(one, other) for one, other in zip(look.snapshot, again.snapshot))
+    assert np.array_equal(look.views, again.views)
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     other = build_model(recipe).train()
     other.backbone.conv5[1].running_mean.fill_(1e6)  # all that the last ReLU sees is below zero
-    assert online.run(other)["std_of_l2_normalized"] == 0, "by the running statistics, as the exported one is used"
+    by_running_statistics = online.run(other).values  # as the exported one is used
+    assert by_running_statistics["std_of_l2_normalized"] == 0
     nn.init.zeros_(model.projector[-1].weight)
-    collapsed = online.run(model)
+    collapsed = online.run(model).values
     assert collapsed["std_of_l2_normalized"] == 0 < first["std_of_l2_normalized"]
     assert collapsed["rankme"] < 1.1 < first["rankme"]
     assert collapsed["diagonal_mean"] == pytest.approx(0, abs=1e-3)
