@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,10 @@ from bt_plugin.snapshot import Snapshot
 
 # Frames of a slider; of more snapshots so many are taken, the first and the last among them.
 _MOST_FRAMES = 20
+# Of a line: a figure has fewer pixels.
+_MOST_POINTS = 1000
+# Of which there are buttons; of more the map says the names alone.
+_MOST_CLASSES = 40
 
 
 class _Chart(NamedTuple):
@@ -79,6 +84,7 @@ def page(runs: Sequence[RunRecord], maps: Mapping[str, EmbeddingMap | str]) -> s
         names=[run.name for run in runs],
         colors=COLORS,
         summary=summary_rows(runs),
+        are_means=any(len(run.metrics) > _MOST_POINTS for run in runs),
         training=charts(runs, TRAINING, RunRecord.metric),
         evaluation=charts(runs, EVALUATION, RunRecord.evaluation),
         sections=[_section(number, run, maps[run.name]) for number, run in enumerate(runs)],
@@ -104,9 +110,19 @@ def charts(
             continue
         log = chart.log and all(value > 0 for _, values in lines.values() for value in values if math.isfinite(value))
         colors = [COLORS[number % len(COLORS)] for number, run in enumerate(runs) if run.name in lines]
-        figure = curves(lines, chart.title, log, colors)
+        figure = curves({name: thinned(line) for name, line in lines.items()}, chart.title, log, colors)
         found.append({"src": data_uri(as_svg(figure), "svg+xml"), "alt": told(chart.title, lines), "says": chart.says})
     return found
+
+
+def thinned(line: Line) -> Line:
+    """At most so many points as a figure can show, each the mean of as many neighbours."""
+    steps, values = line
+    each = -(-len(steps) // _MOST_POINTS)
+    starts = range(0, len(steps), each)
+    return [steps[min(start + each, len(steps)) - 1] for start in starts], [
+        fmean(values[start : start + each]) for start in starts
+    ]
 
 
 def told(title: str, lines: Mapping[str, Line]) -> str:
@@ -162,7 +178,8 @@ def _map(found: EmbeddingMap) -> dict[str, Any]:
     return {
         "source": found.source,
         "n": len(found.names),
-        "classes": list(zip(found.classes, colors)),
+        "classes": list(zip(found.classes, colors)) if len(found.classes) <= _MOST_CLASSES else [],
+        "n_classes": len(found.classes),
         "points": [
             {
                 "x": round(20 + 960 * float(x), 1),

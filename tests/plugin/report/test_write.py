@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from bt_plugin.cli import main
-from bt_plugin.report.embedding_map import COLUMNS, THUMBNAIL_PX, embedding_map, in_two_dimensions
+from bt_plugin.report.embedding_map import COLUMNS, THUMBNAIL_PX, EmbeddingMap, embedding_map, in_two_dimensions
+from bt_plugin.report.page import page, thinned
 from bt_plugin.report.palette import class_colors
 from bt_plugin.report.record import read_runs
 from bt_plugin.report.tables import differing_keys, summary_rows
@@ -177,6 +178,31 @@ def test_the_map_shows_each_image_where_it_says(runs: list[Path], small_data: Pa
     assert int(np.argmin(errors)) == number
     assert np.array_equal(found.points, embedding_map(run, 100).points), "the same each time"
     assert len(embedding_map(run, 9).names) == 9
+
+
+def test_a_thousand_classes_have_no_thousand_buttons(runs: list[Path]) -> None:
+    (run,) = read_runs(runs[:1])
+    labels = list(range(0, 1000, 10))
+    classes = tuple(f"class {number}" for number in range(1000))
+    found = EmbeddingMap("data.val", [str(label) for label in labels], labels, classes, np.zeros((100, 2)), b"")
+    text = page([run], {run.name: found})
+    assert "1000 classes, each with a colour" in text
+    assert not Tags(text).of("button")
+    assert "990, class 990" in text
+
+
+def test_a_long_run_has_a_short_page(runs: list[Path]) -> None:
+    (run,) = read_runs(runs[:1])
+    long = run._replace(metrics=[{"step": step, "loss": 2.0 + step % 2} for step in range(1, 30_002)])
+    steps, values = thinned(long.metric("loss"))
+    assert (steps[0], steps[-1], len(steps)) == (31, 30_001, 968)
+    assert max(values) - min(values) < 0.05, "means of neighbours"
+    text = page([long], {run.name: "none was asked for."})
+    assert len(text) < 600_000
+    assert "a point is the mean of several lines" in text
+    assert "30001, between 2 and 3" in text, "in words, all of them"
+    short = run.metric("loss")
+    assert thinned(short) == short
 
 
 def test_near_ones_stay_near() -> None:
