@@ -1,10 +1,11 @@
 """Training from files: each with its own loader, views, model, loss and optimizer, by turns.
 
-python benchmarks/train.py --official PATH/barlowtwins [--data PATH] [--backbone torchvision/resnet18 --size-px 64
-    --batch-size 64 --projector 2048 2048 2048] [--bf16] [--variants data.backend=dali ...]
+python benchmarks/train.py --official PATH/barlowtwins --solo-learn PATH/solo-learn [--data PATH]
+    [--backbone torchvision/resnet18 --size-px 64 --batch-size 64 --projector 2048 2048 2048] [--bf16]
+    [--variants data.backend=dali ...]
 
-The official code's and Lightly's images come by a DataLoader, with as many workers as there are cores. Without --data
-they are photographs of scikit-image as JPEGs of 500 x 375. solo-learn's loader would need all of solo-learn.
+The others' images come by a DataLoader with as many workers as there are cores, and each one's own transforms. Without
+--data they are photographs of scikit-image as JPEGs of 500 x 375.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any
 
 import torch
 from loader import lightlys_transform, write_images
-from peers import Step, add_arguments, lightly, official, options, ours
+from omegaconf import OmegaConf
+from peers import Step, add_arguments, lightly, official, options, ours, solo_learn
 from record import write_record
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
@@ -60,6 +62,10 @@ def contenders(arguments: argparse.Namespace, data: Path, folder: str) -> dict[s
     step = partial(lightly, *model, device, arguments.bf16)
     views = partial(lightlys_transform, PRESETS["barlow_twins"].changed(size_px=arguments.size_px))
     found["lightly"] = partial(theirs, step, views, data, arguments.batch_size, device)
+    if arguments.solo_learn:
+        step = partial(solo_learn, arguments.solo_learn, *model, device, arguments.bf16)
+        views = partial(solo_learns_views, arguments.solo_learn, arguments.size_px)
+        found["solo-learn"] = partial(theirs, step, views, data, arguments.batch_size, device)
     return found
 
 
@@ -99,6 +105,14 @@ def officials_views(clone: Path, size_px: int) -> Any:
     for view in (views.transform, views.transform_prime):
         view.transforms[0].size = (size_px, size_px)  # it knows 224 alone
     return views
+
+
+def solo_learns_views(clone: Path, size_px: int) -> Any:
+    module = runpy.run_path(str(clone / "solo/data/pretrain_dataloader.py"))
+    views = OmegaConf.load(clone / "scripts/pretrain/imagenet/augmentations/asymmetric.yaml")
+    sized = [OmegaConf.merge(view, {"crop_size": size_px}) for view in views]
+    transforms = [module["build_transform_pipeline"]("imagenet", view) for view in sized]
+    return module["prepare_n_crop_transform"](transforms, [1, 1])
 
 
 def endless(loader: Iterable[Any]) -> Iterator[Any]:

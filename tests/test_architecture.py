@@ -24,7 +24,7 @@ LAYERS = [
         "bt_plugin.doctor",
         "bt_plugin.report",
     },
-    {"bt_plugin.training"},
+    {"bt_plugin.training", "bt_plugin.throughput"},
     {"bt_plugin.evaluate"},
     {"bt_plugin.export", "bt_plugin.resume"},
     {"bt_plugin.build", "bt_plugin.accelerator"},

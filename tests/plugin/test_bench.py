@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from bt_plugin.bench import Throughput, advice, bench
+from bt_plugin.bench import Stopwatch, bench, optimizer_share
 from bt_plugin.cli import main
 from bt_plugin.recipe_file import load_recipe
-
-WELL = Throughput(
-    loader=3000, step=1000, both=990, decode=5000, data_wait=0.01, flops_per_image=2.5e10, matmul_flops_per_s=5e13
-)
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +30,7 @@ def test_the_rates_are_those_of_the_run(small_recipe: Path, tmp_path: Path, caps
     assert found["both"] < 1.5 * min(found["loader"], found["step"]), "and noise"
     assert found["decode"] > 0.7 * found["loader"]
     assert 0 < found["data_wait"] < 1
+    assert 0 < found["optimizer_share"] < 0.5
     assert all(len(rounds) == 3 for rounds in found["raw"].values())
     assert 0 < found["of_matmul"] < 1.5
     printed = capsys.readouterr().out
@@ -42,6 +39,23 @@ def test_the_rates_are_those_of_the_run(small_recipe: Path, tmp_path: Path, caps
     assert not (tmp_path / "run").exists()
     assert main(["bench", str(small_recipe), "-o", str(output)]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_the_optimizers_part_of_a_step_is_measured() -> None:
+    class Slow(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            time.sleep(0.01)
+
+    optimizer = Slow([torch.zeros(1)], lr=0.0)
+
+    def step() -> None:
+        time.sleep(0.03)
+        optimizer.step()
+
+    stopwatch = Stopwatch(torch.device("cpu"), images=1)
+    assert optimizer_share(optimizer, step, stopwatch, 0.4) == pytest.approx(0.25, rel=0.2)
+    stopwatch.rate(step, 0.1)
+    assert stopwatch.share_within == 0, "the hooks are gone"
 
 
 def test_the_work_of_an_image_is_counted(small_recipe: Path) -> None:
@@ -77,49 +91,3 @@ def test_weights_stay_where_they_are(small_recipe: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "Training", Kept)
     bench(load_recipe(small_recipe, []), seconds=1.0)
     assert all(torch.equal(p, before) for p, before in zip(kept["model"].parameters(), kept["before"]))
-
-
-@pytest.mark.parametrize(
-    ("changes", "device", "overrides", "said", "unsaid"),
-    [
-        (
-            {},
-            "cuda",
-            ["run.mixed_precision=bf16"],
-            ["the step decides: it waits 1%", "reaches 50%"],
-            ["num_threads", "bf16"],
-        ),
-        ({}, "cuda", [], ["run.mixed_precision=bf16"], []),
-        ({"matmul_flops_per_s": 5e14}, "cuda", [], ["reaches 5%", "a larger batch on each rank"], []),
-        (
-            {"data_wait": 0.4, "loader": 600, "decode": 700},
-            "cuda",
-            [],
-            ["waits 40%", "reading and decoding"],
-            ["decides"],
-        ),
-        ({"data_wait": 0.4, "loader": 600}, "cuda", [], ["waits 40%", "making the views is what it waits for"], []),
-        ({"both": 750}, "cpu", [], ["views take 25% of the time"], ["bf16", "hw_decoder_load"]),
-        (
-            {"data_wait": 0.4, "loader": 600, "decode": 700},
-            "cuda",
-            ["data.hw_decoder_load=0.2"],
-            ["data.hw_decoder_load (now 0.2)"],
-            ["data.prefetch"],
-        ),
-        ({"data_wait": 0.1}, "cuda", ["data.prefetch=3"], ["data.prefetch (now 3)"], ["hw_decoder_load"]),
-        ({}, "cuda", [], ["the nearest limit is large matrix products: training takes 50% of it"], []),
-        ({"decode": 1100.0}, "cuda", [], ["the nearest limit is reading and decoding: training takes 90% of it"], []),
-        ({"transfer": 1000.0}, "cuda", [], ["the nearest limit is copies to the device: training takes 99% of it"], []),
-    ],
-)
-def test_what_is_said(
-    small_recipe: Path, changes: dict[str, float], device: str, overrides: list[str], said: list[str], unsaid: list[str]
-) -> None:
-    lines = "\n".join(advice(replace(WELL, **changes), load_recipe(small_recipe, overrides), device, world_size=1))
-    assert all(part in lines for part in said), lines
-    assert not any(part in lines for part in unsaid), lines
-
-
-def test_several_ranks_reach_their_share() -> None:
-    assert WELL.of_matmul(4) == WELL.of_matmul(1) / 4
