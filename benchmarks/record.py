@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -12,9 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bt_plugin.versions import versions
+from bt_plugin.versions import hardware, versions
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -32,14 +29,13 @@ def write_record(name: str, results: dict[str, Any]) -> Path:
 
 def environment() -> dict[str, Any]:
     """Command, commit, hardware and versions of this run."""
-    has_gpu = torch.cuda.is_available()
+    found = hardware()
     return {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": torch.cuda.get_device_name() if has_gpu else "none; GPU: not yet measured",
+        **found,
+        "gpu": "none; GPU: not yet measured" if found["gpu"] == "none" else found["gpu"],
         "python": platform.python_version(),
         "versions": versions(),
     }
@@ -48,8 +44,3 @@ def environment() -> dict[str, Any]:
 def _git(*arguments: str) -> str:
     result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RECORDS.parent)
     return result.stdout.strip()
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

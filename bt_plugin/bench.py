@@ -17,7 +17,7 @@ from bt_plugin.build import build_loader, build_model, check_compiler, open_sour
 from bt_plugin.recipe import Recipe
 from bt_plugin.throughput import Throughput, advice
 from bt_plugin.training import Training
-from bt_plugin.versions import versions
+from bt_plugin.versions import hardware, versions
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.params import Preset
 
@@ -86,6 +86,8 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
         "world_size": accelerator.num_processes,
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
+        "recipe": recipe.resolved_dict(),
+        "hardware": hardware(),
         "versions": versions(),
     }
 

@@ -1,8 +1,9 @@
-"""With what something was made: versions of packages, and the commit of this one."""
+"""With what something was made: versions of packages, the commit of this one, and the machine."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -41,6 +42,20 @@ def commit(folder: Path = Path(__file__).parent) -> str | None:
         return None
     found: str | None = origin.get("vcs_info", {}).get("commit_id")
     return found
+
+
+def hardware() -> dict[str, str | int]:
+    """Processor, the cores that this process may use, and GPU."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "cpu": next(names, "unknown"),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str:
