@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+# Numbers of a weight that a core's cache holds, with the gradient's and their sum.
+_IN_CACHE = 2**17
+
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017), by the rule of the official code.
@@ -18,8 +21,9 @@ class LARS(torch.optim.Optimizer):
     weights do not feel the gradient's scale. lightly.utils.lars.LARS divides by |g| + wd * |p|
     instead, and does not adapt at all where the weight decay is 0.
 
-    A few kernels move all parameters of a group. If "found_inf" is set, a float32 scalar as GradScaler gives it to
-    torch's fused optimizers, a step where it is 1 changes nothing; nobody has to read it for that.
+    A few kernels move all parameters of a group; on a CPU, one reads a weight and one moves it. If "found_inf" is
+    set, a float32 scalar as GradScaler gives it to torch's fused optimizers, a step where it is 1 changes nothing;
+    nobody has to read it for that.
 
     Args:
         params: Parameters or groups; a group may set "adapt" to False.
@@ -62,19 +66,36 @@ class LARS(torch.optim.Optimizer):
     def _move(
         self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor], momenta: list[Tensor]
     ) -> None:
+        if group["adapt"] and _are_plain_on_cpu(params):
+            for p, gradient, momentum in zip(params, gradients, momenta):
+                ratio = _trust_ratio(p, gradient, group["weight_decay"], group["eta"])
+                # By 1 - dampening the kernel multiplies the decayed gradient.
+                self._fused_sgd(group, [p], [gradient], [momentum], group["weight_decay"], dampening=1 - ratio)
+            return
         if group["weight_decay"] or group["adapt"]:
             gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
         if group["adapt"]:
             ratios = _trust_ratios(params, gradients, group["eta"])
             torch._foreach_mul_(_local(gradients), ratios.unbind())
+        self._fused_sgd(group, _local(params), _local(gradients), _local(momenta))
+
+    def _fused_sgd(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        gradients: list[Tensor],
+        momenta: list[Tensor],
+        weight_decay: float = 0.0,
+        dampening: float = 0.0,
+    ) -> None:
         torch._fused_sgd_(
-            _local(params),
-            _local(gradients),
-            _local(momenta),
-            weight_decay=0.0,
+            params,
+            gradients,
+            momenta,
+            weight_decay=weight_decay,
             momentum=group["momentum"],
             lr=group["lr"],
-            dampening=0.0,
+            dampening=dampening,
             nesterov=False,
             maximize=False,
             is_first_step=False,
@@ -95,18 +116,32 @@ class LARS(torch.optim.Optimizer):
         return momentum
 
 
+def _are_plain_on_cpu(params: list[Tensor]) -> bool:
+    return all(type(p.data) is Tensor and p.is_cpu and p.dtype in (torch.float32, torch.float64) for p in params)
+
+
+def _trust_ratio(p: Tensor, gradient: Tensor, weight_decay: float, eta: float) -> float:
+    """Of one weight on a CPU, which waits for memory: it is read once, and nothing of its size is made."""
+    if not p.is_contiguous() and p.ndim == 4:  # channels_last, whose order in memory this is
+        p, gradient = p.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    room = p.new_empty(min(p.numel(), _IN_CACHE))
+    of_p = of_update = 0.0
+    for part, of_gradient in zip(p.reshape(-1).split(_IN_CACHE), gradient.reshape(-1).split(_IN_CACHE)):
+        update = torch.add(of_gradient, part, alpha=weight_decay, out=room[: len(part)])
+        # Its norm takes torch four times as long.
+        of_p += torch.dot(part, part).item()
+        of_update += torch.dot(update, update).item()
+    return eta * math.sqrt(of_p / of_update) if of_p > 0 and of_update > 0 else 1.0
+
+
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], eta: float) -> Tensor:
+    """(len(params),), of whole tensors where these are sharded; nobody waits for them."""
     p_norms, update_norms = _norms(params), _norms(updates)
     # A weight that is still zero, or has no gradient, moves unscaled.
     return torch.where((p_norms > 0) & (update_norms > 0), eta * p_norms / update_norms, 1.0)
 
 
 def _norms(tensors: list[Tensor]) -> Tensor:
-    """(len(tensors),), of whole tensors where these are sharded."""
-    if all(type(p.data) is Tensor and p.is_cpu and p.is_contiguous() for p in tensors):
-        # torch's norm takes four times as long on a CPU.
-        flat = [p.view(-1) for p in tensors]
-        return torch.stack([torch.dot(values, values) for values in flat]).sqrt()
     norms = torch.stack(torch._foreach_norm(tensors))
     return norms.full_tensor() if isinstance(norms, DTensor) else norms
 

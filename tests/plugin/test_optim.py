@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bt_plugin import LARS, BarlowTwinsLoss, build_projector, lr_scale, parameter_groups
+from bt_plugin import LARS, BarlowTwinsLoss, build_projector, lr_scale, optim, parameter_groups
+
+
+@pytest.fixture(autouse=True, params=["one by one", "by lists"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights on a CPU go one by one, on a GPU and in shards by lists."""
+    if request.param == "by lists":
+        monkeypatch.setattr(optim, "_are_plain_on_cpu", lambda params: False)
 
 
 def test_groups_are_weights_and_vectors() -> None:
@@ -124,6 +131,20 @@ def test_all_at_once_is_the_plain_rule() -> None:
         optimizer.step()
     for p, value in plain.items():
         assert (p - value).norm() <= 1e-6 * value.norm()
+
+
+def test_the_order_in_memory_does_not_matter() -> None:
+    """Where gradients and weights have much in common, a norm of unlike places would be far off."""
+    torch.manual_seed(0)
+    rows = torch.randn(8, 6, 3, 3)
+    moved = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        weight = nn.Parameter(rows.clone(memory_format=memory_format))
+        weight.grad = (2 * rows).contiguous(memory_format=memory_format)
+        LARS([weight], lr=1.0, weight_decay=1.0).step()
+        moved.append(weight.detach())
+    torch.testing.assert_close(moved[0], rows * (1 - 0.001), rtol=1e-6, atol=0)
+    torch.testing.assert_close(moved[1], moved[0], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bt_plugin import optim
 from bt_plugin.accelerator import build_accelerator
 from bt_plugin.build import build_loader, build_model, open_sources
 from bt_plugin.recipe_file import load_recipe
@@ -47,8 +48,11 @@ def training_of(recipe: Path, *overrides: str) -> tuple[Training, list[Batch]]:
 
 
 @pytest.mark.parametrize("choices", CHOICES, ids=str)
-def test_a_step_reads_nothing_from_the_device(small_recipe: Path, choices: list[str]) -> None:
-    """By the operations alone, so that it is seen without a GPU."""
+def test_a_step_reads_nothing_from_the_device(
+    small_recipe: Path, choices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the operations alone, so that it is seen without a GPU; with its optimizer's way, not that of a CPU."""
+    monkeypatch.setattr(optim, "_are_plain_on_cpu", lambda params: False)
     training, batch = training_of(small_recipe, *choices)
     with Reads() as reads:
         for _ in range(3):
