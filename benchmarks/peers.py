@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options(arguments: argparse.Namespace, folder: str) -> list[str]:
-    """Of the quickstart's recipe, so that it has the others' sizes."""
+    """Of the quickstart's recipe, so that it has the others' sizes, and no classifier beside either."""
     return [
         f"model.backbone={arguments.backbone}",
         f"model.projector={arguments.projector}",
@@ -53,6 +53,7 @@ def options(arguments: argparse.Namespace, folder: str) -> list[str]:
         f"optim.global_batch_size={arguments.batch_size}",
         f"run.mixed_precision={'bf16' if arguments.bf16 else 'no'}",
         f"run.output_dir={folder}/run",
+        "eval.every_epochs=null",
     ]
 
 
