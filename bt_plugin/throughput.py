@@ -85,7 +85,7 @@ def advice(found: Throughput, recipe: Recipe, device: str, world_size: int) -> l
     reached = found.of_matmul(world_size)
     said.append(
         f"the step reaches {reached:.0%} of the rate of large matrix products on this device; the optimizer takes"
-        f" {found.optimizer_share:.1%} of it"
+        f" {found.optimizer_share:.1%} of the step"
     )
     nearest, share = found.nearest_limit(world_size)
     said.append(f"the nearest limit is {nearest}: training takes {share:.0%} of it")

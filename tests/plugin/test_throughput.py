@@ -29,7 +29,7 @@ WELL = Throughput(
             {},
             "cuda",
             ["run.mixed_precision=bf16"],
-            ["the step decides: it waits 1%", "reaches 50%", "the optimizer takes 2.0% of it"],
+            ["the step decides: it waits 1%", "reaches 50%", "the optimizer takes 2.0% of the step"],
             ["num_threads", "bf16"],
         ),
         ({}, "cuda", [], ["run.mixed_precision=bf16"], []),
