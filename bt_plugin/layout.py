@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
-from torch.nn.grad import conv2d_input
 
 # Of a convolution's output, in pixels.
 _MOST_PIXELS_CONTIGUOUS = 4 * 4
@@ -24,6 +22,9 @@ _MOST_PIXELS_BY_PLACES = 3 * 3
 
 
 M = TypeVar("M", bound=nn.Module)
+_Slices = tuple[slice, slice, slice]
+# Of a kernel: which, and the pixels of the images and of the output that meet there, (n, height, width, channels).
+_Place = tuple[tuple[int, int], _Slices, _Slices]
 
 
 def lay_out(model: M, memory_format: str, by_layer: bool) -> M:
@@ -55,65 +56,68 @@ class _LayoutByLayer(nn.Conv2d):
                 images.shape[2:], self.padding, self.dilation, self.kernel_size, self.stride
             )
         )
-        is_small = height * width <= _MOST_PIXELS_CONTIGUOUS
-        layout = torch.contiguous_format if is_small else torch.channels_last
-        images = images.contiguous(memory_format=layout)
+        is_contiguous = _MOST_PIXELS_BY_PLACES < height * width <= _MOST_PIXELS_CONTIGUOUS
+        images = images.contiguous(memory_format=torch.contiguous_format if is_contiguous else torch.channels_last)
         by_places = height * width <= _MOST_PIXELS_BY_PLACES and self.kernel_size != (1, 1) and self.bias is None
         if not by_places or torch.is_autocast_enabled(images.device.type):
             return super().forward(images)
-        output: Tensor = _GradientByPlaces.apply(images, self.weight, self.stride, self.padding, self.dilation)
+        places = _places(images.shape[2:], (height, width), self.kernel_size, self.stride, self.padding, self.dilation)
+        output: Tensor = _ByPlaces.apply(images, self.weight, (height, width), list(places))
         return output
 
 
-class _GradientByPlaces(torch.autograd.Function):
-    """A convolution whose gradients are sums over the kernel's places, each one matrix product of the pixels there.
+class _ByPlaces(torch.autograd.Function):
+    """A convolution as a sum over the kernel's places, each one matrix product of the pixels that meet there.
 
-    Where an output has few pixels, most places of a padded kernel meet few of them, and the products are large.
+    Where an output has few pixels, most places of a padded kernel meet few of them: of 2 x 2 pixels and 3 x 3 places,
+    16 of 36 pairs are not padding. Images and output are channels_last: their pixels are rows of
+    matrices as they lie.
     """
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, *options: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.options = options
-        stride, padding, dilation = options
-        return functional.conv2d(images, weight, None, stride, padding, dilation)
+    def forward(ctx: Any, images: Tensor, weight: Tensor, size: tuple[int, int], places: list[_Place]) -> Tensor:
+        # (height, width, outputs, inputs): each place a matrix.
+        kernel = weight.permute(2, 3, 0, 1).contiguous()
+        ctx.save_for_backward(images, kernel)
+        ctx.places = places
+        at = images.permute(0, 2, 3, 1)
+        output = at.new_zeros(len(at), *size, len(weight))
+        for place, inside, outside in places:
+            _add_product(output[outside], at[inside], kernel[place].T)
+        return output.permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight = ctx.saved_tensors
-        places = list(_places(images.shape[2:], gradient.shape[2:], weight.shape[2:], *ctx.options))
-        at, of_output = _pixels_first(images), _pixels_first(gradient)
+        images, kernel = ctx.saved_tensors
+        at, of_output = images.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1).contiguous()
         of_images = of_weight = None
-        if ctx.needs_input_grad[0] and max(ctx.options[0]) == 1:
-            of_images = conv2d_input(images.shape, weight, gradient, *ctx.options)
-        elif ctx.needs_input_grad[0]:
-            kernel, of_pixels = _pixels_first(weight), torch.zeros_like(at)
-            for place, inside, outside in places:
-                of_pixels[inside] += of_output[outside] @ kernel[place]
-            of_images = of_pixels.permute(2, 3, 0, 1).contiguous()
+        if ctx.needs_input_grad[0]:
+            of_pixels = torch.zeros_like(at)
+            for place, inside, outside in ctx.places:
+                _add_product(of_pixels[inside], of_output[outside], kernel[place])
+            of_images = of_pixels.permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
-            of_kernel = torch.zeros_like(_pixels_first(weight))
-            for place, inside, outside in places:
+            meets_all = len(ctx.places) == kernel.shape[0] * kernel.shape[1]
+            of_kernel = torch.empty_like(kernel) if meets_all else torch.zeros_like(kernel)
+            for place, inside, outside in ctx.places:
                 torch.mm(of_output[outside].flatten(0, 2).T, at[inside].flatten(0, 2), out=of_kernel[place])
             of_weight = of_kernel.permute(2, 3, 0, 1).contiguous()
-        return of_images, of_weight, None, None, None
+        return of_images, of_weight, None, None
 
 
-def _pixels_first(tensor: Tensor) -> Tensor:
-    """(n, c, height, width) to (height, width, n, c)."""
-    return tensor.permute(2, 3, 0, 1).contiguous()
+def _add_product(to: Tensor, pixels: Tensor, matrix: Tensor) -> None:
+    """Adds to some pixels others, (n, height, width, channels), times a matrix."""
+    to += (pixels.flatten(0, 2) @ matrix).view(to.shape)
 
 
-_Slices = tuple[slice, slice]
-
-
-def _places(*by_axis: Sequence[int]) -> Iterator[tuple[tuple[int, int], _Slices, _Slices]]:
-    """Of the kernel: which, and the pixels of images and of the output that meet there. By axis as for _along."""
+def _places(*by_axis: Sequence[int]) -> Iterator[_Place]:
+    """Where pixels meet; by axis, as for _along."""
     rows, columns = (list(_along(*axis)) for axis in zip(*by_axis))
     for (row, *of_rows), (column, *of_columns) in product(rows, columns):
         inside, outside = zip(of_rows, of_columns)
-        yield (row, column), inside, outside
+        every = slice(None)
+        yield (row, column), (every, *inside), (every, *outside)
 
 
 def _along(

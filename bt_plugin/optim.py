@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-# Numbers of a weight that a core's cache holds, with the gradient's and their sum.
-_IN_CACHE = 2**17
+# Numbers of a weight that the cores divide at a time, in either pass: each finds in its cache what it has read before.
+# With the second pass over whole weights 27 instead of 16 ms a step (two cores, ResNet-18, 3 x 2048).
+_PIECE = 2**18
 
 
 class LARS(torch.optim.Optimizer):
@@ -67,10 +68,11 @@ class LARS(torch.optim.Optimizer):
         self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor], momenta: list[Tensor]
     ) -> None:
         if group["adapt"] and _are_plain_on_cpu(params):
-            for p, gradient, momentum in zip(params, gradients, momenta):
-                ratio = _trust_ratio(p, gradient, group["weight_decay"], group["eta"])
+            for tensors in zip(params, gradients, momenta):
+                weights, of_gradient, of_momentum = (_pieces(tensor, like=tensors[0]) for tensor in tensors)
+                ratio = _trust_ratio(weights, of_gradient, group["weight_decay"], group["eta"])
                 # By 1 - dampening the kernel multiplies the decayed gradient.
-                self._fused_sgd(group, [p], [gradient], [momentum], group["weight_decay"], dampening=1 - ratio)
+                self._fused_sgd(group, weights, of_gradient, of_momentum, group["weight_decay"], dampening=1 - ratio)
             return
         if group["weight_decay"] or group["adapt"]:
             gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
@@ -112,26 +114,39 @@ class LARS(torch.optim.Optimizer):
         state = self.state[p]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
+        elif state["momentum"].stride() != p.stride():
+            # It comes from a run whose weights lay otherwise; the kernels pair numbers by their memory.
+            state["momentum"] = torch.empty_like(p).copy_(state["momentum"])
         momentum: Tensor = state["momentum"]
         return momentum
 
 
 def _are_plain_on_cpu(params: list[Tensor]) -> bool:
-    return all(type(p.data) is Tensor and p.is_cpu and p.dtype in (torch.float32, torch.float64) for p in params)
+    return all(type(p.data) is Tensor and p.is_cpu and _in_memory(p, like=p).is_contiguous() for p in params) and all(
+        p.dtype in (torch.float32, torch.float64) for p in params
+    )
 
 
-def _trust_ratio(p: Tensor, gradient: Tensor, weight_decay: float, eta: float) -> float:
+def _in_memory(tensor: Tensor, like: Tensor) -> Tensor:
+    """With its axes in the order in which another's lie in memory, if that one is contiguous or channels_last."""
+    return tensor.permute(0, 2, 3, 1) if like.ndim == 4 and not like.is_contiguous() else tensor
+
+
+def _pieces(tensor: Tensor, like: Tensor) -> list[Tensor]:
+    """A tensor's numbers in the order of another's memory; its own memory, if it lies alike."""
+    return list(_in_memory(tensor, like).reshape(-1).split(_PIECE))
+
+
+def _trust_ratio(weights: list[Tensor], gradients: list[Tensor], weight_decay: float, eta: float) -> float:
     """Of one weight on a CPU, which waits for memory: it is read once, and nothing of its size is made."""
-    if not p.is_contiguous() and p.ndim == 4:  # channels_last, whose order in memory this is
-        p, gradient = p.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
-    room = p.new_empty(min(p.numel(), _IN_CACHE))
-    of_p = of_update = 0.0
-    for part, of_gradient in zip(p.reshape(-1).split(_IN_CACHE), gradient.reshape(-1).split(_IN_CACHE)):
-        update = torch.add(of_gradient, part, alpha=weight_decay, out=room[: len(part)])
+    room = torch.empty_like(weights[0])
+    of_weight = of_update = 0.0
+    for piece, of_gradient in zip(weights, gradients):
+        update = torch.add(of_gradient, piece, alpha=weight_decay, out=room[: len(piece)])
         # Its norm takes torch four times as long.
-        of_p += torch.dot(part, part).item()
+        of_weight += torch.dot(piece, piece).item()
         of_update += torch.dot(update, update).item()
-    return eta * math.sqrt(of_p / of_update) if of_p > 0 and of_update > 0 else 1.0
+    return eta * math.sqrt(of_weight / of_update) if of_weight > 0 and of_update > 0 else 1.0
 
 
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], eta: float) -> Tensor:

@@ -64,14 +64,14 @@ def test_a_resnet_is_the_same_in_every_layout(memory_format: str) -> None:
 def test_the_smallest_maps_go_by_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the speed would be lost unseen."""
     seen: list[tuple[int, ...]] = []
-    apply = layout._GradientByPlaces.apply
+    apply = layout._ByPlaces.apply
 
     def noting(images: Tensor, *options: object) -> Tensor:
         seen.append(tuple(images.shape))
         output: Tensor = apply(images, *options)
         return output
 
-    monkeypatch.setattr(layout._GradientByPlaces, "apply", noting)
+    monkeypatch.setattr(layout._ByPlaces, "apply", noting)
     model = lay_out(torchvision.models.resnet18(), "auto", by_layer=True)
     model(torch.randn(4, 3, 64, 64)).sum().backward()
     assert seen == [(4, 256, 4, 4)] + [(4, 512, 2, 2)] * 3

@@ -147,6 +147,23 @@ def test_the_order_in_memory_does_not_matter() -> None:
     torch.testing.assert_close(moved[1], moved[0], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(
+    "formats", [(torch.contiguous_format, torch.channels_last), (torch.channels_last, torch.contiguous_format)], ids=str
+)
+def test_momenta_of_another_order_in_memory_are_taken_over(formats: tuple[torch.memory_format, ...]) -> None:
+    """torch's fused SGD pairs numbers by their memory, and says nothing."""
+    torch.manual_seed(0)
+    rows, gradient, momentum = torch.randn(3, 8, 6, 3, 3)
+    weight, other = (nn.Parameter(rows.clone(memory_format=memory_format)) for memory_format in formats)
+    weight.grad = gradient.clone(memory_format=formats[0])
+    optimizer, saved = (LARS([{"params": [p], "adapt": False}], lr=0.1, momentum=0.9) for p in (weight, other))
+    saved.make_state()
+    saved.state[other]["momentum"].copy_(momentum)
+    optimizer.load_state_dict(saved.state_dict())
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), rows - 0.1 * (0.9 * momentum + gradient))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_nothing(value: float) -> None:
     model = nn.Linear(3, 2)
