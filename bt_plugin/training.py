@@ -31,6 +31,7 @@ from bt_plugin.preemption import StopRequest
 from bt_plugin.recipe import Recipe, Run
 from bt_plugin.resume import find_checkpoint
 from bt_plugin.state import TrainingState
+from bt_plugin.stem import pool_first
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
@@ -244,6 +245,7 @@ def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowT
     on_gpu = accelerator.device.type == "cuda"
     if on_gpu and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    pool_first(model.backbone)
     if not accelerator.is_fsdp2:  # which shards contiguous weights only
         model = lay_out(model, run.memory_format, by_layer=not (on_gpu or run.compile))
     if run.compile:

@@ -39,7 +39,7 @@ LAYERS = [
     {"bt_plugin.accumulate"},
     {"bt_plugin.method", "bt_plugin.backbones", "bt_plugin.optim", "bt_plugin.loss"},
     {"bt_plugin.transform", "bt_plugin.demo_data", "bt_plugin.nonfinite", "bt_plugin.preemption", "bt_plugin.collapse"},
-    {"bt_plugin.layout"},
+    {"bt_plugin.layout", "bt_plugin.stem"},
     {"bt_plugin.loss_cost"},
     {"bt_plugin.distributed", "bt_plugin.tensors", "bt_plugin.fetched", "bt_plugin.versions"},
     {"bt_plugin.errors", "bt_plugin"},
