@@ -16,6 +16,8 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Weights on a CPU go one by one, on a GPU and in shards by lists."""
     if request.param == "by lists":
         monkeypatch.setattr(optim, "_are_plain_on_cpu", lambda params: False)
+    # So that small weights have some, and a rest.
+    monkeypatch.setattr(optim, "_PIECE", 1000)
 
 
 def test_groups_are_weights_and_vectors() -> None:
