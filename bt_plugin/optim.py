@@ -57,7 +57,7 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [(p, p.grad, self._momentum(p)) for p in group["params"] if p.grad is not None]
+            moved = [(p, _like(p, p.grad), self._momentum(p)) for p in group["params"] if p.grad is not None]
             if moved:
                 lists: Any = [list(tensors) for tensors in zip(*moved)]
                 for (params, gradients, momenta), _ in self._group_tensors_by_device_and_dtype(lists).values():
@@ -69,7 +69,7 @@ class LARS(torch.optim.Optimizer):
     ) -> None:
         if group["adapt"] and _are_plain_on_cpu(params):
             for tensors in zip(params, gradients, momenta):
-                weights, of_gradient, of_momentum = (_pieces(tensor, like=tensors[0]) for tensor in tensors)
+                weights, of_gradient, of_momentum = (_pieces(tensor) for tensor in tensors)
                 ratio = _trust_ratio(weights, of_gradient, group["weight_decay"], group["eta"])
                 # By 1 - dampening the kernel multiplies the decayed gradient.
                 self._fused_sgd(group, weights, of_gradient, of_momentum, group["weight_decay"], dampening=1 - ratio)
@@ -112,29 +112,31 @@ class LARS(torch.optim.Optimizer):
 
     def _momentum(self, p: Tensor) -> Tensor:
         state = self.state[p]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p)
-        elif state["momentum"].stride() != p.stride():
-            # It comes from a run whose weights lay otherwise; the kernels pair numbers by their memory.
-            state["momentum"] = torch.empty_like(p).copy_(state["momentum"])
-        momentum: Tensor = state["momentum"]
+        # A state that was loaded may come from weights that lay otherwise.
+        momentum = _like(p, state["momentum"]) if "momentum" in state else torch.zeros_like(p)
+        state["momentum"] = momentum
         return momentum
 
 
+def _like(p: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor as p lies in memory: torch's fused kernels pair numbers by that, and say nothing."""
+    return tensor if tensor.stride() == p.stride() else torch.empty_like(p).copy_(tensor)
+
+
 def _are_plain_on_cpu(params: list[Tensor]) -> bool:
-    return all(type(p.data) is Tensor and p.is_cpu and _in_memory(p, like=p).is_contiguous() for p in params) and all(
+    return all(type(p.data) is Tensor and p.is_cpu and _in_memory(p).is_contiguous() for p in params) and all(
         p.dtype in (torch.float32, torch.float64) for p in params
     )
 
 
-def _in_memory(tensor: Tensor, like: Tensor) -> Tensor:
-    """With its axes in the order in which another's lie in memory, if that one is contiguous or channels_last."""
-    return tensor.permute(0, 2, 3, 1) if like.ndim == 4 and not like.is_contiguous() else tensor
+def _in_memory(tensor: Tensor) -> Tensor:
+    """With its axes in the order in which they lie in memory, if that is contiguous or channels_last."""
+    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 and not tensor.is_contiguous() else tensor
 
 
-def _pieces(tensor: Tensor, like: Tensor) -> list[Tensor]:
-    """A tensor's numbers in the order of another's memory; its own memory, if it lies alike."""
-    return list(_in_memory(tensor, like).reshape(-1).split(_PIECE))
+def _pieces(tensor: Tensor) -> list[Tensor]:
+    """A tensor's numbers in the order of its memory, and there."""
+    return list(_in_memory(tensor).view(-1).split(_PIECE))
 
 
 def _trust_ratio(weights: list[Tensor], gradients: list[Tensor], weight_decay: float, eta: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -135,35 +136,31 @@ def test_all_at_once_is_the_plain_rule() -> None:
         assert (p - value).norm() <= 1e-6 * value.norm()
 
 
-def test_the_order_in_memory_does_not_matter() -> None:
-    """Where gradients and weights have much in common, a norm of unlike places would be far off."""
+# The same numbers in different orders in memory.
+ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": torch.clone,
+    "channels_last": lambda rows: rows.clone(memory_format=torch.channels_last),
+    "transposed": lambda rows: rows.mT.clone(memory_format=torch.contiguous_format).mT,
+}
+
+
+@pytest.mark.parametrize("adapt", [True, False], ids=["adapted", "not adapted"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("other", ORDERS)
+def test_the_order_in_memory_does_not_matter(order: str, other: str, adapt: bool) -> None:
+    """Of a weight, its gradient, and a momentum that was loaded; where the first two have much in common."""
     torch.manual_seed(0)
     rows = torch.randn(8, 6, 3, 3)
-    moved = []
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        weight = nn.Parameter(rows.clone(memory_format=memory_format))
-        weight.grad = (2 * rows).contiguous(memory_format=memory_format)
-        LARS([weight], lr=1.0, weight_decay=1.0).step()
-        moved.append(weight.detach())
-    torch.testing.assert_close(moved[0], rows * (1 - 0.001), rtol=1e-6, atol=0)
-    torch.testing.assert_close(moved[1], moved[0], rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize(
-    "formats", [(torch.contiguous_format, torch.channels_last), (torch.channels_last, torch.contiguous_format)], ids=str
-)
-def test_momenta_of_another_order_in_memory_are_taken_over(formats: tuple[torch.memory_format, ...]) -> None:
-    """torch's fused SGD pairs numbers by their memory, and says nothing."""
-    torch.manual_seed(0)
-    rows, gradient, momentum = torch.randn(3, 8, 6, 3, 3)
-    weight, other = (nn.Parameter(rows.clone(memory_format=memory_format)) for memory_format in formats)
-    weight.grad = gradient.clone(memory_format=formats[0])
-    optimizer, saved = (LARS([{"params": [p], "adapt": False}], lr=0.1, momentum=0.9) for p in (weight, other))
-    saved.make_state()
-    saved.state[other]["momentum"].copy_(momentum)
-    optimizer.load_state_dict(saved.state_dict())
+    weight, saved = nn.Parameter(ORDERS[order](rows)), nn.Parameter(ORDERS[other](rows))
+    weight.grad = ORDERS[other](2 * rows)
+    optimizer, before = (LARS([{"params": [p], "adapt": adapt}], 1.0, weight_decay=1.0) for p in (weight, saved))
+    before.make_state()
+    before.state[saved]["momentum"].copy_(rows)
+    optimizer.load_state_dict(before.state_dict())
     optimizer.step()
-    torch.testing.assert_close(weight.detach(), rows - 0.1 * (0.9 * momentum + gradient))
+    moved = 0.9 + (0.001 if adapt else 3.0)
+    torch.testing.assert_close(weight.detach(), rows * (1 - moved), rtol=1e-5, atol=1e-6)
+    assert weight.stride() == ORDERS[order](rows).stride()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -49,6 +49,7 @@ def test_the_relu_has_a_quarter_of_the_pixels() -> None:
     [
         ("torchvision/resnet18", "small"),  # which does not pool
         ("timm/resnet10t", "standard"),  # several convolutions, and still conv1, bn1, act1
+        ("timm/resnetblur18", "standard"),  # whose blur after the max-pool wants the ReLU before
         ("torchvision/googlenet", "standard"),
         ("timm/vit_tiny_patch16_224", "standard"),
     ],
