@@ -48,6 +48,27 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
     for group in training.optimizer.param_groups:
         # The same work, and weights that stay where they are, however often a batch is seen.
         group["base_lr"] = 0.0
+    found, raw = _measured(training, seconds)
+    training.writer.close()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return {
+        **asdict(found),
+        "raw": raw,
+        "of_matmul": found.of_matmul(accelerator.num_processes),
+        "advice": advice(found, recipe, accelerator.device.type, accelerator.num_processes),
+        "world_size": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "mixed_precision": accelerator.mixed_precision,
+        "recipe": recipe.resolved_dict(),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def _measured(training: Training, seconds: float) -> tuple[Throughput, dict[str, list[float]]]:
+    """What was found, and each phase's rates, round by round."""
+    recipe, accelerator, loader = training.recipe, training.accelerator, training.loader
     stopwatch = Stopwatch(accelerator.device, recipe.optim.global_batch_size, loader.maker.prefetch + 1)
     steps = _steps(loader, recipe.optim.accumulation_steps)
     fixed = [_moved(batch, accelerator.device) for batch in next(steps)]
@@ -75,21 +96,7 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
         matmul_flops_per_s=_matmul_flops_per_s(accelerator.device, accelerator.mixed_precision),
         transfer=_transfer(loader, accelerator.device),
     )
-    training.writer.close()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return {
-        **asdict(found),
-        "raw": raw,
-        "of_matmul": found.of_matmul(accelerator.num_processes),
-        "advice": advice(found, recipe, accelerator.device.type, accelerator.num_processes),
-        "world_size": accelerator.num_processes,
-        "device": accelerator.device.type,
-        "mixed_precision": accelerator.mixed_precision,
-        "recipe": recipe.resolved_dict(),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    return found, raw
 
 
 class Stopwatch:

@@ -23,7 +23,7 @@ _MOST_PIXELS_BY_PLACES = 3 * 3
 
 M = TypeVar("M", bound=nn.Module)
 _Slices = tuple[slice, slice, slice]
-# Of a kernel: which, and the pixels of the images and of the output that meet there, (n, height, width, channels).
+# A kernel's place, and the pixels of images and output, (n, height, width, channels), that meet there.
 _Place = tuple[tuple[int, int], _Slices, _Slices]
 
 
@@ -70,8 +70,7 @@ class _ByPlaces(torch.autograd.Function):
     """A convolution as a sum over the kernel's places, each one matrix product of the pixels that meet there.
 
     Where an output has few pixels, most places of a padded kernel meet few of them: of 2 x 2 pixels and 3 x 3 places,
-    16 of 36 pairs are not padding. Images and output are channels_last: their pixels are rows of
-    matrices as they lie.
+    16 of 36 pairs are not padding. Images and output are channels_last: their pixels are rows of matrices as they lie.
     """
 
     @staticmethod

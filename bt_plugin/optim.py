@@ -67,7 +67,7 @@ class LARS(torch.optim.Optimizer):
     def _move(
         self, group: dict[str, Any], params: list[Tensor], gradients: list[Tensor], momenta: list[Tensor]
     ) -> None:
-        if group["adapt"] and _are_plain_on_cpu(params):
+        if group["adapt"] and all(map(_is_plain_on_cpu, params)):
             for tensors in zip(params, gradients, momenta):
                 weights, of_gradient, of_momentum = (_pieces(tensor) for tensor in tensors)
                 ratio = _trust_ratio(weights, of_gradient, group["weight_decay"], group["eta"])
@@ -123,10 +123,9 @@ def _like(p: Tensor, tensor: Tensor) -> Tensor:
     return tensor if tensor.stride() == p.stride() else torch.empty_like(p).copy_(tensor)
 
 
-def _are_plain_on_cpu(params: list[Tensor]) -> bool:
-    return all(type(p.data) is Tensor and p.is_cpu and _in_memory(p).is_contiguous() for p in params) and all(
-        p.dtype in (torch.float32, torch.float64) for p in params
-    )
+def _is_plain_on_cpu(p: Tensor) -> bool:
+    is_plain = type(p.data) is Tensor and p.dtype in (torch.float32, torch.float64)
+    return is_plain and p.is_cpu and _in_memory(p).is_contiguous()
 
 
 def _in_memory(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from bt_plugin import LARS, BarlowTwinsLoss, build_projector, lr_scale, optim, p
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights on a CPU go one by one, on a GPU and in shards by lists."""
     if request.param == "by lists":
-        monkeypatch.setattr(optim, "_are_plain_on_cpu", lambda params: False)
+        monkeypatch.setattr(optim, "_is_plain_on_cpu", lambda p: False)
     # So that small weights have some, and a rest.
     monkeypatch.setattr(optim, "_PIECE", 1000)
 
