@@ -52,7 +52,7 @@ def test_a_step_reads_nothing_from_the_device(
     small_recipe: Path, choices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the operations alone, so that it is seen without a GPU; with its optimizer's way, not that of a CPU."""
-    monkeypatch.setattr(optim, "_are_plain_on_cpu", lambda params: False)
+    monkeypatch.setattr(optim, "_is_plain_on_cpu", lambda p: False)
     training, batch = training_of(small_recipe, *choices)
     with Reads() as reads:
         for _ in range(3):
