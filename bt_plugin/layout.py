@@ -2,8 +2,8 @@
 
 GPUs multiply matrices fastest channels_last. On a CPU it depends on the layer: the wide and shallow ones at the
 beginning of a ResNet are faster channels_last, those of many channels and few pixels are not, and oneDNN's gradient of
-their weights takes three times as long as a matrix product (measured on two cores with AVX-512 in float32: ResNet-18,
-64 px, batch 64, 0.80 of the time of contiguous weights; benchmarks/step.py).
+the smallest's weights takes three times as long as matrix products (two cores with AVX-512 in float32: ResNet-18,
+64 px, batch 64, 0.85 of the time of contiguous weights; benchmarks/records/2026-11-24_step.json).
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class _LayoutByLayer(nn.Conv2d):
                 images.shape[2:], self.padding, self.dilation, self.kernel_size, self.stride
             )
         )
-        is_contiguous = _MOST_PIXELS_BY_PLACES < height * width <= _MOST_PIXELS_CONTIGUOUS
+        by_products = height * width <= _MOST_PIXELS_BY_PLACES and not torch.is_autocast_enabled(images.device.type)
+        is_contiguous = height * width <= _MOST_PIXELS_CONTIGUOUS and not by_products
         images = images.contiguous(memory_format=torch.contiguous_format if is_contiguous else torch.channels_last)
-        by_places = height * width <= _MOST_PIXELS_BY_PLACES and self.kernel_size != (1, 1) and self.bias is None
-        if not by_places or torch.is_autocast_enabled(images.device.type):
+        if not by_products or self.kernel_size == (1, 1):
             return super().forward(images)
         places = _places(images.shape[2:], (height, width), self.kernel_size, self.stride, self.padding, self.dilation)
         output: Tensor = _ByPlaces.apply(images, self.weight, (height, width), list(places))
-        return output
+        return output if self.bias is None else output + self.bias[:, None, None]
 
 
 class _ByPlaces(torch.autograd.Function):

@@ -74,5 +74,7 @@ def test_a_step_never_waits_for_the_gpu(small_recipe: Path, choices: list[str]) 
     try:
         for _ in range(3):
             training.train_step(batch)
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            training.nonfinite.total.item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
