@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bt_plugin import layout
 from bt_plugin.layout import lay_out
+from tests.plugin.differentiated import gradients
 
 # (channels in and out, kernel, stride, padding, dilation, groups, bias, size)
 CONVOLUTIONS = [
@@ -26,14 +27,6 @@ CONVOLUTIONS = [
     (8, 16, 1, 1, 0, 1, 1, False, 2),
     (8, 16, 3, 1, 1, 1, 4, False, 2),
 ]
-
-
-def gradients(module: nn.Module, images: Tensor) -> list[Tensor]:
-    """The output, and the gradients by images and weights."""
-    images = images.detach().requires_grad_()
-    output = module(images)
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
-    return [output, *torch.autograd.grad((output * weights).sum(), [images, *module.parameters()])]
 
 
 @pytest.mark.parametrize("shape", CONVOLUTIONS, ids=str)

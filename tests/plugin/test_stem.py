@@ -6,17 +6,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bt_plugin.backbones import build_backbone
 from bt_plugin.stem import pool_first
-
-
-def gradients(module: nn.Module, images: Tensor) -> list[Tensor]:
-    """The output, and the gradients by images and weights."""
-    images = images.clone().requires_grad_()
-    output = module(images)
-    return [output, *torch.autograd.grad(output.square().sum(), [images, *module.parameters()])]
+from tests.plugin.differentiated import gradients
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/resnext50_32x4d", "timm/resnet18"])
