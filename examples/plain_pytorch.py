@@ -8,7 +8,7 @@ import torchvision
 from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import nn
 
-from bt_plugin import BarlowTwinsLoss  #
+from bt_plugin import LARS, BarlowTwinsLoss  #
 from dali_pipelines import TwoViewLoader  #
 
 
@@ -27,7 +27,7 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 model = BarlowTwins().to(device)
 dataloader = TwoViewLoader("data/demo/train", batch_size_per_rank=128, views="barlow_twins_32")  #
 criterion = BarlowTwinsLoss()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
+optimizer = LARS(model.parameters(), lr=0.3, weight_decay=1e-6)  #
 
 for epoch in range(10):
     total_loss = 0.0

@@ -4,12 +4,11 @@ python -m bt_plugin demo-data data/demo && python examples/with_lightning.py
 """
 
 import pytorch_lightning as pl
-import torch
 import torchvision
 from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import nn
 
-from bt_plugin import BarlowTwinsLoss  #
+from bt_plugin import LARS, BarlowTwinsLoss  #
 from dali_pipelines import TwoViewLoader  #
 
 
@@ -29,7 +28,7 @@ class BarlowTwins(pl.LightningModule):
         return self.criterion(self(x0), self(x1))
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.06)
+        return LARS(self.parameters(), lr=0.3, weight_decay=1e-6)  #
 
 
 dataloader = TwoViewLoader("data/demo/train", batch_size_per_rank=128, views="barlow_twins_32")  #

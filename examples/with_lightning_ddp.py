@@ -12,7 +12,7 @@ import torchvision
 from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import nn
 
-from bt_plugin import BarlowTwinsLoss  #
+from bt_plugin import LARS, BarlowTwinsLoss  #
 from dali_pipelines import TwoViewLoader  #
 
 
@@ -32,7 +32,7 @@ class BarlowTwins(pl.LightningModule):
         return self.criterion(self(x0), self(x1))
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.06)
+        return LARS(self.parameters(), lr=0.3, weight_decay=1e-6)  #
 
 
 has_gpu = torch.cuda.is_available()

@@ -16,7 +16,8 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
-PRINTING = [["plain_pytorch.py"], ["other_objectives.py", "simclr"]]
+# How much of the first step's loss may be left at the tenth: where nothing is learned, 0.96 to 0.99, and 0.99 to 1.
+PRINTING = {("plain_pytorch.py",): 0.9, ("other_objectives.py", "simclr"): 0.98}
 
 
 @pytest.fixture
@@ -43,12 +44,11 @@ def test_all_examples_are_run_here() -> None:
     assert set(EXAMPLES) == ran
 
 
-@pytest.mark.parametrize("example", PRINTING, ids=" ".join)
-def test_plain_pytorch(place: Path, example: list[str]) -> None:
+@pytest.mark.parametrize(("example", "left"), PRINTING.items(), ids=map(" ".join, PRINTING))
+def test_plain_pytorch(place: Path, example: tuple[str, ...], left: float) -> None:
     losses = [float(loss) for loss in re.findall(r"epoch \d, loss (\S+)", run(place, *example))]
     assert len(losses) == 10
-    # The rate of Lightly's example overshoots in the first steps.
-    assert min(losses[5:]) < losses[0]
+    assert losses[-1] < left * losses[0]
 
 
 def test_lightning(place: Path) -> None:
