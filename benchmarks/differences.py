@@ -76,39 +76,50 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return functional.cosine_similarity(a.double(), b.double(), dim=0).item()
 
 
+def loss_of_ranks(parts: list[Tensor], seen: bool = True) -> Tensor:
+    """The mean of the ranks' losses, each of the whole C; parts are what each rank adds to it.
+
+    Where autograd does not see the sum, a rank's loss has a graph to its own part alone.
+    """
+    whole = torch.stack(parts).sum(0)
+    if seen:
+        return objective(whole)
+    return torch.stack([objective((whole - part).detach() + part) for part in parts]).mean()
+
+
+def standardised_by_each_rank(z_a: Tensor, z_b: Tensor) -> list[Tensor]:
+    return [correlation(*own) / 2 for own in zip(z_a.chunk(2), z_b.chunk(2))]
+
+
 def normalisation(z: list[Tensor]) -> dict[str, float]:
-    """Lightly: each of two ranks standardises its own samples, and C is the mean of theirs."""
+    """Lightly: each of two ranks standardises its own samples. Solo-learn: and autograd does not see the sum."""
     found = {}
     for n in (8, 32, 128):
         both = [part[: 2 * n] for part in z]
-
-        def of_ranks(z_a: Tensor, z_b: Tensor) -> Tensor:
-            halves = zip(z_a.chunk(2), z_b.chunk(2))
-            return objective(sum((correlation(*half) for half in halves), torch.zeros(())) / 2)
-
         value, gradient = value_and_gradient(lambda a, b: objective(correlation(a, b)), both)
         ours, _ = value_and_gradient(BarlowTwinsLoss(LAMBDA), both)
         assert abs(ours / value - 1) < 1e-9, "the rule written out here is the loss"
-        theirs, their_gradient = value_and_gradient(of_ranks, both)
+        theirs, their_gradient = value_and_gradient(lambda *z: loss_of_ranks(standardised_by_each_rank(*z)), both)
         found[f"loss, {n} samples a rank, theirs / ours - 1"] = theirs / value - 1
         found[f"gradient, {n} samples a rank, cosine"] = cosine(gradient, their_gradient)
+        found[f"gradient, {n} samples a rank, size theirs / ours"] = (their_gradient.norm() / gradient.norm()).item()
+        _, unseen = value_and_gradient(lambda *z: loss_of_ranks(standardised_by_each_rank(*z), seen=False), both)
+        found[f"gradient, {n} samples a rank, sum not seen, cosine"] = cosine(gradient, unseen)
+        found[f"gradient, {n} samples a rank, sum not seen, size theirs / ours"] = (
+            unseen.norm() / gradient.norm()
+        ).item()
     return found
 
 
 def gradient_scale(z: list[Tensor]) -> dict[str, float]:
-    """The official code and solo-learn: C is summed over ranks in place, and a rank's gradient is of its own part."""
+    """The official code: C is summed over ranks in place, and a rank's gradient is of its own part."""
     found = {}
     for world_size in (2, 4, 16):
 
-        def in_place(*leaves: Tensor) -> Tensor:
-            parts = zip(*(leaf_of_ranks(leaf) for leaf in leaves))
-            own = [a.T @ b / len(z[0]) for a, b in parts]
-            # Each rank's loss has all of C, and a graph to its own part alone; DDP takes the mean.
-            whole = sum(own).detach()  # type: ignore[union-attr]
-            return sum(objective(whole - part.detach() + part) for part in own) / len(own)  # type: ignore[return-value]
-
-        def leaf_of_ranks(leaf: Tensor, world_size: int = world_size) -> tuple[Tensor, ...]:
-            return functional.batch_norm(leaf, None, None, training=True).chunk(world_size)
+        def in_place(*leaves: Tensor, world_size: int = world_size) -> Tensor:
+            a, b = (functional.batch_norm(leaf, None, None, training=True) for leaf in leaves)
+            parts = [own_a.T @ own_b / len(a) for own_a, own_b in zip(a.chunk(world_size), b.chunk(world_size))]
+            return loss_of_ranks(parts, seen=False)
 
         _, gradient = value_and_gradient(lambda a, b: objective(correlation(a, b)), z)
         _, theirs = value_and_gradient(in_place, z)
