@@ -24,6 +24,7 @@ from dali_pipelines.params import Preset
 _ROUNDS = 3
 # Of the measured time, to each of loader, step, and both; the rest goes to the limits.
 _SHARE = 0.28
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
@@ -93,7 +94,8 @@ def _measured(training: Training, seconds: float) -> tuple[Throughput, dict[str,
         data_wait=statistics.median(waits),
         optimizer_share=optimizer_share(training.lars, phases["step"], stopwatch, phase_s / 2),
         flops_per_image=counter.get_total_flops() / loader.shards.batch_size_per_rank,
-        matmul_flops_per_s=_matmul_flops_per_s(accelerator.device, accelerator.mixed_precision),
+        matmul_flops_per_s=_matmul_flops_per_s(accelerator.device, _DTYPES[accelerator.mixed_precision]),
+        matmul_bf16_flops_per_s=_matmul_flops_per_s(accelerator.device, torch.bfloat16),
         transfer=_transfer(loader, accelerator.device),
     )
     return found, raw
@@ -212,10 +214,9 @@ def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
     return copies_per_s * len(here) / size * loader.shards.world_size
 
 
-def _matmul_flops_per_s(device: torch.device, mixed_precision: str) -> float:
+def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """The best of a few large products."""
     size = 4096 if device.type == "cuda" else 1024
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     stopwatch = Stopwatch(device, 1)
     return max(2 * size**3 * stopwatch.rate(lambda: a @ b, 0.3) for _ in range(5))

@@ -19,7 +19,8 @@ class Throughput:
         data_wait: Of training's time, the share in which it waits for views, 0 to 1.
         optimizer_share: Of the step's time, the optimizer's, 0 to 1, measured with nothing else on the device.
         flops_per_image: Multiply-adds count twice; forward and backward of two views, by torch's counter.
-        matmul_flops_per_s: What one rank's device does in a large matrix product, in the recipe's precision.
+        matmul_flops_per_s: What one rank's device does in a large matrix product, in the run's precision.
+        matmul_bf16_flops_per_s: The same in bfloat16.
         transfer: That could be copied to the device, files where it decodes them, else views; None on a CPU.
     """
 
@@ -31,6 +32,7 @@ class Throughput:
     optimizer_share: float
     flops_per_image: float
     matmul_flops_per_s: float
+    matmul_bf16_flops_per_s: float
     transfer: float | None = None
 
     def of_matmul(self, world_size: int) -> float:
@@ -91,8 +93,9 @@ def advice(found: Throughput, recipe: Recipe, device: str, world_size: int) -> l
     said.append(f"the nearest limit is {nearest}: training takes {share:.0%} of it")
     if recipe.optim.accumulation_steps > 1:
         said.append("optim.accumulation_steps embeds every image twice; take fewer where memory allows")
-    if device == "cuda" and recipe.run.mixed_precision in ("no", "auto"):
-        said.append("run.mixed_precision=bf16 doubles the rate of matrix products, if it is not on already")
+    gain = found.matmul_bf16_flops_per_s / found.matmul_flops_per_s
+    if gain > 1.2:
+        said.append(f"large matrix products are {gain:.1f} times as fast in bfloat16: try run.mixed_precision=bf16")
     if device == "cuda" and reached < 0.3:
         said.append("a larger batch on each rank makes larger products: optim.global_batch_size, or fewer ranks")
     return said
