@@ -8,18 +8,29 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel
-from torch.distributed.checkpoint import FileSystemReader
+from pydantic import BaseModel, Field, ValidationError
 
+from bt_plugin.checkpoints.reader import CheckpointReader
 from bt_plugin.errors import CheckpointError, RecipeError
-from bt_plugin.rundir import write_atomically
+from bt_plugin.runs.atomic_file import write_atomically
+from dali_pipelines.regular_files import open_regular, read_regular
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-([0-9]{1,15})")
 _MANIFEST = "manifest.json"
+_MOST_MANIFEST_BYTES = 2**26
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _LoaderState(BaseModel, extra="allow"):
+    """What a checkpoint must say of its loader; all else is the loader's own."""
+
+    epoch: Count
+    step: Count
 
 
 class Progress(NamedTuple):
@@ -34,12 +45,12 @@ class Progress(NamedTuple):
         best: The best value of each metric that was logged, and its step.
     """
 
-    step: int
+    step: Count
     loader: dict[str, Any]
-    nonfinite_steps: int
-    world_size: int
+    nonfinite_steps: Count
+    world_size: Annotated[int, Field(ge=1)]
     run_id: str
-    best: dict[str, tuple[float, int]]
+    best: dict[str, tuple[float, Count]]
 
 
 class NewCheckpoint:
@@ -66,13 +77,7 @@ class NewCheckpoint:
         Raises:
             CheckpointError: If a part that some rank wrote is not there.
         """
-        entries = FileSystemReader(self.folder).read_metadata().storage_data.values()
-        for part in {entry.relative_path for entry in entries}:
-            if not (self.folder / part).is_file():
-                raise CheckpointError(
-                    f"{part}, which another rank wrote, is not here: run.output_dir must be on a file system that all"
-                    " machines share"
-                )
+        CheckpointReader(self.folder).read_metadata()  # finds parts that another rank wrote elsewhere
         files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(self.folder.iterdir())}
         write_atomically(self.folder / _MANIFEST, _Manifest(progress=progress, files=files).model_dump_json(indent=1))
         for path in (*self.folder.iterdir(), self.folder):
@@ -95,7 +100,11 @@ def prune(run_dir: Path, keep: int) -> None:
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """Of a complete checkpoint."""
+    """Read what a complete checkpoint says about itself.
+
+    Raises:
+        CheckpointError: If its manifest is damaged.
+    """
     return _read_manifest(checkpoint).progress
 
 
@@ -126,8 +135,18 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
     return Path(resume)
 
 
+def check_undamaged(checkpoint: Path) -> None:
+    """Refuse a checkpoint that is not as it was written, before anything of it is used.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    if damage := damage_of(checkpoint):
+        raise CheckpointError(f"{checkpoint} is damaged, {damage}; take another checkpoint")
+
+
 def damage_of(checkpoint: Path) -> str | None:
-    """What of a complete checkpoint is not as it was written."""
+    """Return what of a complete checkpoint is not as it was written; None for nothing."""
     try:
         for name, (size, digest) in _read_manifest(checkpoint).files.items():
             path = checkpoint / name
@@ -137,7 +156,7 @@ def damage_of(checkpoint: Path) -> str | None:
                 return f"{name} has {path.stat().st_size} of {size} bytes"
             if _digest(path) != digest:
                 return f"{name} has other bytes than were written"
-    except (OSError, ValueError) as error:
+    except (OSError, CheckpointError) as error:
         return f"{_MANIFEST} or what it names cannot be read: {error}"
     return None
 
@@ -162,7 +181,25 @@ class _Manifest(BaseModel):
 
 
 def _read_manifest(checkpoint: Path) -> _Manifest:
-    return _Manifest.model_validate_json((checkpoint / _MANIFEST).read_bytes())
+    path = checkpoint / _MANIFEST
+    try:
+        manifest = _Manifest.model_validate_json(read_regular(path, _MOST_MANIFEST_BYTES))
+        _LoaderState.model_validate(manifest.progress.loader)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        where = ".".join(_manifest_key(detail["loc"])) or "it"
+        raise CheckpointError(f"{path} is damaged: {where}: {detail['msg']}") from error
+    named = _NAME.fullmatch(checkpoint.name)
+    if named and int(named[1]) != manifest.progress.step:
+        raise CheckpointError(f"{path} is of step {manifest.progress.step}, and the folder's name is of another")
+    if strange := [name for name in manifest.files if Path(name).name != name]:
+        raise CheckpointError(f"{path} names {strange[0]!r}, which is no file of this checkpoint")
+    return manifest
+
+
+def _manifest_key(loc: tuple[int | str, ...]) -> list[str]:
+    """The place of an error, with the names of Progress, which is stored as a list."""
+    return [Progress._fields[part] if isinstance(part, int) and at == 1 else str(part) for at, part in enumerate(loc)]
 
 
 def _newest_whole(found: list[Path]) -> Path | None:
@@ -180,7 +217,7 @@ def _newest_whole(found: list[Path]) -> Path | None:
 
 def _digest(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()

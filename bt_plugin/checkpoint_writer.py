@@ -12,8 +12,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from bt_plugin import distributed
 from bt_plugin.checkpoint import NewCheckpoint, Progress, checkpoints, prune
+from bt_plugin.checkpoints.reader import first_failure
 from bt_plugin.errors import CheckpointError
-from bt_plugin.state import TrainingState, first_failure
+from bt_plugin.state import TrainingState
 
 
 class CheckpointWriter:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
-import random
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -26,6 +21,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.stateful import Stateful
 
 from bt_plugin import distributed
+from bt_plugin.checkpoints.random_states import from_pickle, random_states, set_random_states
+from bt_plugin.checkpoints.reader import read_state, written_keys
 from bt_plugin.errors import CheckpointError
 
 M = TypeVar("M", bound=nn.Module)
@@ -70,7 +67,7 @@ class TrainingState:
         assert self._optimizer.state, "the optimizer has its state before the first checkpoint"
         _agree_on_buffers(self._model)
         state = self._current()
-        state["random"] = {self._rank: _random_states(self._accelerator.device)}
+        state["random"] = {self._rank: random_states(self._accelerator.device)}
         if self._stager.state_dict_cache is None and self._accelerator.device.type == "cpu":
             self._stager.state_dict_cache = BlockingAsyncStager().stage(state)
         copy: dict[str, Any] = self._stager.stage(state)
@@ -87,15 +84,13 @@ class TrainingState:
             CheckpointError: If something is not in it, or does not fit.
         """
         state = self._current()
+        keys = written_keys(checkpoint)
         if with_random_states:
-            state["random"] = {self._rank: b""}
-        written = {key.split(".")[0] for key in dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata}
+            state["random"] = {self._rank: self._random_states_wanted(keys)}
+        written = {key.split(".")[0] for key in keys}
         for name in self._extras.keys() - written:
             del state[name]
-        try:
-            dcp.load(state, checkpoint_id=checkpoint, process_group=self.group)
-        except CheckpointException as error:
-            raise CheckpointError(f"{checkpoint} does not fit this run: {first_failure(error)}") from error
+        read_state(checkpoint, state, group=self.group)
         set_state_dict(
             self._model,
             self._optimizer,
@@ -107,11 +102,23 @@ class TrainingState:
         for name in self._extras.keys() & written:
             self._extras[name].load_state_dict(state[name])
         if with_random_states:
-            _set_random_states(state["random"][self._rank], self._accelerator.device)
+            read = state["random"][self._rank]
+            try:
+                set_random_states(from_pickle(read) if isinstance(read, bytes) else read, self._accelerator.device)
+            except CheckpointError as error:
+                raise CheckpointError(f"{checkpoint}, random.{self._rank}: {error}") from error
 
     @property
     def _rank(self) -> str:
         return str(self._accelerator.process_index)
+
+    def _random_states_wanted(self, keys: set[str]) -> Any:
+        """What to read this rank's random states into: bytes where an older version wrote a pickle, else tensors."""
+        place = f"random.{self._rank}"
+        if place in keys:
+            return b""
+        wanted = random_states(self._accelerator.device)
+        return {name: value for name, value in wanted.items() if f"{place}.{name}" in keys}
 
     def _current(self) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._model, self._optimizer)
@@ -129,26 +136,6 @@ def with_weights_of(model: nn.Module, plain: M) -> M:
     return plain
 
 
-def first_failure(error: CheckpointException) -> str:
-    """What went wrong on the first rank on which something did."""
-    rank, (cause, _) = min(error.failures.items())
-    return f"{type(cause).__name__}: {cause}" + (f" (rank {rank})" if rank else "")
-
-
 def _agree_on_buffers(model: nn.Module) -> None:
     """Where BatchNorm is not synchronised, on a CPU, ranks differ in its statistics; rank 0's are the model's."""
     distributed.broadcast_(model.buffers())
-
-
-def _random_states(device: torch.device) -> bytes:
-    of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state(), of_gpu))
-
-
-def _set_random_states(states: bytes, device: torch.device) -> None:
-    of_python, of_numpy, of_torch, of_gpu = pickle.loads(states)
-    random.setstate(of_python)
-    np.random.set_state(of_numpy)
-    torch.set_rng_state(of_torch)
-    if of_gpu is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(of_gpu, device)

@@ -17,7 +17,7 @@ from bt_plugin import distributed
 from bt_plugin.accumulate import accumulated_backward
 from bt_plugin.checkpoint import Progress, read_progress
 from bt_plugin.checkpoint_writer import CheckpointWriter
-from bt_plugin.errors import DivergenceError, PreemptedError, RecipeError
+from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError
 from bt_plugin.evaluate.online import OnlineEvaluation
 from bt_plugin.evaluate.online_probe import OnlineProbe
 from bt_plugin.journal import Journal
@@ -234,6 +234,11 @@ class Training:
             self.loader.load_state_dict(progress.loader)
         except ValueError as error:
             raise RecipeError(f"{checkpoint}: {error}") from error
+        done = progress.loader["epoch"] * self.steps_per_epoch + progress.loader["step"]
+        if done != progress.step:
+            raise CheckpointError(
+                f"{checkpoint}: its manifest is of step {progress.step}, and its loader of step {done}"
+            )
         if progress.world_size != world_size:
             set_seed(self.recipe.run.seed + progress.step, device_specific=True)
         self.step, self.run_id, self.best = progress.step, progress.run_id, Best(progress.best)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from bt_plugin.backbones import build_backbone
 from bt_plugin.build import build_model
-from bt_plugin.checkpoint import checkpoints
+from bt_plugin.checkpoint import check_undamaged, checkpoints
+from bt_plugin.checkpoints.reader import read_state
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.features import RAW_PX, RawPixels
 from bt_plugin.export import load_backbone
@@ -86,10 +86,11 @@ def _from_folder(name: str, path: Path) -> Subject:
 
 
 def _from_checkpoint(name: str, path: Path) -> Subject:
+    check_undamaged(path)
     recipe = load_recipe(path.parent / RECIPE)
     model = build_model(recipe)
     state = {"model": model.state_dict()}
-    dcp.load(state, checkpoint_id=path, no_dist=True)
+    read_state(path, state, alone=True)
     model.load_state_dict(state["model"])
     view = vars(recipe.preset.eval_params())
     feature_dim = model.projector[0].in_features

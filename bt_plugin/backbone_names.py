@@ -1,0 +1,54 @@
+"""The names that build_backbone knows, read from the libraries' sources: neither is imported for it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+from bt_plugin.errors import RecipeError
+
+LIBRARIES = ("torchvision", "timm")
+# Both register their models by a decorator, `@register_model`, which may give the name.
+_REGISTERED = re.compile(r"^@register_model(?:\((?:name=[\"'](\w+)[\"'])?\))?\n(?:.*\n)*?def (\w+)\(", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)?")
+
+
+def check_backbone_name(name: str, key: str = "model.backbone") -> None:
+    """Refuse a name that build_backbone cannot build, within milliseconds. A name is never a path.
+
+    Args:
+        name: "torchvision/NAME" or "timm/NAME"; timm's may end in a tag, as in resnet50.a1_in1k.
+        key: The recipe's key, option or file that gives it, for the message.
+
+    Raises:
+        RecipeError: If the library has no such model, or is not installed.
+    """
+    library, _, model = name.partition("/")
+    if library not in LIBRARIES or not _NAME.fullmatch(model):
+        raise RecipeError(f"{key}: {name!r} is not allowed; it must be torchvision/NAME or timm/NAME")
+    names = model_names(library)
+    if not names:
+        raise RecipeError(f"{key}: {name} needs {library}: pip install {library}")
+    architecture = model.partition(".")[0] if library == "timm" else model
+    if architecture not in names:
+        near = difflib.get_close_matches(architecture, names, n=3)
+        remedy = (
+            f"did you mean {' or '.join(f'{library}/{each}' for each in near)}?"
+            if near
+            else (f"see {library}.list_models()" if library == "timm" else "see torchvision.models.list_models()")
+        )
+        raise RecipeError(f"{key}: {name} does not exist in the installed {library}; {remedy}")
+
+
+@cache
+def model_names(library: str) -> frozenset[str]:
+    """The names of a library's image classification models; none where it is not installed."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:
+        return frozenset()
+    sources = Path(spec.origin).parent.joinpath("models").glob("*.py")
+    texts = (source.read_text(encoding="utf-8") for source in sources)
+    return frozenset(given or function for text in texts for given, function in _REGISTERED.findall(text))

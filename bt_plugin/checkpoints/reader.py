@@ -1,0 +1,162 @@
+"""Read checkpoints without running code: pickles are read by an allow-list, and tensors by torch's own."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, filesystem, metadata
+from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.serialization import _get_layout
+
+from bt_plugin.errors import CheckpointError
+from dali_pipelines.regular_files import open_regular, read_regular
+
+# All that torch.distributed.checkpoint writes into .metadata. None of them does more than hold what it is given.
+_RECORDS = (
+    *("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING", "TensorProperties", "TensorStorageMetadata"),
+    *("BytesStorageMetadata", "StorageMeta", "Metadata", "MetadataIndex"),
+)
+_METADATA_NAMES: dict[str, Any] = {
+    **{f"{metadata.__name__}.{name}": getattr(metadata, name) for name in _RECORDS},
+    **{f"{filesystem.__name__}.{name}": getattr(filesystem, name) for name in ("_StorageInfo", "_StoragePrefix")},
+    "torch.serialization._get_layout": _get_layout,
+    "torch.Size": torch.Size,
+    # The folder's path, which is of no use; it has one of these names by the version of Python.
+    **dict.fromkeys(("pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.WindowsPath"), lambda *parts: parts),
+    **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
+}
+
+
+def read_allowed(content: bytes, allowed: Mapping[str, Any]) -> Any:
+    """Read a pickle that names nothing but what is allowed.
+
+    Args:
+        content: The pickle.
+        allowed: Objects by MODULE.NAME.
+
+    Raises:
+        CheckpointError: If it names anything else, of which nothing is imported or run, or is damaged.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if f"{module}.{name}" not in allowed:
+                raise CheckpointError(
+                    f"it names {module}.{name}, which checkpoints of bt-plugin never hold; nothing of it was run."
+                    " Do not load it by other means"
+                )
+            return allowed[f"{module}.{name}"]
+
+    try:
+        return Unpickler(io.BytesIO(content)).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # bytes that are no pickle raise whatever they happen to mean
+        raise CheckpointError(f"it is damaged ({type(error).__name__})") from error
+
+
+class CheckpointReader(FileSystemReader):
+    """torch's reader of checkpoints, which reads .metadata by the allow-list and no file of another folder.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(checkpoint)
+        self._checkpoint = checkpoint
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Read .metadata.
+
+        Raises:
+            CheckpointError: If it is missing or damaged, or names anything that is not torch's record of a checkpoint.
+        """
+        path = self._checkpoint / ".metadata"
+        try:
+            found = read_allowed(read_regular(path), _METADATA_NAMES)
+            assert isinstance(found, Metadata)
+            parts = {str(entry.relative_path) for entry in found.storage_data.values()}
+            assert all(isinstance(key, str) for key in found.state_dict_metadata)
+        except (OSError, CheckpointError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        except Exception as error:  # records of other records than torch writes
+            raise CheckpointError(f"{path} cannot be read: it is damaged ({type(error).__name__})") from error
+        for part in parts:
+            if not part or Path(part).name != part:
+                raise CheckpointError(f"{path} names {part!r}, which is no file of this checkpoint")
+            try:
+                open_regular(self._checkpoint / part).close()
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self._checkpoint / part} cannot be read: {error.strerror or error}; if another rank wrote it,"
+                    " run.output_dir must be on a file system that all machines share"
+                ) from error
+        found.storage_meta = found.storage_meta or StorageMeta()
+        found.storage_meta.load_id = self.load_id
+        return found
+
+
+class _Planner(DefaultLoadPlanner):
+    """torch's planner, which loads numbers and text by torch's allow-list instead of any pickle."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        name = read_item.dest_index.fqn
+        try:
+            loaded = torch.load(value, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch's own message advises to run the file's code
+            raise CheckpointError(
+                f"{name} is damaged, or holds Python objects, which are not loaded ({type(error).__name__})"
+            ) from None
+        set_element(self.original_state_dict, self.mappings[name], loaded)
+
+
+def written_keys(checkpoint: Path) -> set[str]:
+    """Return the flat keys of a checkpoint, such as model.backbone.conv1.weight.
+
+    Raises:
+        CheckpointError: If its .metadata cannot be read.
+    """
+    return set(CheckpointReader(checkpoint).read_metadata().state_dict_metadata)
+
+
+def read_state(checkpoint: Path, state: dict[str, Any], *, group: Any = None, alone: bool = False) -> None:
+    """Overwrite the values of a state with those of a checkpoint, in place.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+        state: Nested dicts of tensors, numbers and text, with the keys that are wanted.
+        group: The ranks that read together, each its part; a gloo group.
+        alone: Whether this process reads without the others.
+
+    Raises:
+        CheckpointError: If a key is missing or does not fit, or the checkpoint cannot be read.
+    """
+    try:
+        dcp.load(
+            state, storage_reader=CheckpointReader(checkpoint), planner=_Planner(), process_group=group, no_dist=alone
+        )
+    except CheckpointException as error:
+        raise CheckpointError(f"{checkpoint} does not fit this run: {first_failure(error)}") from error
+
+
+def first_failure(error: CheckpointException) -> str:
+    """Return what went wrong on the first rank on which something did."""
+    rank, (cause, _) = min(error.failures.items())
+    told: dict[type, Callable[[BaseException], str]] = {
+        CheckpointError: str,
+        # torch advises to run the file's code.
+        pickle.UnpicklingError: lambda _: "it is damaged, or holds Python objects, which are not loaded",
+    }
+    says = next((say for kind, say in told.items() if isinstance(cause, kind)), None)
+    text = says(cause) if says else f"{type(cause).__name__}: {cause}"
+    return text + (f" (rank {rank})" if rank else "")

@@ -1,0 +1,82 @@
+"""Write files that are whole and durable, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bt_plugin.errors import FileError, file_error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is there whole or not at all, also after a power cut. An existing file is replaced.
+
+    Args:
+        path: The file; its folder exists.
+        content: Text is written as UTF-8; file names that are not UTF-8 keep their bytes.
+
+    Raises:
+        FileError: If it cannot be written. A file that was there before is unchanged.
+    """
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which takes the name of `path` when the block ends without an error.
+
+    For writers that need a path of their own; all others use write_atomically.
+
+    Raises:
+        FileError: If the file cannot be written. A file that was there before is unchanged.
+    """
+    partial = path.with_name(f".{path.name[:50]}.partial")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise file_error(error, path) from error
+        raise
+
+
+def check_output(path: Path, key: str) -> None:
+    """Refuse an output that could not be written, before any work is done for it. Nothing is left behind.
+
+    Args:
+        path: The file or folder that will be written.
+        key: The recipe's key or the option that names it, for the message.
+
+    Raises:
+        FileError: If the nearest existing folder above it cannot be written.
+    """
+    folder = path.absolute().parent
+    try:
+        # Also finds names that are too long, and files where folders must be.
+        with suppress(FileNotFoundError):
+            os.lstat(path)
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except ValueError as error:
+        raise FileError(f"{key}: {path} is no path: {error}; name another") from error
+    except OSError as error:
+        raise file_error(error, path, key) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
