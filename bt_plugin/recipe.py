@@ -15,27 +15,31 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from bt_plugin.errors import RecipeError
 from dali_pipelines.params import MOST_PIXELS, PRESETS, Preset, ViewParams
 
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Bounds that no run needs to pass: beyond them a value is a slip of the keyboard, and would fail much later.
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Rate = Annotated[float, Field(ge=0, le=1e6)]
+Widths = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=32)]
+# As Linux has it.
+PathText = Annotated[str, Field(min_length=1, max_length=4095)]
 
 
 class Section(BaseModel):
     """Keys that belong together; others are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Data(Section):
-    train: Annotated[str, Field(min_length=1)]
+    train: PathText
     """The training images: a folder, CLASS/*.jpg or images without classes; a .csv, .tsv or .txt list of files; .tar
     shards, with wildcards and braces; or a .npz file with the arrays images and labels."""
-    val: str | None = None
+    val: PathText | None = None
     """The validation images, with classes; without it there is no evaluation."""
     backend: Literal["auto", "dali", "cpu"] = "auto"
     """Who makes the views: auto is DALI on a GPU, and on a CPU torch and numba, which need no DALI."""
-    num_threads: Positive | None = None
+    num_threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Threads that make them on each rank; null is the rank's share of the cores."""
-    prefetch: Positive = 2
+    prefetch: Annotated[int, Field(ge=1, le=256)] = 2
     """Batches made ahead."""
     hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
     """Share of the JPEGs of training that a GPU's decoding hardware takes, where it has any."""
@@ -95,15 +99,15 @@ class Views(Section):
 
 
 class Model(Section):
-    backbone: str = "torchvision/resnet50"
+    backbone: Annotated[str, Field(max_length=200)] = "torchvision/resnet50"
     """torchvision/NAME or timm/NAME."""
     stem: Literal["standard", "small"] = "standard"
     """small: a ResNet's 3x3 stem without max-pool, for images of 64 px and less."""
-    in_chans: Positive = 3
+    in_chans: Annotated[int, Field(ge=1, le=1024)] = 3
     """Channels of the views; 1 makes them gray, others than 3 need images that have as many."""
     zero_init_residual: bool = True
     """Whether a ResNet's residual branches start as zero."""
-    projector: Annotated[list[Positive], Field(min_length=1)] = [8192, 8192, 8192]
+    projector: Widths = [8192, 8192, 8192]
     """Widths of the projector's layers; the last is the dimension of the embeddings."""
 
 
@@ -115,11 +119,11 @@ class Loss(Section):
 
 
 class Optim(Section):
-    epochs: Positive = 1000
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = 1000
     """Epochs of training."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 10.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=10**6)] = 10.0
     """Epochs of linear warm-up, fewer than epochs."""
-    global_batch_size: Annotated[int, Field(ge=2)] = 2048
+    global_batch_size: Annotated[int, Field(ge=2, le=2**24)] = 2048
     """Images a step, over all ranks."""
     accumulation_steps: Positive = 1
     """Micro-batches that a rank embeds its part of a step in, one after the other, for want of memory; the
@@ -147,13 +151,13 @@ class Optim(Section):
 class Launched(Section):
     """What a rank needs to know to join the others."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of weights, order and augmentations."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Of training and of DALI; auto is gpu where there is one."""
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     """Of the backbone and the projector; auto is what `accelerate launch` says. The loss is float32 always."""
-    timeout_s: Positive = 1800
+    timeout_s: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] = 1800
     """After which a rank that waits for another gives up, and the run ends: nobody waits for ever."""
     deterministic: bool = False
     """Whether torch may take only algorithms that give the same bits every time; slower on a GPU."""
@@ -164,7 +168,7 @@ class Launched(Section):
 
 
 class Run(Launched):
-    output_dir: Annotated[str, Field(min_length=1)]
+    output_dir: PathText
     """Where the run writes; a directory of its own."""
     log_every_steps: Positive = 10
     """Steps between two lines of metrics."""
@@ -174,7 +178,7 @@ class Run(Launched):
     """Steps between two checkpoints; null is once an epoch."""
     keep_checkpoints: Positive = 2
     """Newest checkpoints that are kept."""
-    resume: Annotated[str, Field(min_length=1)] = "latest"
+    resume: PathText = "latest"
     """latest, never, or the path of a checkpoint of this run."""
     on_world_change: Literal["refuse", "epoch", "continue"] = "refuse"
     """Where a run goes on with another number of ranks than its checkpoint, in the middle of an epoch. epoch goes back
@@ -202,7 +206,7 @@ class Eval(Section):
     """Whether the run ends with a kNN evaluation on data.val."""
     knn_k: Positive = 20
     """Neighbours that vote."""
-    knn_temperature: Annotated[float, Field(gt=0)] = 0.1
+    knn_temperature: Annotated[float, Field(gt=0, le=1e6)] = 0.1
     """Of the votes' weights, exp(similarity / temperature)."""
     knn_bank_images: Positive = 50_000
     """Training images that are searched, drawn at random where there are more."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 from bt_plugin.shipped import located
+from bt_plugin.yaml12 import MOST_BYTES, YamlError, parse_yaml
+from dali_pipelines.regular_files import read_regular
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -45,9 +45,15 @@ def load_as(
     content = _merged(beneath or {}, _read(path, kind) if path is not None else {})
     for override in overrides or []:
         _apply(content, override)
+    text = json.dumps(content, default=str, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RecipeError(
+            f"{path or 'recipe'}: a value has bytes that are not UTF-8; rename that file or folder, or give a symbolic"
+            " link to it whose name is plain"
+        )
     try:
         # As JSON, because pydantic's strict mode then takes lists for tuples, and nothing else for another.
-        return kind.model_validate_json(json.dumps(content, default=str), strict=True)
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)
         lines = "\n".join(f"  {_explained(detail, kind)}" for detail in details)
@@ -56,10 +62,12 @@ def load_as(
 
 def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
-        content = _parse(located(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}; give the path of a recipe") from error
-    except yaml.YAMLError as error:
+        content = parse_yaml(read_regular(located(path), MOST_BYTES).decode("utf-8-sig"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}; give the path of a recipe") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 at byte {error.start}; give the path of a recipe") from error
+    except YamlError as error:
         raise RecipeError(f"{path}: is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: must hold the sections {', '.join(kind.model_fields)}")
@@ -78,25 +86,25 @@ def _apply(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     *sections, key = path.split(".")
     if not equals or not sections or not key:
-        raise RecipeError(f"{override!r}: is not section.key=value, such as optim.epochs=100")
+        raise RecipeError(f"{_shortened(override)}: is not section.key=value, such as optim.epochs=100")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise RecipeError(f"{override!r}: {section} is not a section")
+            raise RecipeError(f"{_shortened(override)}: {_shortened(section)} is not a section")
     try:
-        content[key] = _parse(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{override!r}: the value is not YAML: {error}") from error
+        content[key] = parse_yaml(value)
+    except YamlError as error:
+        raise RecipeError(f"{_shortened(override)}: the value is not YAML: {error}") from error
 
 
 def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:
     """One error of pydantic's, with the remedy."""
-    where = ".".join(str(part) for part in detail["loc"])
+    where = ".".join(str(part)[:80] for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         keys = _keys_beside(detail["loc"], kind)
         near = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys)}"
-        return f"{where}: {detail['input']!r} is given to an unknown key; {remedy}"
+        return f"{where}: {_shortened(detail['input'])} is given to an unknown key; {remedy}"
     if detail["type"] == "missing":
         return f"{where}: is missing; every recipe must give it"
     message = detail["msg"].removeprefix("Value error, ")
@@ -104,7 +112,7 @@ def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:
         return message  # names its key itself
     if isinstance(detail["input"], dict):
         return f"{where}: {message}"
-    return f"{where}: {detail['input']!r} is not allowed; {message[0].lower()}{message[1:]}"
+    return f"{where}: {_shortened(detail['input'])} is not allowed; {message[0].lower()}{message[1:]}"
 
 
 def _keys_beside(loc: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
@@ -116,29 +124,6 @@ def _keys_beside(loc: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]
     return list(model.model_fields)
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """PyYAML speaks YAML 1.1, where `no` is false, 1e-6 is a string and a repeated key is silent."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way to forget the parent's
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        repeated = {key for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {repeated.pop()!r} is there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("bool", r"true|false", list("tf")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-):
-    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Yaml12Loader)
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:80]}... ({len(text)} characters)"

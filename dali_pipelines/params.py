@@ -5,6 +5,7 @@ Standard library only, so that a recipe is checked without importing torch or DA
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Of an encoded image. PIL opens none with more: twice Image.MAX_IMAGE_PIXELS, against decompression bombs.
 MOST_PIXELS = 178_956_970
+# Of a view, whose float32 pixels are then 200 MB.
+MOST_SIZE_PX = 4096
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class ViewParams:
     """One random view of an image. The operations run in the order of the fields.
 
     Args:
-        size_px: Height and width of the view.
+        size_px: Height and width of the view, 8 to 4096.
         crop_scale: Range of the crop's area, as a fraction of the image's, in (0, 1].
         crop_ratio: Range of the crop's width / height, drawn log-uniformly.
         interpolation: Of the resize, always antialiased as PIL does.
@@ -96,13 +99,14 @@ class ViewParams:
         for field in fields(self):
             if field.name.endswith("_p"):
                 _require(self, field.name, 0 <= getattr(self, field.name) <= 1, "a probability, 0 to 1")
-        _require(self, "size_px", self.size_px >= 8, "at least 8")
+        _check_finite(self)
+        _require(self, "size_px", 8 <= self.size_px <= MOST_SIZE_PX, f"8 to {MOST_SIZE_PX}")
         _require(self, "crop_scale", _is_range(self.crop_scale, 0, 1), "0 < low <= high <= 1")
         _require(self, "crop_ratio", _is_range(self.crop_ratio, 0), "0 < low <= high")
-        _require(self, "blur_sigma_px", _is_range(self.blur_sigma_px, 0), "0 < low <= high")
+        _require(self, "blur_sigma_px", _is_range(self.blur_sigma_px, 0, 100), "0 < low <= high <= 100")
         _require(self, "hue", 0 <= self.hue <= 0.5, "0 to 0.5")
         for name in ("brightness", "contrast", "saturation"):
-            _require(self, name, getattr(self, name) >= 0, "0 or more")
+            _require(self, name, 0 <= getattr(self, name) <= 100, "0 to 100")
         _require(self, "interpolation", self.interpolation in ("bicubic", "bilinear"), "bicubic or bilinear")
         _require(self, "hue_space", self.hue_space in ("hsv", "yiq"), "hsv or yiq")
         _check_normalisation(self)
@@ -132,6 +136,9 @@ class EvalParams:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        _check_finite(self)
+        _require(self, "size_px", 1 <= self.size_px <= MOST_SIZE_PX, f"1 to {MOST_SIZE_PX}")
+        _require(self, "resize_px", self.resize_px <= 4 * MOST_SIZE_PX, f"at most {4 * MOST_SIZE_PX}")
         _require(self, "resize_px", self.resize_px >= self.size_px, f"at least size_px ({self.size_px})")
         _check_normalisation(self)
 
@@ -141,13 +148,20 @@ def _require(params: ViewParams | EvalParams | Tuning, name: str, holds: bool, r
         raise ValueError(f"{name}: {getattr(params, name)!r} is not allowed; it must be {rule}")
 
 
+def _check_finite(params: ViewParams | EvalParams) -> None:
+    for field in fields(params):
+        value = getattr(params, field.name)
+        numbers = [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, float)]
+        _require(params, field.name, all(map(math.isfinite, numbers)), "finite")
+
+
 def _check_normalisation(params: ViewParams | EvalParams) -> None:
     values = 3 if params.channels == 1 else params.channels
     rule = f"{values} values, one for each channel"
     _require(params, "channels", params.channels >= 1, "at least 1")
     _require(params, "mean", len(params.mean) == values, rule)
     _require(params, "std", len(params.std) == values, rule)
-    _require(params, "std", min(params.std) > 0, "above 0 in every channel")
+    _require(params, "std", min(params.std) >= 1e-6, "at least 1e-6 in every channel")
 
 
 def _is_range(pair: tuple[float, float], above: float, most: float = float("inf")) -> bool:

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bt_plugin.recipe import Data, Launched, Positive, Rate, Section
+from bt_plugin.recipe import Data, Launched, PathText, Positive, Rate, Section
 from dali_pipelines.params import IMAGENET_MEAN, IMAGENET_STD, EvalParams, Preset, ViewParams
 
 
 class EvalData(Data):
-    val: Annotated[str, Field(min_length=1)]
+    val: PathText
     """The images that are classified, with the classes of data.train."""
 
 
@@ -73,7 +73,7 @@ class View(Section):
 class Knn(Section):
     k: Positive = 20
     """Neighbours that vote."""
-    temperature: Annotated[float, Field(gt=0)] = 0.1
+    temperature: Annotated[float, Field(gt=0, le=1e6)] = 0.1
     """Of the votes' weights, exp(similarity / temperature)."""
 
 
@@ -114,12 +114,12 @@ class Finetune(Supervised):
     weight_decay: Rate = 0.0
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of the training images, of each class alike, drawn by run.seed; at least one of each."""
-    subset: str | None = None
+    subset: PathText | None = None
     """A file with the names of the training images instead, one a line, as FOLDER/NAME or NAME."""
 
 
 class EvalRun(Launched):
-    output_dir: str | None = None
+    output_dir: PathText | None = None
     """Where results are written; null is RUN/eval, or eval for what is no run."""
     batch_size: Positive = 256
     """Images of a rank that are embedded at a time."""

@@ -1,0 +1,75 @@
+"""The one table from PIL's modes to 8-bit RGB, for both backends, `scan`, `preview` and BarlowTwinsTransform."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# Largest value of the depths that 16-bit files hold: cameras and scanners often have 12 bits.
+_TWELVE_BITS = 2**12 - 1
+# TIFF's tag that says whether samples are unsigned (1), signed (2) or floating point (3).
+_SAMPLE_FORMAT = 339
+_UNKNOWN_RANGE = "signed or 32-bit whole numbers have no known range; save the image with 8 bits, or unsigned 16 bits"
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of an image in any of PIL's modes. Alpha is dropped; EXIF orientation is ignored.
+
+    Gray of more than 8 bits needs a known range, which becomes 0 to 255:
+
+    - unsigned 16 bits: 0 to 4095 if no value is above that (12 bits), else 0 to 65535. With the wider range, a 12-bit
+      image would keep 16 levels of gray.
+    - PNM: 0 to its maxval.
+    - floating point: 0 to 1.
+
+    Args:
+        image: An open image.
+
+    Raises:
+        ValueError: If the image has values of an unknown range, or PIL cannot convert it to RGB.
+
+    Shape:
+        Output: (H, W, 3) uint8.
+    """
+    if 2 in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ()):
+        raise ValueError(_UNKNOWN_RANGE)
+    if image.mode == "RGB":
+        _check_depth_kept(image)
+        return np.array(image)
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        return _gray((values >> (4 if values.max(initial=0) <= _TWELVE_BITS else 8)).astype(np.uint8))
+    if image.mode == "I":
+        if image.format != "PPM":
+            raise ValueError(_UNKNOWN_RANGE)
+        # PIL has scaled maxval to 65535.
+        return _gray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        return _gray(_from_unit_interval(np.asarray(image)))
+    # PIL converts La in two steps only.
+    return np.array((image.convert("LA") if image.mode == "La" else image).convert("RGB"))
+
+
+def _from_unit_interval(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    low, high = values.min(initial=1), values.max(initial=0)
+    if not (low >= 0 and high <= 1):  # also NaN
+        raise ValueError(
+            f"floating-point values from {low:g} to {high:g} have no known range; scale them to 0 to 1, or save the"
+            " image with 8 bits"
+        )
+    return (values * 255 + 0.5).astype(np.uint8)
+
+
+def _check_depth_kept(image: Image.Image) -> None:
+    """PIL reads 16-bit colours by their upper 8 bits, of which 12-bit data has 16 levels."""
+    of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    image.load()  # forgets the tiles
+    if of_16_bits and max(high for _, high in image.getextrema()) <= _TWELVE_BITS >> 8:
+        raise ValueError(
+            f"16-bit colours without a value above {_TWELVE_BITS} would keep 16 levels; save the image with 8 bits"
+        )
+
+
+def _gray(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(values[..., None], 3, axis=2)
