@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from bt_plugin.build import loader_options, open_sources
 from bt_plugin.recipe import Recipe
 from bt_plugin.shown import COLORS, pixels_of
 from bt_plugin.transform import view_of
+from dali_pipelines.decoding import read_pixels
 from dali_pipelines.draws import COLOR_STEPS, ViewDraws, draw_views
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.params import ViewParams
@@ -55,7 +55,7 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
         heads += [f"view {name}, by {maker}", *([f"view {name}, by PIL"] if with_pil else [])]
     page = _Page(heads, lines)
     for line, name in enumerate(names):
-        image = opened(source, source.names.index(name))
+        image = opened(source, source.names.index(name), recipe.data.max_pixels)
         text = f"{_short(name)}\n{image.width} x {image.height} px"
         page.cell(line, 0, _with_crops(image, loader.views, draws, line), text)
         column = 1
@@ -72,12 +72,9 @@ def _short(name: str) -> str:
     return name if len(name) <= 28 else f"...{name[-25:]}"
 
 
-def opened(source: ImageSource, index: int) -> Image.Image:
-    """RGB; of more channels the first three."""
-    data = source.read(index)
-    if source.kind == "pixels":
-        return Image.fromarray(data[:, :, :3])
-    return Image.open(BytesIO(data.tobytes())).convert("RGB")
+def opened(source: ImageSource, index: int, max_pixels: int) -> Image.Image:
+    """Return an image as the views are made of it; of more channels the first three."""
+    return Image.fromarray(read_pixels(source, index, max_pixels)[:, :, :3].contiguous().numpy())
 
 
 def told(draws: ViewDraws, row: int) -> str:

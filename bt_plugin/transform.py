@@ -13,6 +13,7 @@ from torchvision.transforms import functional as F
 from dali_pipelines.channels import check_channels
 from dali_pipelines.draws import COLOR_STEPS, ViewDraws, draw_views
 from dali_pipelines.params import Preset, ViewParams, resolve_views
+from dali_pipelines.pil_modes import to_rgb
 from dali_pipelines.windows import crop_window
 from dali_pipelines.yiq import hue_matrix
 
@@ -44,9 +45,13 @@ class BarlowTwinsTransform:
             check_channels(view, channels=3)
 
     def __call__(self, image: Image.Image) -> list[Tensor]:
-        """The views, each (C, size_px, size_px) float32, normalised."""
+        """Return the views, each (C, size_px, size_px) float32, normalised.
+
+        Raises:
+            ValueError: If the image has values of an unknown range (see dali_pipelines.pil_modes).
+        """
         key = int(torch.randint(2**62, ()))
-        rgb = image.convert("RGB")
+        rgb = image if image.mode == "RGB" else Image.fromarray(to_rgb(image))
         return [view_of(rgb, params, draws) for params, draws in zip(self.views, draw_views(self.views, 1, key))]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,6 +10,7 @@ import torch
 
 from dali_pipelines.params import MOST_PIXELS, EvalParams, Tuning, ViewParams
 from dali_pipelines.plans import Plan
+from dali_pipelines.ranks import cores_per_rank
 from dali_pipelines.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -117,12 +117,6 @@ def eval_stream(
     from dali_pipelines.stream import Stream
 
     return Stream(source, partial(graphs.eval_view, params=params), lambda plan: [], plans, batch_size, maker)
-
-
-def cores_per_rank() -> int:
-    """This process's share of the cores that it and its machine's other ranks may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def import_graphs() -> Any:

@@ -9,10 +9,11 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from dali_pipelines.errors import BadImageError
+from dali_pipelines.pil_modes import to_rgb
 from dali_pipelines.sources import ImageSource
 
 # PIL's names of what DALI decodes too; it also reads GIF and AVIF, which DALI does not. MPO is JPEG.
@@ -100,6 +101,8 @@ def _decode_by_pil(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.ui
         raise ValueError("the file is empty")
     try:
         image = Image.open(io.BytesIO(content.data))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image of a kind that is read") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"more than max_pixels, {max_pixels}: {error}") from error
     with image, _whole_images_only:
@@ -107,8 +110,32 @@ def _decode_by_pil(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.ui
             raise ValueError(f"{image.format} is not read; convert it to JPEG or PNG")
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} are more than max_pixels, {max_pixels}")
-        if image.mode.startswith("I;16"):
-            # PIL would clip 16 bits to 8.
-            gray = (np.asarray(image) >> 8).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=2)
-        return np.array(image.convert("RGB"))
+        return to_rgb(image)
+
+
+def for_dali(content: NDArray[np.uint8], max_pixels: int, *, always: bool = False) -> NDArray[np.uint8]:
+    """Return what DALI decodes to the pixels that read_pixels gives: the file itself where that is so, else a copy.
+
+    DALI reads JPEG, WebP and PNG of up to 8 bits as PIL does. Other formats and depths are decoded here and handed
+    over as PPM, a header and the pixels: DALI would refuse some of them, without naming the file, or read others
+    differently.
+
+    Args:
+        content: The bytes of a file.
+        max_pixels: As for read_pixels.
+        always: Whether even a file that DALI should read is decoded here.
+
+    Raises:
+        Exception: Whatever PIL raises for a file that it cannot read.
+    """
+    if not always and _is_read_by_dali(content[:32].tobytes()):
+        return content
+    pixels = _decode(content, max_pixels)
+    header = f"P6 {pixels.shape[1]} {pixels.shape[0]} 255\n".encode()
+    return np.concatenate([np.frombuffer(header, dtype=np.uint8), pixels.ravel()])
+
+
+def _is_read_by_dali(head: bytes) -> bool:
+    is_png = head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR"
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return head[:2] == b"\xff\xd8" or is_webp or (is_png and head[24] <= 8)

@@ -50,7 +50,7 @@ def two_views(
 
     Args:
         source: Called once a batch for the images and what `inputs_of` returns.
-        kind: What the images come as: paths ("files"), bytes ("encoded") or pixels.
+        kind: What the images come as: bytes of files ("encoded") or pixels.
         max_pixels: Height times width that an encoded image may have.
         views: The views' parameters; two for Barlow Twins, any number works.
         device: "cpu" or "gpu": where the pixels are decoded and changed.
@@ -93,7 +93,7 @@ def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, Data
     if kind == "pixels":
         shape = first.shape()
         return first, shape, shape[0] < 0
-    encoded = fn.io.file.read(first) if kind == "files" else first
+    encoded = first
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     refused = shape[0] * shape[1] > max_pixels
     if refused:

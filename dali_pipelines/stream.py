@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dali_pipelines.backends import Maker
-from dali_pipelines.decoding import bad_image, why_unreadable
+from dali_pipelines.decoding import bad_image, for_dali, why_unreadable
+from dali_pipelines.errors import BadImageError
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 
-# Of images that are no files of their own, a rank. They wait for storage rather than compute.
+# Threads that read images, a rank. They wait for storage rather than compute.
 _READERS = 8
 
 
 class _Ahead(NamedTuple):
     plan: Plan
-    images: list[NDArray[np.uint8]] | list[Future[NDArray[np.uint8]]]
+    images: list[Future[NDArray[np.uint8]]]
 
 
 class Stream:
@@ -52,14 +53,16 @@ class Stream:
         self._draws_of = draws_of
         self._plans = plans
         self._maker = maker
-        # DALI reads files by their paths; what else there is to read is read here.
-        self._readers = ThreadPoolExecutor(_READERS, "dali_pipelines") if source.kind != "files" else None
+        self._readers = ThreadPoolExecutor(_READERS, "dali_pipelines")
         self._ahead: deque[_Ahead] = deque()
         self._in_flight: deque[Plan] = deque()
         self._on_gpu = maker.device == "gpu"
-        self._pipeline = graph(
+        # Images that DALI refuses though PIL reads them.
+        self._on_host: set[int] = set()
+        self._build = partial(
+            graph,
             source=self._feed,
-            kind=source.kind,
+            kind="pixels" if source.kind == "pixels" else "encoded",
             max_pixels=maker.max_pixels,
             tuning=maker.tuning,
             device=maker.device,
@@ -68,6 +71,7 @@ class Stream:
             device_id=torch.cuda.current_device() if self._on_gpu else None,
             prefetch_queue_depth=maker.prefetch,
         )
+        self._pipeline = self._build()
 
     def __iter__(self) -> Iterator[tuple[Plan, tuple[Tensor, ...]]]:
         return self
@@ -88,11 +92,17 @@ class Stream:
             # On the GPU DALI then orders its work before whatever torch queues on its current stream.
             outputs = self._pipeline.run(torch.cuda.current_stream()) if self._on_gpu else self._pipeline.run()
         except RuntimeError as error:
-            raise self._explained(self._in_flight, error) from error
+            if bad := self._bad_image_in(list(self._in_flight)):
+                raise bad from error
+            if not self._decode_on_host():
+                raise
+            return next(self)
         plan = self._in_flight.popleft()
         *views, refused = outputs
         if np.any(refused.as_array()):
-            raise self._explained([plan], AssertionError("a refused image is found again"))
+            bad = self._bad_image_in([plan])
+            assert bad, "a refused image is found again"
+            raise bad
         return plan, tuple(torch.from_dlpack(view.as_tensor()).permute(0, 3, 1, 2) for view in views)
 
     def restart(self, plans: Iterator[Plan]) -> None:
@@ -110,27 +120,40 @@ class Stream:
             raise StopIteration
         plan, images = self._ahead.popleft()
         self._in_flight.append(plan)
-        read = [image.result() if isinstance(image, Future) else image for image in images]
-        return [read, *self._draws_of(plan)]
+        return [[image.result() for image in images], *self._draws_of(plan)]
 
-    def _begin(self, plan: Plan) -> list[NDArray[np.uint8]] | list[Future[NDArray[np.uint8]]]:
-        indices = plan.indices.tolist()
-        if self._readers is None:
-            # As DALI's file reader takes them.
-            return [np.frombuffer(os.fsencode(self._source.place(index)), dtype=np.uint8) for index in indices]
-        return [self._readers.submit(self._read, index) for index in indices]
+    def _begin(self, plan: Plan) -> list[Future[NDArray[np.uint8]]]:
+        return [self._readers.submit(self._read, index) for index in plan.indices.tolist()]
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         try:
-            return self._source.read(index)
-        except Exception as error:
+            content = self._source.read(index)
+            if self._source.kind == "pixels":
+                return content
+            return for_dali(content, self._maker.max_pixels, always=index in self._on_host)
+        except Exception as error:  # PIL raises whatever its decoders raise
             raise bad_image(self._source, index, error) from error
 
-    def _explained(self, plans: Iterable[Plan], error: Exception) -> Exception:
+    def _bad_image_in(self, plans: list[Plan]) -> BadImageError | None:
         """DALI names some bad files and not others; PIL finds the rest."""
         for plan in plans:
             for index in plan.indices.tolist():
-                reason = why_unreadable(self._source, index, self._maker.max_pixels)
-                if reason:
+                if reason := why_unreadable(self._source, index, self._maker.max_pixels):
                     return bad_image(self._source, index, reason)
-        return error
+        return None
+
+    def _decode_on_host(self) -> bool:
+        """Begin the batches in flight again, decoded on the host, for DALI does not say which image it refuses.
+
+        Returns:
+            False if that is how they were made already, so that the cause is another.
+        """
+        plans = list(self._in_flight)
+        indices = {index for plan in plans for index in plan.indices.tolist()}
+        if self._source.kind == "pixels" or indices <= self._on_host:
+            return False
+        self._on_host |= indices
+        self._in_flight.clear()
+        self._ahead.extendleft(_Ahead(plan, self._begin(plan)) for plan in reversed(plans))
+        self._pipeline = self._build()
+        return True
