@@ -21,7 +21,7 @@ from accelerate.utils import (
 from bt_plugin import distributed
 from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.recipe import Launched
-from dali_pipelines.backends import cores_per_rank
+from dali_pipelines.ranks import cores_per_rank
 
 
 def build_accelerator(run: Launched, **options: Any) -> Accelerator:
@@ -69,6 +69,17 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
         )
     except ValueError as error:
         raise LaunchError(f"Accelerate cannot join the ranks: {error}; {distributed.LAUNCH_REMEDY}") from error
+    except RuntimeError as error:
+        if not distributed.is_lost_rank(error):
+            raise
+        names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        rank, world_size, address, port = (os.environ.get(name, "?") for name in names)
+        says = str(error).strip().split("\n")[0]
+        raise LaunchError(
+            f"rank {rank} of {world_size} cannot join the others at {address}:{port} within run.timeout_s"
+            f" ({run.timeout_s}): {says}. Check that every rank was started, and that $MASTER_ADDR and $MASTER_PORT"
+            " are rank 0's and can be reached"
+        ) from error
     distributed.check_launch()
     if is_sharded and cpu and accelerator.num_processes > 1:
         _shard_on_cpu(accelerator)

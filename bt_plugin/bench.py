@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
 from bt_plugin.build import build_loader, build_model, check_compiler, open_sources
+from bt_plugin.model_check import check_model
 from bt_plugin.recipe import Recipe
 from bt_plugin.throughput import Throughput, advice
 from bt_plugin.training import Training
@@ -42,6 +43,7 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
     """
     accelerator = build_accelerator(recipe.run)
     check_compiler(recipe.run)
+    check_model(recipe)
     source, _ = open_sources(recipe)
     recipe.steps_per_epoch(len(source))
     loader = build_loader(recipe, source, accelerator)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bt_plugin.errors import UserError
+from bt_plugin.runs.atomic_file import check_output
 
 TRAIN_PER_CLASS = 120
 VAL_PER_CLASS = 40
@@ -47,6 +48,7 @@ def write_demo_data(folder: str | Path) -> int:
         if not _is_complete(folder):
             raise UserError(f"{folder}: has files that are not the demo data's; name a folder that does not exist yet")
         return 0
+    check_output(folder / "train", "folder")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for number, (name, photo) in enumerate(sorted(_photographs().items())):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from bt_plugin.errors import LaunchError
+from dali_pipelines.ranks import number_from_environment
 
 T = TypeVar("T")
 
@@ -131,6 +132,8 @@ class Vote:
 
 def is_lost_rank(error: BaseException) -> bool:
     """Whether an error is that of a collective which another rank did not take part in."""
+    if isinstance(error, distributed.DistError):
+        return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl"))
 
 
@@ -143,7 +146,7 @@ def check_launch() -> None:
     Raises:
         LaunchError: If $WORLD_SIZE and the size of the process group differ.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = number_from_environment("WORLD_SIZE", 1)
     if launched != world_size():
         raise LaunchError(
             f"WORLD_SIZE is {launched}, but this process is in a group of {world_size()}: each rank would train alone;"

@@ -20,11 +20,15 @@ from packaging.requirements import Requirement
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
 from bt_plugin.build import build_model, check_compiler, open_sources
-from bt_plugin.errors import RecipeError, UserError
+from bt_plugin.errors import UserError
+from bt_plugin.model_check import check_model
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import check_run_dir
+from bt_plugin.runs.atomic_file import check_output
+from bt_plugin.trackers import tracker_options
 from dali_pipelines.decoding import why_unreadable
 from dali_pipelines.sources import ImageSource
+from dali_pipelines.sources.index_cache import cache_folder
 
 Level = Literal["ok", "warning", "error"]
 
@@ -43,8 +47,8 @@ class Finding(NamedTuple):
 
 
 def examine_machine() -> list[Finding]:
-    """Packages, GPU, DALI and memory."""
-    return [*_packages(), *_devices(), _memory()]
+    """Packages, GPU, DALI, memory and folders for caches."""
+    return [*_packages(), *_devices(), _memory(), *_caches()]
 
 
 def examine_recipe(recipe: Recipe) -> list[Finding]:
@@ -65,8 +69,29 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
     findings.append(
         _said(lambda: f"{recipe.batch_size_per_rank(accelerator.num_processes)} images a step on each rank")
     )
-    findings += [_said(lambda: _writable(recipe)), _room(recipe)]
+    findings += [_said(lambda: _embeds(recipe)), _said(lambda: _writable(recipe)), _room(recipe)]
     return findings
+
+
+def _embeds(recipe: Recipe) -> str:
+    check_model(recipe)
+    return f"model.backbone: {recipe.model.backbone} embeds the recipe's views"
+
+
+def _caches() -> Iterator[Finding]:
+    """Whether what took long once is kept for the next start."""
+    from dali_pipelines import fused_kernel  # noqa: F401 - which compiles, or cannot keep what it compiles
+    from dali_pipelines.compiled import why_not_cached
+
+    if reason := why_not_cached():
+        remedy = "each start compiles for some ten seconds; set NUMBA_CACHE_DIR to a folder that can be written"
+        yield Finding("warning", f"compiled code is not kept: {reason}", remedy)
+    folder = cache_folder()
+    try:
+        check_output(folder / "index", "cache")
+    except UserError as error:
+        remedy = "large data sets are listed anew at each start; set XDG_CACHE_HOME to a folder that can be written"
+        yield Finding("warning", str(error), remedy)
 
 
 def _packages() -> Iterator[Finding]:
@@ -185,11 +210,7 @@ def _writable(recipe: Recipe) -> str:
     """
     check_compiler(recipe.run)
     check_run_dir(recipe)
-    folder = _folder(recipe)
-    if not os.access(folder, os.W_OK):
-        raise RecipeError(
-            f"run.output_dir: {folder} may not be written; name another folder, or change its permissions"
-        )
+    tracker_options(recipe)
     return f"run.output_dir: {recipe.run.output_dir} is free, or a run of this recipe"
 
 

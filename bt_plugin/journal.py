@@ -20,7 +20,7 @@ from bt_plugin.progress import Progress
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import EVALUATIONS, METRICS
 from bt_plugin.snapshot import Album, Array, Snapshot
-from bt_plugin.trackers import start_trackers, tell_pictures
+from bt_plugin.trackers import start_trackers, tell_metrics, tell_pictures
 from dali_pipelines.loaders import Batch, TwoViewLoader
 
 # Logged of LossTerms, in this order.
@@ -132,4 +132,4 @@ class Journal:
         self._files[file].write({"step": step, "epoch": epoch, **values})
         # Of the same names, some are of the training batch and some of the images that are evaluated on.
         prefix = "eval/" if file == EVALUATIONS else ""
-        self._accelerator.log({f"{prefix}{name}": value for name, value in values.items()}, step=step)
+        tell_metrics(self._accelerator, {f"{prefix}{name}": value for name, value in values.items()}, step)

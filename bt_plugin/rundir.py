@@ -22,9 +22,10 @@ from datetime import datetime
 from pathlib import Path
 
 from bt_plugin import distributed
-from bt_plugin.errors import RecipeError
+from bt_plugin.errors import RecipeError, file_error
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
+from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,13 @@ def check_run_dir(recipe: Recipe) -> None:
     """
     folder = Path(recipe.run.output_dir)
     key = f"run.output_dir: {folder}"
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+    except OSError as error:
+        raise file_error(error, folder, "run.output_dir") from error
+    if is_file:
         raise RecipeError(f"{key} is a file; name a directory")
+    check_output(folder / RECIPE, "run.output_dir")
     if not folder.exists() or not any(path.name != _LOCK for path in folder.iterdir()):
         return
     if not (folder / RECIPE).is_file():
@@ -75,16 +81,25 @@ def check_run_dir(recipe: Recipe) -> None:
 
 
 def claim_run_dir(recipe: Recipe) -> RunLock:
-    """Makes the directory, locks it, and writes the resolved recipe into it, unless a run is continued.
+    """Make the directory, lock it, and write the resolved recipe into it, unless a run is resumed.
 
     Raises:
-        RecipeError: If another process writes there.
+        RecipeError: If another process writes there, or the directory became another run's since it was checked.
+        FileError: If it cannot be written.
     """
     folder = Path(recipe.run.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(error, folder, "run.output_dir") from error
     lock = RunLock(folder)
-    if not (folder / RECIPE).exists():
-        write_atomically(folder / RECIPE, recipe.to_yaml())
+    try:
+        check_run_dir(recipe)
+        if not (folder / RECIPE).exists():
+            write_atomically(folder / RECIPE, recipe.to_yaml())
+    except BaseException:
+        lock.release()
+        raise
     return lock
 
 
@@ -126,7 +141,10 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / _LOCK
-        self._file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed by release
+        try:
+            self._file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by release
+        except OSError as error:
+            raise file_error(error, path, "run.output_dir") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -145,16 +163,6 @@ class RunLock:
     def release(self) -> None:
         """Lets the next one in."""
         self._file.close()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file is there whole or not at all, also after a power cut."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _changed_keys(old: Recipe, new: Recipe) -> list[str]:

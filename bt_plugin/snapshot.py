@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
+import io
+import logging
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bt_plugin.runs.atomic_file import write_atomically
+from dali_pipelines.regular_files import read_regular
+
+logger = logging.getLogger(__name__)
+
 PICTURES = "pictures"
 VIEWS = "views.png"
 # Cells along a side of a heatmap: each is seen on a screen.
 SIDE = 64
+_MOST_BYTES = 2**24
+_NAME = re.compile(r"step-([0-9]{1,15})\.npz")
 BIN_EDGES = np.linspace(-1, 1, 81)
 
 Array = NDArray[Any]
@@ -53,22 +61,22 @@ class Album:
 
     def add(self, step: int, snapshot: Snapshot) -> None:
         """Keeps it; it is there whole or not at all."""
-        self._folder.mkdir(exist_ok=True)
-        partial = self._folder / f".step-{step}.partial"
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, **snapshot._asdict())
-        os.replace(partial, self._folder / f"step-{step}.npz")
+        content = io.BytesIO()
+        np.savez_compressed(content, **snapshot._asdict())
+        self._write(f"step-{step}.npz", content)
 
     def add_views(self, picture: Array) -> bool:
         """Keeps a picture of the views that are looked at, which are the same each time; whether it is the first."""
-        path = self._folder / VIEWS
-        if path.exists():
+        if (self._folder / VIEWS).exists():
             return False
-        self._folder.mkdir(exist_ok=True)
-        partial = path.with_name(f".{VIEWS}.partial")
-        Image.fromarray(picture).save(partial, "png")
-        os.replace(partial, path)
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "png")
+        self._write(VIEWS, content)
         return True
+
+    def _write(self, name: str, content: io.BytesIO) -> None:
+        self._folder.mkdir(exist_ok=True)
+        write_atomically(self._folder / name, content.getvalue())
 
 
 def read_album(run_dir: Path) -> dict[int, Snapshot]:
@@ -76,12 +84,26 @@ def read_album(run_dir: Path) -> dict[int, Snapshot]:
     album = {}
     for step, path in sorted(_files(run_dir / PICTURES).items()):
         try:
-            with np.load(path) as arrays:
-                album[step] = Snapshot(**{name: arrays[name] for name in Snapshot._fields})
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            continue
+            with np.load(io.BytesIO(read_regular(path, _MOST_BYTES)), allow_pickle=False) as arrays:
+                snapshot = Snapshot(**{name: arrays[name] for name in Snapshot._fields})
+            _check(snapshot)
+        except Exception as error:  # NumPy raises whatever zip and zlib raise
+            logger.warning("%s is left out: %s: %s", path, type(error).__name__, error)
+        else:
+            album[step] = snapshot
     return album
 
 
+def _check(snapshot: Snapshot) -> None:
+    """Raise ValueError for other arrays than are written."""
+    for name, array in snapshot._asdict().items():
+        dimensions = 2 if name.startswith("c_") else 1
+        counts = len(BIN_EDGES) - 1 if name.endswith("_counts") else None
+        is_sound = array.ndim == dimensions and array.size > 0 and np.issubdtype(array.dtype, np.number)
+        if not is_sound or np.iscomplexobj(array) or (counts is not None and len(array) != counts):
+            raise ValueError(f"{name} has shape {array.shape} of {array.dtype}")
+
+
 def _files(folder: Path) -> dict[int, Path]:
-    return {int(path.stem.removeprefix("step-")): path for path in folder.glob("step-*.npz")}
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.npz"))
+    return {int(match[1]): path for match, path in named if match}

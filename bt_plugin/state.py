@@ -118,7 +118,8 @@ class TrainingState:
         if place in keys:
             return b""
         wanted = random_states(self._accelerator.device)
-        return {name: value for name, value in wanted.items() if f"{place}.{name}" in keys}
+        # A run on a CPU has none of a GPU; all others must be there.
+        return {name: value for name, value in wanted.items() if name != "gpu" or f"{place}.gpu" in keys}
 
     def _current(self) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._model, self._optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe import Recipe
 from bt_plugin.rundir import TENSORBOARD
+
+logger = logging.getLogger(__name__)
 
 _PROJECT = "bt_plugin"
 # MLflow gives runs ids of its own; by this tag they are found again.
@@ -57,25 +60,63 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, run_id: str, step: 
         "trackio": {"name": f"{folder.name}-{run_id[:8]}", "resume": "allow", "config": config},
         "wandb": {"id": run_id, "resume": "allow", "name": folder.name, "dir": str(folder), "config": config},
     }
-    if "mlflow" in recipe.run.trackers and accelerator.is_main_process:
-        options["mlflow"] = _mlflow_options(folder.name, run_id)
-    accelerator.init_trackers(_PROJECT, init_kwargs=options)
-    if "run_name" in options.get("mlflow", {}):
-        # Once: MLflow takes no other value for a parameter, and a run may go on with other threads.
-        accelerator.get_tracker("mlflow").store_init_configuration(recipe.flat_dict())
+    try:
+        if "mlflow" in recipe.run.trackers and accelerator.is_main_process:
+            options["mlflow"] = _mlflow_options(folder.name, run_id)
+        accelerator.init_trackers(_PROJECT, init_kwargs=options)
+        if "run_name" in options.get("mlflow", {}):
+            # Once: MLflow takes no other value for a parameter, and a run may go on with other threads.
+            accelerator.get_tracker("mlflow").store_init_configuration(recipe.flat_dict())
+    except Exception as error:  # each tracker has errors of its own
+        names = ", ".join(recipe.run.trackers)
+        raise RecipeError(
+            f"run.trackers: {names} cannot be started: {type(error).__name__}: {error}; correct the tracker's settings,"
+            " or leave it out of run.trackers"
+        ) from error
+
+
+def tell_metrics(accelerator: Accelerator, values: Mapping[str, float | None], step: int) -> None:
+    """Log numbers to the trackers. For rank 0; the other ranks have none.
+
+    Args:
+        accelerator: With its trackers open.
+        values: By name.
+        step: Of the run.
+    """
+    _each(accelerator, lambda tracker: tracker.log(dict(values), step=step))
 
 
 def tell_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step: int) -> None:
-    """Shows pictures to the trackers. For rank 0.
+    """Log pictures to the trackers. For rank 0.
 
     Args:
         accelerator: With its trackers open.
         pictures: (height, width, 3), by name.
         step: Of the run.
     """
-    for tracker in accelerator.trackers:
-        for name, picture in pictures.items():
-            _TELL[tracker.name](tracker, name, picture, step)
+    for name, picture in pictures.items():
+        _each(accelerator, lambda tracker: _TELL[tracker.name](tracker, name, picture, step))  # noqa: B023 - called at once
+
+
+def finish_trackers(accelerator: Accelerator) -> None:
+    """Close the trackers, before accelerator.end_training, which does not forgive one that fails."""
+    _each(accelerator, lambda tracker: tracker.finish())
+    accelerator.trackers.clear()
+
+
+def _each(accelerator: Accelerator, action: Callable[[GeneralTracker], object]) -> None:
+    """Do something with each tracker. One that fails is lost, and the run goes on: metrics.jsonl has it all."""
+    for tracker in list(accelerator.trackers):
+        try:
+            action(tracker)
+        except Exception as error:  # each tracker has errors of its own
+            logger.warning(
+                "run.trackers: %s is lost, and the run continues without it: %s: %s",
+                tracker.name,
+                type(error).__name__,
+                error,
+            )
+            accelerator.trackers.remove(tracker)
 
 
 def _mlflow_options(name: str, run_id: str) -> dict[str, Any]:

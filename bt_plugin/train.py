@@ -6,18 +6,22 @@ import json
 from contextlib import ExitStack
 from typing import Any
 
+import torch
+
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
 from bt_plugin.build import build_loader, build_model, check_compiler, open_sources
 from bt_plugin.collapse import warn_of_lambda
-from bt_plugin.errors import LostRankError
+from bt_plugin.errors import LostRankError, RecipeError
 from bt_plugin.evaluate.report import evaluate_knn
 from bt_plugin.export import export_model
+from bt_plugin.model_check import check_model
 from bt_plugin.preemption import StopRequest
 from bt_plugin.recipe import Recipe
-from bt_plugin.rundir import SUMMARY, check_run_dir, check_shared, claim_run_dir, write_atomically
+from bt_plugin.rundir import SUMMARY, check_run_dir, check_shared, claim_run_dir
+from bt_plugin.runs.atomic_file import write_atomically
 from bt_plugin.state import with_weights_of
-from bt_plugin.trackers import tracker_options
+from bt_plugin.trackers import finish_trackers, tracker_options
 from bt_plugin.training import Training
 from bt_plugin.versions import versions
 from dali_pipelines.sources import ImageSource
@@ -37,6 +41,11 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
     with StopRequest() as stop, ExitStack() as held:
         try:
             return _pretrain(recipe, stop, held)
+        except torch.OutOfMemoryError as error:
+            raise RecipeError(
+                f"optim.accumulation_steps: {recipe.optim.accumulation_steps} is too few, the GPU's memory is full"
+                f" ({str(error).partition('.')[0]}); take twice as many, or a smaller optim.global_batch_size"
+            ) from error
         except RuntimeError as error:
             if not distributed.is_lost_rank(error):
                 raise
@@ -51,6 +60,7 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
     accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
     check_run_dir(recipe)
     check_compiler(recipe.run)
+    check_model(recipe)
     model = build_model(recipe)
     train_source, val_source = open_sources(recipe)
     recipe.steps_per_epoch(len(train_source))
@@ -93,5 +103,6 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
         write_atomically(training.run_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
     # Closes the trackers, and the process group with them; no rank may leave it before the others.
     accelerator.wait_for_everyone()
+    finish_trackers(accelerator)
     accelerator.end_training()
     return summary

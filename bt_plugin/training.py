@@ -32,6 +32,7 @@ from bt_plugin.recipe import Recipe, Run
 from bt_plugin.resume import find_checkpoint
 from bt_plugin.state import TrainingState
 from bt_plugin.stem import pool_first
+from bt_plugin.trackers import finish_trackers
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
@@ -57,7 +58,7 @@ class Training:
     ) -> None:
         # Each rank its own dropout; the weights are made already, and the same.
         run = recipe.run
-        set_seed(run.seed, device_specific=True)
+        set_seed((run.seed + accelerator.process_index) % 2**32)
         self.recipe = recipe
         self.accelerator = accelerator
         self.loader = loader
@@ -89,6 +90,7 @@ class Training:
     def run(self, stop: StopRequest) -> None:
         """Trains from the newest checkpoint, or from the beginning, to the last step or until it shall stop."""
         self._resume()
+        stop.defer()
         vote = distributed.Vote(timedelta(seconds=self.recipe.run.timeout_s))
         every = self.recipe.run.checkpoint_every_steps or self.steps_per_epoch
         accumulation = self.recipe.optim.accumulation_steps
@@ -111,6 +113,7 @@ class Training:
                         break
                     if shall_stop:
                         self.writer.settle()
+                        finish_trackers(self.accelerator)
                         self.accelerator.end_training()
                         raise PreemptedError(
                             f"asked to stop at step {self.step}; the same line goes on from"
@@ -240,7 +243,8 @@ class Training:
                 f"{checkpoint}: its manifest is of step {progress.step}, and its loader of step {done}"
             )
         if progress.world_size != world_size:
-            set_seed(self.recipe.run.seed + progress.step, device_specific=True)
+            seed = self.recipe.run.seed + progress.step + self.accelerator.process_index
+            set_seed(seed % 2**32)
         self.step, self.run_id, self.best = progress.step, progress.run_id, Best(progress.best)
         self.nonfinite = self._counting(progress.nonfinite_steps)
 

@@ -9,21 +9,17 @@ every step truncates as PIL's does.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as draws.COLOR_STEPS
+from dali_pipelines.compiled import compiled
 
-# No NaN or infinity comes in, and nothing more is allowed: reordered sums or fused multiply-adds would round as the
-# compiler likes, which is one way when a process compiles and another when it finds the code in numba's cache; and the
-# colour steps would not truncate as PIL's do. It costs nothing: loops over rows are vectorised all the same.
-_compiled = njit(nogil=True, cache=True, fastmath={"nnan", "ninf", "nsz"})
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as draws.COLOR_STEPS
 
 _0, _1, _2, _3, _4, _6 = (np.float32(number) for number in (0, 1, 2, 3, 4, 6))
 _HALF, _128, _255 = np.float32(0.5), np.float32(128), np.float32(255)
 
 
-@_compiled
+@compiled
 def augment(
     pixels: NDArray[np.uint8],
     flip: bool,
@@ -87,7 +83,7 @@ def augment(
             _store(planes[0], solarize, scale, offset, out[y])
 
 
-@_compiled
+@compiled
 def _load(pixels: NDArray[np.uint8], flip: bool, row: NDArray[np.float32]) -> None:
     last = row.shape[1] - 1
     for channel in range(row.shape[0]):
@@ -100,7 +96,7 @@ def _load(pixels: NDArray[np.uint8], flip: bool, row: NDArray[np.float32]) -> No
                 into[x] = pixels[x, channel]
 
 
-@_compiled
+@compiled
 def _color_step(
     step: int,
     row: NDArray[np.float32],
@@ -122,25 +118,25 @@ def _color_step(
         _mix(row[0], row[1], row[2], hue_matrix)
 
 
-@_compiled
+@compiled
 def _truncated(value: np.float32) -> np.float32:
     return np.float32(np.int32(min(max(value, _0), _255)))
 
 
-@_compiled
+@compiled
 def _gray(red: np.float32, green: np.float32, blue: np.float32) -> np.int32:
     """PIL's mode L, in its 16-bit fixed-point weights: src/libImaging/Convert.c, L24."""
     return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 32768) >> 16
 
 
-@_compiled
+@compiled
 def _blend(values: NDArray[np.float32], toward: np.float32, factor: np.float32) -> None:
     """PIL's Image.blend."""
     for x in range(values.size):
         values[x] = _truncated(toward + factor * (values[x] - toward))
 
 
-@_compiled
+@compiled
 def _saturate(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], factor: np.float32
 ) -> None:
@@ -151,7 +147,7 @@ def _saturate(
         blue[x] = _truncated(toward + factor * (blue[x] - toward))
 
 
-@_compiled
+@compiled
 def _turn_hue(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], sextants: np.float32
 ) -> None:
@@ -173,7 +169,7 @@ def _turn_hue(
         blue[x] = _truncated(least + chroma * min(max(_2 - abs(hue - _4), _0), _1))
 
 
-@_compiled
+@compiled
 def _mix(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:
@@ -185,7 +181,7 @@ def _mix(
         blue[x] = _truncated(matrix[2, 0] * r + matrix[2, 1] * g + matrix[2, 2] * b + _HALF)
 
 
-@_compiled
+@compiled
 def _sum_of_gray(row: NDArray[np.float32]) -> int:
     red, green, blue = row[0], row[1], row[2]
     total = np.int32(0)
@@ -194,7 +190,7 @@ def _sum_of_gray(row: NDArray[np.float32]) -> int:
     return total
 
 
-@_compiled
+@compiled
 def _to_gray(row: NDArray[np.float32]) -> None:
     red, green, blue = row[0], row[1], row[2]
     for x in range(red.size):
@@ -204,7 +200,7 @@ def _to_gray(row: NDArray[np.float32]) -> None:
         blue[x] = gray
 
 
-@_compiled
+@compiled
 def _blur_row(
     values: NDArray[np.float32], taps: NDArray[np.float32], padded: NDArray[np.float32], out: NDArray[np.float32]
 ) -> None:
@@ -229,7 +225,7 @@ def _blur_row(
         _add_two(out, padded[:size], padded[2 * radius : 2 * radius + size], taps[0])
 
 
-@_compiled
+@compiled
 def _blur_column(planes: NDArray[np.float32], y: int, taps: NDArray[np.float32], row: NDArray[np.float32]) -> None:
     radius = taps.size // 2
     out = row.reshape(row.size)
@@ -250,7 +246,7 @@ def _blur_column(planes: NDArray[np.float32], y: int, taps: NDArray[np.float32],
         out[x] = _truncated(out[x] + _HALF)
 
 
-@_compiled
+@compiled
 def _mirrored(planes: NDArray[np.float32], y: int) -> NDArray[np.float32]:
     size = planes.shape[0]
     inside = abs(y)
@@ -259,7 +255,7 @@ def _mirrored(planes: NDArray[np.float32], y: int) -> NDArray[np.float32]:
     return planes[inside].reshape(planes[inside].size)
 
 
-@_compiled
+@compiled
 def _scaled(out: NDArray[np.float32], values: NDArray[np.float32], weight: np.float32) -> None:
     for x in range(out.size):
         out[x] = weight * values[x]
@@ -269,7 +265,7 @@ def _scaled(out: NDArray[np.float32], values: NDArray[np.float32], weight: np.fl
 # and writing `out` costs more than the arithmetic.
 
 
-@_compiled
+@compiled
 def _add_two(
     out: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32], weight: np.float32
 ) -> None:
@@ -277,7 +273,7 @@ def _add_two(
         out[x] += weight * (left[x] + right[x])
 
 
-@_compiled
+@compiled
 def _add_four(
     out: NDArray[np.float32],
     left: NDArray[np.float32],
@@ -291,7 +287,7 @@ def _add_four(
         out[x] += weight * (left[x] + right[x]) + outer_weight * (outer_left[x] + outer_right[x])
 
 
-@_compiled
+@compiled
 def _store(
     row: NDArray[np.float32],
     solarize: bool,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, count, islice
@@ -20,14 +19,23 @@ from dali_pipelines.bad_files import BadFiles
 from dali_pipelines.channels import check_channels, views_of_channels
 from dali_pipelines.draws import draw_views
 from dali_pipelines.errors import BadImageError
+from dali_pipelines.memory import check_memory
 from dali_pipelines.params import MOST_PIXELS, EvalParams, Preset, Tuning, resolve_views
 from dali_pipelines.plans import Plan
+from dali_pipelines.ranks import rank_and_world_size
 from dali_pipelines.shards import Shards, eval_indices
 from dali_pipelines.sources import ImageSource, open_source
 
 if TYPE_CHECKING:
     from dali_pipelines.fused_cpu import FusedStream
     from dali_pipelines.stream import Stream
+
+
+# Parts of a loader's state, where their names do not tell.
+_CALLED = {
+    "n_samples": "the number of images (n_samples)",
+    "source": "the fingerprint of the images' names, labels and order (source)",
+}
 
 
 class Batch(NamedTuple):
@@ -115,9 +123,11 @@ class TwoViewLoader:
             )
         self.source = source if isinstance(source, ImageSource) else open_source(source)
         self._given = rank, world_size
-        rank, world_size = _rank_and_world_size(rank, world_size)
+        rank, world_size = rank_and_world_size(rank, world_size)
         self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)
         self.maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels, tuning)
+        samples = batch_size_per_rank // micro_batches
+        check_memory(self.views, samples=samples, prefetch=prefetch, device=self.maker.device)
         self._shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
@@ -131,7 +141,7 @@ class TwoViewLoader:
     def shards(self) -> Shards:
         """This rank's part of the images, of the group that there is by now."""
         if self._stream is None and self._position == 0:
-            rank, world_size = _rank_and_world_size(*self._given)
+            rank, world_size = rank_and_world_size(*self._given)
             self._shards = replace(self._shards, rank=rank, world_size=world_size)
         return self._shards
 
@@ -168,16 +178,16 @@ class TwoViewLoader:
         for key, value in self._identity().items():
             if state.get(key) != value:
                 raise ValueError(
-                    f"loader state: {key} was {state.get(key)!r} and is {value!r} now, so the batches would differ;"
-                    " restore it, or start a new run"
+                    f"loader state: {_CALLED.get(key, key)} was {state.get(key)!r} and is {value!r} now, so the batches"
+                    " would differ; restore it, or start a new run"
                 )
         self._position = (state["epoch"] * self.shards.steps_per_epoch + state["step"]) * self.micro_batches
         self._resumed = True
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "source": self.source.fingerprint,
             "n_samples": len(self.source),
+            "source": self.source.fingerprint,
             "global_batch_size": self.shards.global_batch_size,
             "seed": self.shards.seed,
             "views": hashlib.sha256(repr(self.views).encode()).hexdigest()[:16],
@@ -258,6 +268,8 @@ class EvalLoader:
         check_channels(self._params, self.source.channels)
         self._batch_size = batch_size
         self._maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
+        samples = min(batch_size, len(self.source))
+        check_memory([self._params], samples=samples, prefetch=prefetch, device=self._maker.device)
         self.bad_files = BadFiles(len(self.source), max_bad_files) if max_bad_files else None
         self._given = rank, world_size
 
@@ -284,15 +296,4 @@ class EvalLoader:
         return indices if self.bad_files is None else self.bad_files.replaced(indices)
 
     def _batches(self) -> list[NDArray[np.int64]]:
-        return eval_indices(len(self.source), self._batch_size, *_rank_and_world_size(*self._given))
-
-
-def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    from torch import distributed
-
-    grouped = distributed.is_available() and distributed.is_initialized()
-    if rank is None:
-        rank = distributed.get_rank() if grouped else int(os.environ.get("RANK", "0"))
-    if world_size is None:
-        world_size = distributed.get_world_size() if grouped else int(os.environ.get("WORLD_SIZE", "1"))
-    return rank, world_size
+        return eval_indices(len(self.source), self._batch_size, *rank_and_world_size(*self._given))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
+from io import TextIOWrapper
 
 from bt_plugin.cli import (
     bench,
@@ -23,8 +23,10 @@ from bt_plugin.cli import (
     report,
     scan,
 )
-from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError
+from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError, file_error
+from bt_plugin.launch_environment import check_launch_environment
 from bt_plugin.preemption import EXIT_PREEMPTED
+from bt_plugin.terminal import log_to_stderr, print_error
 from dali_pipelines.errors import BadImageError
 
 _COMMANDS = (
@@ -42,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         0; 1 where `doctor` found an error; 2 for what the user can correct; 75 where the run was asked to stop and
         did, and goes on when it is started again; 130 after Ctrl-C; under `launch`, the ranks' code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Names of files need not be UTF-8.
+            stream.reconfigure(errors="backslashreplace")
+    log_to_stderr()
     parser = argparse.ArgumentParser(prog="bt_plugin", description="Barlow Twins pretraining.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for command in _COMMANDS:
@@ -53,15 +60,21 @@ def main(arguments: list[str] | None = None) -> int:
     if late:
         parsed.overrides += late
     try:
+        check_launch_environment()
         code: int | None = parsed.run(parsed)
     except (UserError, BadImageError, ImportError, PreemptedError) as error:
         if not isinstance(error, _OF_ALL_RANKS) or os.environ.get("RANK", "0") == "0":
-            print(f"{'stopped' if isinstance(error, PreemptedError) else 'error'}: {error}", file=sys.stderr)
+            print_error(f"{'stopped' if isinstance(error, PreemptedError) else 'error'}: {error}")
         return EXIT_PREEMPTED if isinstance(error, PreemptedError) else 2
+    except BrokenPipeError:
+        # Whoever read the output has enough of it, as `head`. Python would fail once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"error: {error}; make room, and start the same line again", file=sys.stderr)
+        print_error(f"error: {file_error(error)}")
+        return 2
+    except MemoryError:
+        print_error("error: there is not enough memory; end other programs, or take smaller batches or images")
         return 2
     except KeyboardInterrupt:
         return 130

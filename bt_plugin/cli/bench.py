@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 from bt_plugin.cli.pretrain import add_recipe_arguments
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe_file import load_recipe
+from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 _ROWS = {
     "loader": "the loader alone",
@@ -36,15 +36,17 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measures, and prints a table."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    if arguments.seconds <= 0:
-        raise RecipeError(f"--seconds: {arguments.seconds} is not allowed; it must be above 0")
+    if not 0 < arguments.seconds <= 86_400:
+        raise RecipeError(f"--seconds: {arguments.seconds} is not allowed; it must be above 0, at most 86400")
     if arguments.output and arguments.output.exists():
         raise RecipeError(f"--output: {arguments.output} is there already; name another file")
+
+    if arguments.output:
+        check_output(arguments.output, "--output")
 
     from bt_plugin import distributed
     from bt_plugin.bench import bench
 
-    logging.basicConfig(format="%(message)s")
     found = bench(recipe, arguments.seconds)
     if not distributed.is_main():
         return
@@ -56,5 +58,5 @@ def run(arguments: argparse.Namespace) -> None:
     for line in found["advice"]:
         print(f"- {line}")
     if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+        write_atomically(arguments.output, json.dumps(found, indent=1) + "\n")
         print(arguments.output)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from bt_plugin.backbone_names import check_backbone_name
 from bt_plugin.cli.pretrain import add_recipe_arguments
 from bt_plugin.errors import RecipeError
+from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
+
+MOST_RANKS = 2**20
 
 
 def add_parser(subparsers: Any) -> None:
@@ -20,24 +24,32 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the resolved recipe, the batch of a rank and the steps."""
+    """Look for what would stop the run, then print the resolved recipe, the batch of a rank and the steps."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    if arguments.world_size < 1:
-        raise RecipeError(f"--world-size: {arguments.world_size} is not allowed; it must be at least 1")
+    if not 1 <= arguments.world_size <= MOST_RANKS:
+        raise RecipeError(f"--world-size: {arguments.world_size} is not allowed; it must be 1 to {MOST_RANKS}")
     per_rank = recipe.batch_size_per_rank(arguments.world_size)
+    check_backbone_name(recipe.model.backbone)
+    n_images = arguments.num_images if arguments.num_images is not None else _count(recipe)
+    steps = recipe.steps_per_epoch(n_images)
+
+    from bt_plugin.model_check import check_model
+    from bt_plugin.trackers import tracker_options
+
+    check_model(recipe)
+    tracker_options(recipe)
     print(recipe.to_yaml())
     pieces = recipe.optim.accumulation_steps
     in_pieces = f", in {pieces} micro-batches of {per_rank // pieces}" if pieces > 1 else ""
     print(f"# {per_rank} images a step on each of {arguments.world_size} rank(s){in_pieces}")
-    n_images = arguments.num_images if arguments.num_images is not None else _count(recipe.data.train)
-    steps = recipe.steps_per_epoch(n_images)
     print(f"# {n_images} images: {steps} steps an epoch, {steps * recipe.optim.epochs} steps in all")
 
 
-def _count(folder: str) -> int:
-    from dali_pipelines.sources import open_source
+def _count(recipe: Recipe) -> int:
+    from bt_plugin.build import open_sources
 
     try:
-        return len(open_source(folder))
-    except ValueError as error:
-        raise RecipeError(f"data.train: {error}, or give --num-images") from error
+        train, _ = open_sources(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{error}, or give --num-images where the data is elsewhere") from error
+    return len(train)

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from bt_plugin.recipe_file import load_recipe
+from bt_plugin.terminal import printable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
                 if rank == 0 or (finding.level != "ok" and finding not in everyone[0]):
                     where = f"rank {rank}: " if rank else ""
                     remedy = f"; {finding.remedy}" if finding.remedy else ""
-                    print(f"{finding.level:<8} {where}{finding.what}{remedy}")
+                    print(printable(f"{finding.level:<8} {where}{finding.what}{remedy}"))
     return int(any(finding.level == "error" for of_rank in everyone for finding in of_rank))

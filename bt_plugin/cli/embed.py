@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     from bt_plugin import distributed
     from bt_plugin.accelerator import build_accelerator
     from bt_plugin.build import open_named
-    from bt_plugin.evaluate.embed import check_output, write_embeddings
+    from bt_plugin.evaluate.embed import check_embeddings_output, write_embeddings
     from bt_plugin.evaluate.features import extract_features
     from bt_plugin.evaluate.protocol import Protocol
     from bt_plugin.evaluate.run import Evaluation
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from bt_plugin.recipe_file import load_as
 
     output = Path(arguments.output)
-    check_output(output)
+    check_embeddings_output(output)
     subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed)
     beneath = {**subject.defaults, "data": {**subject.defaults.get("data", {}), "train": arguments.data}}
     beneath["data"].setdefault("val", arguments.data)

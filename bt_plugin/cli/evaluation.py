@@ -50,7 +50,6 @@ def run(arguments: argparse.Namespace) -> None:
     from bt_plugin.evaluate.subject import open_subject
     from bt_plugin.recipe_file import load_as
 
-    logging.basicConfig(format="%(message)s")
     logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
     subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed)
     overrides = [text for text in arguments.overrides if "=" in text]

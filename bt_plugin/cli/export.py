@@ -9,7 +9,7 @@ from bt_plugin.formats import FORMATS
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
+    """Add the subcommand."""
     parser = subparsers.add_parser("export", help="write a run's backbone for another program")
     parser.add_argument("source", metavar="RUN", help="a run's directory, its export, or a folder made by `import`")
     parser.add_argument("--to", required=True, choices=FORMATS)
@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes it, and prints how the other program loads it."""
+    """Write it, and print how the other program loads it."""
     from bt_plugin.formats import convert
 
     path, usage = convert(arguments.source, arguments.to, arguments.output)

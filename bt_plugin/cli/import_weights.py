@@ -6,29 +6,37 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bt_plugin.backbone_names import check_backbone_name
 from bt_plugin.errors import WeightsError
+from bt_plugin.runs.model_file import export_folder
+from bt_plugin.runs.new_path import check_new
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
+    """Add the subcommand."""
     parser = subparsers.add_parser("import", help="take over a checkpoint of the official code, Lightly or solo-learn")
     parser.add_argument("file", help="a checkpoint, or a state dict of torchvision or timm")
     parser.add_argument("-o", "--output", help="a new folder (default imported/NAME)")
     parser.add_argument("--backbone", help="torchvision/NAME or timm/NAME, where the keys do not tell")
+    parser.add_argument("--prefix", help="what the network's keys begin with, where a file has several networks")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes OUTPUT/backbone.safetensors, projector.safetensors and model.json, and says what was left out."""
+    """Write OUTPUT/backbone.safetensors, projector.safetensors and model.json, and print what was left out."""
+    source = Path(arguments.file)
+    folder = Path(arguments.output or Path("imported", source.stem))
+    if arguments.backbone is not None:
+        check_backbone_name(arguments.backbone, "--backbone")
+    check_new(folder, "-o")
+
     from bt_plugin.versions import versions
     from bt_plugin.weights import OWN, read_weights
     from bt_plugin.weights.folder import write_folder
 
-    source = Path(arguments.file)
-    folder = Path(arguments.output or Path("imported", source.stem))
-    weights = read_weights(source, arguments.backbone)
+    weights = read_weights(source, arguments.backbone, prefix=arguments.prefix)
     if weights.kind == OWN:
-        export = source / "export" if (source / "export").is_dir() else source
+        export = export_folder(source)
         raise WeightsError(f"{source} needs no import: {export} has this layout already; name it where it is needed")
     write_folder(weights, folder, source, versions())
     model = f"{weights.backbone_name}, stem {weights.stem}, in_chans {weights.in_chans}"

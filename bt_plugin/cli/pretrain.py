@@ -8,6 +8,7 @@ import shlex
 import sys
 from typing import Any
 
+from bt_plugin.backbone_names import check_backbone_name
 from bt_plugin.recipe_file import load_recipe
 
 _KNN_LABELS = {
@@ -34,11 +35,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Trains, and prints where the results lie."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    # Before torch is imported, which takes seconds.
+    check_backbone_name(recipe.model.backbone)
 
     from bt_plugin import distributed
     from bt_plugin.train import pretrain
 
-    logging.basicConfig(format="%(message)s")
     logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
     try:
         summary = pretrain(recipe)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
 from bt_plugin.cli.pretrain import add_recipe_arguments
 from bt_plugin.errors import RecipeError
 from bt_plugin.recipe_file import load_recipe
+from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,16 +28,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Draws, and prints where to."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     output: Path = arguments.output
-    if arguments.images < 1:
-        raise RecipeError(f"--images: {arguments.images} is not allowed; it must be at least 1")
+    if not 1 <= arguments.images <= 1000:
+        raise RecipeError(f"--images: {arguments.images} is not allowed; it must be 1 to 1000")
     if output.suffix != ".png":
         raise RecipeError(f"--output: {output} is not allowed; its name must end in .png")
     if output.exists():
         raise RecipeError(f"--output: {output} is there already; name another file")
 
+    check_output(output, "--output")
+
     from bt_plugin.preview import preview
 
-    image = preview(recipe, arguments.images)
+    content = io.BytesIO()
+    preview(recipe, arguments.images).save(content, "png")
     output.parent.mkdir(parents=True, exist_ok=True)
-    image.save(output)
+    write_atomically(output, content.getvalue())
     print(output)

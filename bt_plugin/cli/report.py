@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 from bt_plugin.errors import RecipeError
+from bt_plugin.runs.atomic_file import check_output
 
 _NAME = "report.html"
 
@@ -35,9 +35,10 @@ def run(arguments: argparse.Namespace) -> None:
     if output is not None and output.exists():
         raise RecipeError(f"--output: {output} is there already; name another file")
 
+    output = output or arguments.runs[0] / _NAME
+    check_output(output, "--output")
+
     from bt_plugin.report.write import write_report
 
-    logging.basicConfig(format="%(message)s")
-    output = output or arguments.runs[0] / _NAME
     write_report(arguments.runs, output, arguments.map_images)
     print(output)

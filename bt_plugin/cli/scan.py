@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bt_plugin.errors import UserError
+from bt_plugin.errors import FileError, UserError, file_error
+from bt_plugin.runs.atomic_file import check_output, write_atomically
 from dali_pipelines.params import MOST_PIXELS
 
 if TYPE_CHECKING:
@@ -34,11 +36,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     from tqdm.auto import tqdm
 
-    from dali_pipelines.backends import cores_per_rank
     from dali_pipelines.decoding import why_unreadable
+    from dali_pipelines.ranks import cores_per_rank
     from dali_pipelines.sources import open_source
 
     output = Path(arguments.output)
+    if arguments.num_threads is not None and not 1 <= arguments.num_threads <= 4096:
+        raise UserError(f"--num-threads: {arguments.num_threads} is not allowed; it must be 1 to 4096")
+    check_output(output / "good.csv", "--output")
     if (output / "good.csv").exists() or (output / "bad.csv").exists():
         raise UserError(f"--output: {output} has the results of a scan already; name another folder")
     if not 1 <= arguments.max_pixels <= MOST_PIXELS:
@@ -51,17 +56,30 @@ def run(arguments: argparse.Namespace) -> None:
     def reason(index: int) -> Exception | None:
         return why_unreadable(source, index, arguments.max_pixels)
 
-    with ThreadPoolExecutor(arguments.num_threads or cores_per_rank()) as threads:
+    threads = ThreadPoolExecutor(arguments.num_threads or cores_per_rank())
+    try:
         scanned = threads.map(reason, range(len(source)))
         reasons = list(tqdm(scanned, total=len(source), desc="scan", unit="image"))
+    finally:
+        # After Ctrl-C nobody waits for the images that are left.
+        threads.shutdown(wait=False, cancel_futures=True)
 
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(error, output, "--output") from error
     bad = [
         (source.place(index), f"{type(reason).__name__}: {reason}") for index, reason in enumerate(reasons) if reason
     ]
-    _write(output / "bad.csv", ("place", "reason"), bad)
     if source.kind == "files":
         _write_good(output / "good.csv", source, reasons)
+    try:
+        _write(output / "bad.csv", ("place", "reason"), bad)
+    except FileError:
+        # Half of a result would keep the next scan from writing here.
+        (output / "good.csv").unlink(missing_ok=True)
+        raise
+    if source.kind == "files":
         print(f"{len(source) - len(bad)} good images: {output}/good.csv, for data.train")
     else:
         print(f"{len(source) - len(bad)} good images, which are no files that could be listed")
@@ -78,5 +96,6 @@ def _write_good(path: Path, source: ImageSource, reasons: list[Exception | None]
 
 
 def _write(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_atomically(path, text.getvalue())

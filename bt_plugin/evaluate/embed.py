@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.features import Features
+from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 SUFFIXES = (".npz", ".parquet")
 
 
-def check_output(path: Path) -> None:
-    """Before any time is spent.
+def check_embeddings_output(path: Path) -> None:
+    """Refuse an output that could not be written, before any time is spent.
 
     Raises:
         RecipeError: If the file is there, or is of an unknown kind, or its folder is not there.
@@ -28,6 +29,7 @@ def check_output(path: Path) -> None:
         raise RecipeError(f"--output: {path} is there already; name another file, or remove it")
     if not path.parent.is_dir():
         raise RecipeError(f"--output: {path.parent} is no folder; make it first")
+    check_output(path, "--output")
     if path.suffix == ".parquet":
         _pyarrow()
 
@@ -42,24 +44,25 @@ def write_embeddings(path: Path, features: Features, names: list[str], classes: 
         names: Of the images.
         classes: Names of the classes; empty where there are none.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    content = io.BytesIO()
     values: NDArray[np.float32] = features.values.numpy()
     if path.suffix == ".npz":
-        with open(partial, "wb") as file:
-            np.savez(
-                file,
-                names=np.array(names),
-                features=values,
-                labels=features.targets.numpy(),
-                classes=np.array(classes, dtype=str),
-            )
+        np.savez(
+            content,
+            names=np.array(names),
+            features=values,
+            labels=features.targets.numpy(),
+            classes=np.array(classes, dtype=str),
+        )
     else:
         arrow, parquet = _pyarrow()
-        columns = {"name": names, "features": list(values)}
+        # Arrow's text is UTF-8, which names of files need not be.
+        plain = [name.encode("utf-8", "replace").decode() for name in names]
+        columns = {"name": plain, "features": list(values)}
         if classes:
             columns["label"] = [classes[target] for target in features.targets]
-        parquet.write_table(arrow.table(columns), partial)
-    os.replace(partial, path)
+        parquet.write_table(arrow.table(columns), content)
+    write_atomically(path, content.getvalue())
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import Field
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.figures import Line
@@ -14,9 +14,8 @@ from bt_plugin.monitor import read_lines
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.rundir import EVALUATIONS, EXPORT, METRICS, MODEL, RECIPE, SUMMARY
+from bt_plugin.runs.result_files import EvaluationResult, Result, Summary, read_result
 from bt_plugin.snapshot import PICTURES, VIEWS, Snapshot, read_album
-
-logger = logging.getLogger(__name__)
 
 
 class RunRecord(NamedTuple):
@@ -81,9 +80,9 @@ def _read(folder: Path, name: str) -> RunRecord:
         evaluations=read_lines(folder / EVALUATIONS),
         album=read_album(folder),
         views=views if views.is_file() else None,
-        summary=_json(folder / SUMMARY),
-        results=[_json(path) for path in sorted((folder / "eval").glob("*.json"), key=_written_s)],
-        versions=_json(folder / EXPORT / MODEL).get("versions", {}),
+        summary=read_result(folder / SUMMARY, Summary),
+        results=list(filter(None, (read_result(path, EvaluationResult) for path in _oldest_first(folder / "eval")))),
+        versions=read_result(folder / EXPORT / MODEL, _Described).get("versions", {}),
     )
 
 
@@ -92,17 +91,11 @@ def _column(lines: list[dict[str, Any]], name: str) -> Line:
     return [line["step"] for line in having], [line[name] for line in having]
 
 
-def _written_s(path: Path) -> float:
-    return path.stat().st_mtime
+def _oldest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A file's content; nothing where it is not there, or is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        logger.warning("%s is left out: %s", path, error)
-        return {}
-    return content if isinstance(content, dict) else {}
+class _Described(Result):
+    """RUN/export/model.json, what a report shows of it."""
+
+    versions: dict[str, str] = Field(default_factory=dict)

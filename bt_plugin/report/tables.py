@@ -38,10 +38,8 @@ def result_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
     rows = []
     for run in runs:
         for result in run.results:
-            if "top1" not in result:
-                continue
-            low, high = result.get("top1_interval", (None, None))
-            interval = f" ({low:.1%} to {high:.1%})" if low is not None else ""
+            between = result.get("top1_interval")
+            interval = f" ({between[0]:.1%} to {between[1]:.1%})" if between else ""
             rows.append(
                 [run.name, str(result.get("method")), f"{result['top1']:.1%}{interval}", str(result.get("date"))]
             )

@@ -10,7 +10,7 @@ from bt_plugin.errors import UserError
 from bt_plugin.report.embedding_map import EmbeddingMap, embedding_map
 from bt_plugin.report.page import page
 from bt_plugin.report.record import RunRecord, read_runs
-from bt_plugin.rundir import write_atomically
+from bt_plugin.runs.atomic_file import write_atomically
 from dali_pipelines.errors import BadImageError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ def write_report(folders: Sequence[Path], output: Path, map_images: int) -> None
     runs = read_runs(folders)
     maps = {run.name: _map_of(run, map_images) for run in runs}
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, page(runs, maps))
+    # Names of files need not be UTF-8, and a page must.
+    write_atomically(output, page(runs, maps).encode("utf-8", "replace"))
 
 
 def _map_of(run: RunRecord, most: int) -> EmbeddingMap | str:

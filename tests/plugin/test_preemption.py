@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from bt_plugin.errors import PreemptedError
 from bt_plugin.preemption import SIGNALS, StopRequest
 
 
@@ -18,6 +19,7 @@ from bt_plugin.preemption import SIGNALS, StopRequest
 def test_a_signal_is_noted_and_the_process_lives(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
+        stop.defer()
         assert not stop.is_made
         os.kill(os.getpid(), number)
         assert stop.is_made
@@ -30,6 +32,7 @@ def test_a_second_request_ends_the_process_at_once() -> None:
 import os, signal, time
 from bt_plugin.preemption import StopRequest
 with StopRequest() as stop:
+    stop.defer()
     os.kill(os.getpid(), signal.SIGTERM)
     print(stop.is_made, flush=True)
     time.sleep(1.1)
@@ -47,8 +50,19 @@ def test_what_a_launcher_blocked_arrives() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     # A rank's other threads have its mask; pytest's have not.
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-    with StopRequest() as stop:
-        assert stop.is_made
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PreemptedError, match="before the first step"), StopRequest():
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_the_first_step_ends_whatever_is_read(number: signal.Signals) -> None:
+    begun_s = time.monotonic()
+    threading.Timer(0.2, lambda: signal.pthread_kill(threading.main_thread().ident or 0, number)).start()
+    with pytest.raises(PreemptedError, match="before the first step"), StopRequest():
+        time.sleep(30)
+    assert time.monotonic() - begun_s < 20
 
 
 def test_in_another_thread_nothing_is_noted() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bt_plugin.errors import RecipeError
+from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
 from bt_plugin.rundir import RunLock, check_run_dir, check_shared, claim_run_dir
@@ -119,3 +119,23 @@ def test_a_directory_that_is_shared_is_not_waited_for(recipe: Recipe, monkeypatc
     claim_run_dir(recipe).release()
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"{seconds} s are waited"))
     check_shared(recipe)
+
+
+def test_a_directory_that_became_another_runs_meanwhile_is_refused(small_recipe: Path) -> None:
+    """Both are let through before they list their data; the one that claims later finds the other's recipe."""
+    first, second = load_recipe(small_recipe), changed(small_recipe, "optim.lr_weights=0.1")
+    check_run_dir(first)
+    check_run_dir(second)
+    claim_run_dir(first).release()
+    with pytest.raises(RecipeError, match=r"holds a run of another recipe, in which optim\.lr_weights"):
+        claim_run_dir(second)
+    assert load_recipe(Path(first.run.output_dir) / "recipe.yaml").optim == first.optim
+    claim_run_dir(first).release()
+
+
+@pytest.mark.parametrize("folder", ["small.yaml/run", "/dev/null/run", "run\0", "x" * 300])
+def test_a_directory_that_cannot_be_made_is_refused_by_its_key(small_recipe: Path, tmp_path: Path, folder: str) -> None:
+    recipe = load_recipe(small_recipe)
+    there = recipe.model_copy(update={"run": recipe.run.model_copy(update={"output_dir": str(tmp_path / folder)})})
+    with pytest.raises(UserError, match=r"^run\.output_dir: "):
+        check_run_dir(there)

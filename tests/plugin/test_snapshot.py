@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,26 @@ def test_views_of_two_sizes_make_one_picture() -> None:
     params = ViewParams()
     picture = rows_of([torch.zeros(3, 3, 8, 8), torch.zeros(3, 3, 4, 4)], [params, params])
     assert picture.shape == (12, 24, 3)
+
+
+def test_damaged_pictures_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    album = Album(tmp_path, 0)
+    for step in range(1, 9):
+        album.add(step, snapshot())
+    folder = tmp_path / "pictures"
+    whole = (folder / "step-1.npz").read_bytes()
+    (folder / "step-2.npz").write_bytes(b"")
+    (folder / "step-3.npz").write_bytes(whole[: len(whole) // 2])
+    (folder / "step-4.npz").write_bytes(whole.replace(b"PK", b"KP"))
+    np.savez(folder / "step-5.npz", **{**snapshot()._asdict(), "spectrum": np.array([object()])}, allow_pickle=True)
+    np.savez(folder / "step-6.npz", **{**snapshot()._asdict(), "diagonal_counts": np.zeros(3)})
+    np.savez(folder / "step-7.npz", c_whole=np.zeros((2, 2)))
+    (folder / "step-8.npz").unlink()
+    os.mkfifo(folder / "step-8.npz")
+    for name in ("step-abc.npz", "step-.npz", f"step-{'9' * 200}.npz", "step-٣.npz"):
+        (folder / name).write_bytes(whole)
+    assert list(read_album(tmp_path)) == [1]
+    for step in range(2, 9):
+        assert f"step-{step}.npz is left out: " in caplog.text
+    Album(tmp_path, 1)
+    assert (folder / "step-abc.npz").exists(), "what is no picture of ours stays"

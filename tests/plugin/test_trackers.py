@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.tracking import TensorBoardTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bt_plugin import trackers
@@ -92,3 +93,31 @@ def test_one_that_is_not_installed_is_refused(small_recipe: Path, monkeypatch: p
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"run\.trackers: wandb is not installed; pip install wandb"):
         train(small_recipe, "run.trackers=[wandb]")
+
+
+def test_a_tracker_that_fails_is_lost_and_the_run_goes_on(
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a server that is gone: every call fails from the third on, also the last one, which closes the tracker."""
+    calls = []
+
+    def log(self: TensorBoardTracker, values: dict[str, float], step: int | None = None, **_: object) -> None:
+        calls.append(step)
+        if len(calls) > 2:
+            raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(TensorBoardTracker, "log", log)
+    train(small_recipe, "run.max_steps=6")
+    assert calls == [1, 2, 3]
+    assert "run.trackers: tensorboard is lost, and the run continues without it: ConnectionError" in caplog.text
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_tracker_that_does_not_start_is_named(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: TensorBoardTracker, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/logs")
+
+    monkeypatch.setattr(TensorBoardTracker, "start", start)
+    monkeypatch.setattr(TensorBoardTracker, "__init__", start)
+    with pytest.raises(RecipeError, match=r"run.trackers: tensorboard cannot be started: PermissionError"):
+        train(small_recipe, "run.max_steps=2")

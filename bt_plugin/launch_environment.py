@@ -1,0 +1,48 @@
+"""The environment variables that launchers set, checked before anything reads them."""
+
+from __future__ import annotations
+
+import os
+
+from bt_plugin.errors import LaunchError
+from dali_pipelines.ranks import number_from_environment
+
+# Each with the least value that makes sense.
+_NUMBERS = {
+    "WORLD_SIZE": 1,
+    "RANK": 0,
+    "LOCAL_WORLD_SIZE": 1,
+    "LOCAL_RANK": 0,
+    "MASTER_PORT": 1,
+    "NUMBA_NUM_THREADS": 1,
+}
+_FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_DEBUG_MODE")
+# As Accelerate reads them.
+_FLAG_WORDS = {"1", "0", "y", "n", "yes", "no", "t", "f", "true", "false", "on", "off"}
+_OF_A_GROUP = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def check_launch_environment() -> None:
+    """Refuse variables that no launcher sets so.
+
+    Raises:
+        LaunchError: If one holds something else than it should, or one that belongs to a group of ranks is missing.
+    """
+    try:
+        numbers = {name: number_from_environment(name, -1, least=least) for name, least in _NUMBERS.items()}
+    except ValueError as error:
+        raise LaunchError(str(error)) from error
+    for name in _FLAGS:
+        value = os.environ.get(name, "no")
+        if value.lower() not in _FLAG_WORDS:
+            raise LaunchError(
+                f"${name}={value[:40]!r} is not allowed; it must be true or false. Unset it, or correct it"
+            )
+    world_size, rank = numbers["WORLD_SIZE"], numbers["RANK"]
+    if world_size > 1 and (missing := [name for name in _OF_A_GROUP if not os.environ.get(name)]):
+        raise LaunchError(
+            f"$WORLD_SIZE is {world_size}, and {' and '.join(f'${name}' for name in missing)} is not set; start the"
+            " processes by `accelerate launch`, or unset WORLD_SIZE"
+        )
+    if 0 < world_size <= rank:
+        raise LaunchError(f"$RANK={rank} is not in a world of {world_size}; ranks count from 0 to {world_size - 1}")

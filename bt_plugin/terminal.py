@@ -1,0 +1,47 @@
+"""What is printed: names that others chose cannot move the cursor, and no message fills the screen."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+# Control characters but line feed and tab; marks that change the direction of text; bytes that are not UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MOST_CHARACTERS = 1000
+
+
+def printable(text: str) -> str:
+    """Return text with control characters escaped and long lines shortened in their middle."""
+    return "\n".join(_shortened(line) for line in _UNPRINTABLE.sub(_escaped, text).split("\n"))
+
+
+def print_error(message: str) -> None:
+    """Print a message to stderr."""
+    print(printable(message), file=sys.stderr)  # noqa: T201 - this is where messages are printed
+
+
+def log_to_stderr(level: int = logging.WARNING) -> None:
+    """Print what this package logs.
+
+    Args:
+        level: Of bt_plugin's own messages; of all others, warnings are printed.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("bt_plugin").setLevel(level)
+
+
+class _Printable(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+def _shortened(line: str) -> str:
+    half = _MOST_CHARACTERS // 2
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
