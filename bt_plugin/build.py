@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from bt_plugin import distributed
 from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import RecipeError
 from bt_plugin.method import BarlowTwins, build_projector
 from bt_plugin.recipe import Data, Recipe, Run
 from dali_pipelines.loaders import EvalLoader, TwoViewLoader
 from dali_pipelines.params import Tuning
-from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.sources import ImageSource, Relabelled, open_source
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(recipe: Recipe) -> BarlowTwins:
@@ -50,7 +54,9 @@ def check_compiler(run: Run) -> None:
 
 
 def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
-    """Training and validation images.
+    """Open the training images, and the validation images with the class numbers of the training images.
+
+    Pretraining needs no classes, so validation images with classes of their own are left out with a warning.
 
     Raises:
         RecipeError: If one is missing or empty, or its images have other channels than the model.
@@ -68,7 +74,12 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
     train, val = sources
     assert train is not None, "data.train is not optional"
     if val is not None and val.has_labels and train.has_labels:
-        check_same_classes(train, val, recipe.data.val)
+        try:
+            val = with_classes_of(train, val, str(recipe.data.val))
+        except RecipeError as error:
+            if distributed.is_main():
+                logger.warning("%s. The run trains without evaluation on data.val.", error)
+            val = None
     return train, val
 
 
@@ -84,41 +95,53 @@ def open_named(key: str, path: str) -> ImageSource:
         raise RecipeError(f"{key}: {error}") from error
 
 
-def check_same_classes(train: ImageSource, val: ImageSource, val_path: str | None) -> None:
-    """Refuses labels that would not mean the same.
+def with_classes_of(train: ImageSource, val: ImageSource, val_path: str) -> ImageSource:
+    """Return validation images whose labels are the class numbers of the training images.
+
+    Classes are the same if their names are. Their order may differ, and validation images may lack some of them.
+
+    Args:
+        train: With labels.
+        val: With labels.
+        val_path: What data.val is, for the message.
 
     Raises:
-        RecipeError: If one of them has a class that the other does not have.
+        RecipeError: If there are validation images of a class that the training images do not have.
     """
-    if val.classes != train.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
+    try:
+        return val if val.classes == train.classes else Relabelled(val, train.classes)
+    except ValueError as error:
         raise RecipeError(
-            f"data.val: {val_path} must have the classes of data.train, or labels would not mean the same;"
-            f" only one of them has {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
-        )
+            f"data.val: {val_path} has {error}; every class must be one of data.train. Rename or remove them, or set"
+            " another data.val"
+        ) from error
 
 
 def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) -> TwoViewLoader:
     """This rank's two views.
 
     Raises:
-        RecipeError: If the batch does not divide over the ranks.
+        RecipeError: If the batch does not divide over the ranks, or the batches made ahead do not fit into memory.
     """
     options = loader_options(recipe.data, accelerator.device)
     by_dali = options["device"] == "gpu" or recipe.data.backend == "dali"
-    return TwoViewLoader(
-        source,
-        recipe.batch_size_per_rank(accelerator.num_processes),
-        views=recipe.preset,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        seed=recipe.run.seed,
-        prefetch=recipe.data.prefetch,
-        micro_batches=recipe.optim.accumulation_steps,
-        max_bad_files=recipe.data.max_bad_files,
-        tuning=Tuning(hw_decoder_load=recipe.data.hw_decoder_load) if by_dali else None,
-        **options,
-    )
+    batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
+    try:
+        return TwoViewLoader(
+            source,
+            batch_size,
+            views=recipe.preset,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            seed=recipe.run.seed,
+            prefetch=recipe.data.prefetch,
+            micro_batches=recipe.optim.accumulation_steps,
+            max_bad_files=recipe.data.max_bad_files,
+            tuning=Tuning(hw_decoder_load=recipe.data.hw_decoder_load) if by_dali else None,
+            **options,
+        )
+    except ValueError as error:
+        raise RecipeError(f"data.{error}") from error
 
 
 def build_eval_loader(

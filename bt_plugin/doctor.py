@@ -87,10 +87,13 @@ def _caches() -> Iterator[Finding]:
         remedy = "each start compiles for some ten seconds; set NUMBA_CACHE_DIR to a folder that can be written"
         yield Finding("warning", f"compiled code is not kept: {reason}", remedy)
     folder = cache_folder()
+    remedy = "large data sets are listed anew at each start; set XDG_CACHE_HOME to a folder that can be written"
+    if folder is None:
+        yield Finding("warning", "there is no home directory for a cache", remedy)
+        return
     try:
         check_output(folder / "index", "cache")
     except UserError as error:
-        remedy = "large data sets are listed anew at each start; set XDG_CACHE_HOME to a folder that can be written"
         yield Finding("warning", str(error), remedy)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bt_plugin.cli.evaluation import add_subject_arguments
+from bt_plugin.cli.evaluation import add_subject_arguments, subject_of
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,12 +28,11 @@ def run(arguments: argparse.Namespace) -> None:
     from bt_plugin.evaluate.features import extract_features
     from bt_plugin.evaluate.protocol import Protocol
     from bt_plugin.evaluate.run import Evaluation
-    from bt_plugin.evaluate.subject import open_subject
     from bt_plugin.recipe_file import load_as
 
     output = Path(arguments.output)
     check_embeddings_output(output)
-    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed)
+    subject = subject_of(arguments)
     beneath = {**subject.defaults, "data": {**subject.defaults.get("data", {}), "train": arguments.data}}
     beneath["data"].setdefault("val", arguments.data)
     protocol = load_as(Protocol, None, arguments.overrides, beneath)

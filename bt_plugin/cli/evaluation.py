@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bt_plugin.backbone_names import LIBRARIES, check_backbone_name
 from bt_plugin.errors import RecipeError
+
+if TYPE_CHECKING:
+    from bt_plugin.evaluate.subject import Subject
 
 _HELP = {
     "knn": "classify by the nearest neighbours of features",
@@ -34,8 +38,22 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     """What is evaluated."""
     parser.add_argument("subject", help="a run, a checkpoint, a file of weights, torchvision/NAME, timm/NAME, pixels")
     parser.add_argument("--backbone", help="architecture of a file's weights, where they do not tell it")
+    parser.add_argument("--prefix", help="what the network's keys begin with, where a file has several networks")
     parser.add_argument("--pretrained", action="store_true", help="take the library's weights, not random ones")
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+
+
+def subject_of(arguments: argparse.Namespace) -> Subject:
+    """Build what is evaluated."""
+    is_name = arguments.subject.split("/")[0] in LIBRARIES and not Path(arguments.subject).exists()
+    for name, key in ((arguments.backbone, "--backbone"), (arguments.subject if is_name else None, "subject")):
+        if name is not None:
+            # Before torch is imported, which takes seconds.
+            check_backbone_name(name, key)
+
+    from bt_plugin.evaluate.subject import open_subject
+
+    return open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed, arguments.prefix)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,11 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
     from bt_plugin import distributed
     from bt_plugin.evaluate.protocol import Protocol
     from bt_plugin.evaluate.run import evaluate
-    from bt_plugin.evaluate.subject import open_subject
     from bt_plugin.recipe_file import load_as
 
     logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
-    subject = open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed)
+    subject = subject_of(arguments)
     overrides = [text for text in arguments.overrides if "=" in text]
     protocol = load_as(Protocol, Path(recipes[0]) if recipes else None, overrides, subject.defaults)
     result = evaluate(arguments.command, subject, protocol)

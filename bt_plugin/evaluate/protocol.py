@@ -12,7 +12,7 @@ from dali_pipelines.params import IMAGENET_MEAN, IMAGENET_STD, EvalParams, Prese
 
 class EvalData(Data):
     val: PathText
-    """The images that are classified, with the classes of data.train."""
+    """The images that are classified; data.train must have their classes."""
 
 
 class View(Section):

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin import distributed
 from bt_plugin.accelerator import build_accelerator
-from bt_plugin.build import check_same_classes, loader_options, open_named
-from bt_plugin.errors import RecipeError
+from bt_plugin.build import loader_options, open_named, with_classes_of
+from bt_plugin.errors import RecipeError, file_error
 from bt_plugin.evaluate.features import Features, extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.linear import linear_on_features
@@ -26,7 +27,7 @@ from bt_plugin.evaluate.protocol import Protocol, Supervised
 from bt_plugin.evaluate.subject import Subject
 from bt_plugin.evaluate.subsets import class_balanced, listed
 from bt_plugin.evaluate.supervised import Classifier, train_classifier
-from bt_plugin.rundir import write_atomically
+from bt_plugin.runs.atomic_file import check_output, write_atomically
 from bt_plugin.versions import versions
 from dali_pipelines.loaders import EvalLoader, TwoViewLoader
 from dali_pipelines.sources import ImageSource
@@ -102,8 +103,11 @@ def evaluate(method: str, subject: Subject, protocol: Protocol) -> dict[str, Any
     """Evaluates, writes OUTPUT_DIR/METHOD-TIME.json, and returns what is in it. To be called on every rank.
 
     Raises:
-        RecipeError: If the images have no classes, or others than the protocol says.
+        RecipeError: If the images have no classes, or others than the protocol says, or the backbone cannot embed them.
+        FileError: If the result could not be written.
     """
+    check_output(_output_dir(subject, protocol) / method, "run.output_dir")
+    _check_view(subject, protocol)
     train, val = _sources(protocol)
     accelerator = build_accelerator(protocol.run)
     set_seed(protocol.run.seed)
@@ -125,12 +129,29 @@ def evaluate(method: str, subject: Subject, protocol: Protocol) -> dict[str, Any
     return content
 
 
+@torch.no_grad()
+def _check_view(subject: Subject, protocol: Protocol) -> None:
+    """Try the backbone with two images of the view."""
+    view = protocol.view
+    try:
+        subject.backbone.eval()(torch.zeros(2, view.channels, view.size_px, view.size_px))
+    except Exception as error:  # networks refuse what they cannot take by errors of all kinds
+        says = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RecipeError(
+            f"view.size_px: {subject.name} cannot embed views of {view.size_px} px with {view.channels} channel(s):"
+            f" {says}; take the size and channels that it was made for"
+        ) from error
+
+
 def _output_dir(subject: Subject, protocol: Protocol) -> Path:
     return Path(protocol.run.output_dir) if protocol.run.output_dir else subject.output_dir
 
 
 def _written(content: dict[str, Any], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(error, folder, "run.output_dir") from error
     stem = f"{content['method']}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
     path = folder / f"{stem}.json"
     number = 2
@@ -145,22 +166,42 @@ def _sources(protocol: Protocol) -> tuple[ImageSource, ImageSource]:
     for key, path in (("data.train", protocol.data.train), ("data.val", protocol.data.val)):
         source = open_named(key, path)
         if not source.has_labels:
-            raise RecipeError(f"{key}: the images of {path} have no classes; give folders, one a class, or a list")
+            raise RecipeError(
+                f"{key}: the images of {path} have no classes; give a folder with sub-folders alone, one a class, or a"
+                " list with labels"
+            )
         sources.append(source)
     train, val = sources
-    check_same_classes(train, val, protocol.data.val)
-    return train, val
+    return train, with_classes_of(train, val, protocol.data.val)
+
+
+def _check_batch_norm(backbone: nn.Module, batch_size: int, global_batch_size: int, images: int, ranks: int) -> None:
+    """Refuse one image a rank, of which BatchNorm in training mode has no variance."""
+    if batch_size > 1 or not any(isinstance(module, _BatchNorm) for module in backbone.modules()):
+        return
+    if global_batch_size <= images:
+        what, remedy = f"finetune.global_batch_size={global_batch_size}", f"Use {2 * ranks} or more"
+    else:
+        what, remedy = f"data.train, of {images} images,", "Use a larger finetune.fraction or finetune.subset"
+    fewer = ", or launch fewer ranks" if ranks > 1 else ""
+    raise RecipeError(f"{what} gives each of {ranks} ranks one image a step. BatchNorm needs two. {remedy}{fewer}.")
 
 
 def _supervised(evaluation: Evaluation, train: ImageSource, options: Supervised, frozen: bool) -> dict[str, Any]:
     subject, protocol, accelerator = evaluation.subject, evaluation.protocol, evaluation.accelerator
     world_size = accelerator.num_processes
+    if len(train) < world_size:
+        raise RecipeError(
+            f"data.train has {len(train)} images to train on, and there are {world_size} ranks; launch fewer"
+        )
     batch_size, rest = divmod(min(options.global_batch_size, len(train) // world_size * world_size), world_size)
     if rest or not batch_size:
         raise RecipeError(
             f"{type(options).__name__.lower()}.global_batch_size: {options.global_batch_size} does not divide over"
             f" {world_size} ranks; take a multiple of {world_size}, or another number of ranks"
         )
+    if not frozen:
+        _check_batch_norm(subject.backbone, batch_size, options.global_batch_size, len(train), world_size)
     loader = TwoViewLoader(
         train,
         batch_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.features import RAW_PX, RawPixels
 from bt_plugin.export import load_backbone
 from bt_plugin.recipe_file import load_recipe
-from bt_plugin.rundir import EXPORT, MODEL, RECIPE
+from bt_plugin.rundir import RECIPE
+from bt_plugin.runs.model_file import EXPORT, MODEL, export_folder, read_model_file
 from bt_plugin.weights import read_weights
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,10 @@ class Subject(NamedTuple):
     output_dir: Path
 
 
-def open_subject(name: str, backbone: str | None = None, pretrained: bool = False, seed: int = 0) -> Subject:
-    """Builds what is named.
+def open_subject(
+    name: str, backbone: str | None = None, pretrained: bool = False, seed: int = 0, prefix: str | None = None
+) -> Subject:
+    """Build what is named.
 
     Args:
         name: A run's directory, one of its checkpoints, a folder with an export, a file of weights,
@@ -51,13 +53,14 @@ def open_subject(name: str, backbone: str | None = None, pretrained: bool = Fals
         backbone: The architecture of a file's weights, where they do not tell it.
         pretrained: Whether a network by its name has its library's weights, or random ones.
         seed: Of random weights.
+        prefix: What the keys of a file's network begin with, where the file has several networks.
 
     Raises:
         RecipeError: If there is no such thing.
     """
     path = Path(name).expanduser()
     if path.is_file():
-        return _from_file(name, path, backbone)
+        return _from_file(name, path, backbone, prefix)
     if path.is_dir():
         return _from_folder(name, path)
     if name == "pixels":
@@ -73,15 +76,15 @@ def open_subject(name: str, backbone: str | None = None, pretrained: bool = Fals
 def _from_folder(name: str, path: Path) -> Subject:
     if (path / "manifest.json").is_file():
         return _from_checkpoint(name, path)
-    folder = path / EXPORT if (path / EXPORT / MODEL).is_file() else path
+    folder = export_folder(path)
     if not (folder / MODEL).is_file():
         found = checkpoints(path)
         remedy = f"it is not done; take {found[-1]}" if found else "give a run's directory or its export"
         raise RecipeError(f"{name}: has no {EXPORT}/{MODEL}; {remedy}")
+    view = read_model_file(folder).eval_view
     backbone = load_backbone(folder)
-    description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
     run_dir = folder.parent if folder.name == EXPORT else folder
-    defaults = {"view": description.get("eval_view", {}), **_data_of(run_dir)}
+    defaults = {"view": view.model_dump() if view else {}, **_data_of(run_dir)}
     return Subject(name, backbone.module, backbone.feature_dim, defaults, run_dir / "eval")
 
 
@@ -107,8 +110,8 @@ def _data_of(run_dir: Path) -> dict[str, Any]:
     return {"data": {key: value for key, value in data.items() if value is not None}}
 
 
-def _from_file(name: str, path: Path, backbone: str | None) -> Subject:
-    weights = read_weights(path, backbone)
+def _from_file(name: str, path: Path, backbone: str | None, prefix: str | None) -> Subject:
+    weights = read_weights(path, backbone, prefix=prefix)
     if weights.dropped:
         logger.warning("%s: left out: %s", name, "; ".join(weights.dropped))
     module, feature_dim = build_backbone(weights.backbone_name, weights.stem, weights.in_chans)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import os
+from pathlib import Path
 
 import numpy as np
 
-from bt_plugin.errors import RecipeError
+from bt_plugin.errors import RecipeError, file_error
+from dali_pipelines.regular_files import read_regular
 from dali_pipelines.sources import ImageSource, Subset
 
 
@@ -40,19 +42,44 @@ def listed(source: ImageSource, path: str) -> ImageSource:
 
     Args:
         source: With labels.
-        path: Of the file; a line is an image's name in the source, or the last part of it.
+        path: Of the file; a line is an image's name in the source, or the last part of it, with all blanks within.
 
     Raises:
-        RecipeError: If it cannot be read, or names what is not in the source.
+        RecipeError: If it cannot be read, names what is not in the source, or has a name that several images end with.
     """
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise RecipeError(f"finetune.subset: {path} cannot be read: {error}") from error
-    at = {PurePosixPath(name).name: index for index, name in enumerate(source.names)}
-    at |= {name: index for index, name in enumerate(source.names)}
-    missing = [line for line in lines if line not in at]
+    lines = _lines(path)
+    wanted = set(lines)
+    whole: dict[str, int] = {}
+    plain: dict[str, list[int]] = {}
+    for index, name in enumerate(source.names):
+        if name in wanted:
+            whole[name] = index
+        if (last := name.rpartition("/")[2]) in wanted:
+            plain.setdefault(last, []).append(index)
+    missing, chosen = [], set()
+    for line in wanted:
+        found = [whole[line]] if line in whole else plain.get(line, [])
+        if len(found) > 1:
+            first, second = source.names[found[0]], source.names[found[1]]
+            raise RecipeError(
+                f"finetune.subset: {path}: {line!r} is the name of {len(found)} images, such as {first} and {second};"
+                " write FOLDER/NAME"
+            )
+        missing += [line] * (not found)
+        chosen.update(found)
     if missing or not lines:
-        what = f"{len(missing)} of its {len(lines)} names, such as {missing[0]}," if missing else "any name"
+        what = f"{len(missing)} of its {len(wanted)} names, such as {min(missing)!r}," if missing else "any name"
         raise RecipeError(f"finetune.subset: {path}: data.train does not have {what} in it")
-    return Subset(source, np.array(sorted({at[line] for line in lines}), dtype=np.int64))
+    return Subset(source, np.array(sorted(chosen), dtype=np.int64))
+
+
+def _lines(path: str) -> list[str]:
+    """The names in a file, without empty lines. Bytes that are not UTF-8 are kept, as names of files have them."""
+    try:
+        content = read_regular(Path(os.path.expanduser(path)))
+    except OSError as error:
+        raise file_error(error, path, "finetune.subset") from error
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        raise RecipeError(f"finetune.subset: {path} is not UTF-8; save it as UTF-8, a name a line")
+    lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").split("\n")
+    return [line.strip() for line in lines if line.strip()]

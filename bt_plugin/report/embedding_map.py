@@ -17,7 +17,7 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate.subject import open_subject
 from bt_plugin.evaluate.subsets import at_most
 from bt_plugin.report.record import RunRecord
-from bt_plugin.rundir import EXPORT, MODEL
+from bt_plugin.runs.model_file import EXPORT, MODEL
 from bt_plugin.shown import pixels_of
 
 THUMBNAIL_PX = 56

@@ -13,7 +13,8 @@ from bt_plugin.figures import Line
 from bt_plugin.monitor import read_lines
 from bt_plugin.recipe import Recipe
 from bt_plugin.recipe_file import load_recipe
-from bt_plugin.rundir import EVALUATIONS, EXPORT, METRICS, MODEL, RECIPE, SUMMARY
+from bt_plugin.rundir import EVALUATIONS, METRICS, RECIPE, SUMMARY
+from bt_plugin.runs.model_file import EXPORT, MODEL
 from bt_plugin.runs.result_files import EvaluationResult, Result, Summary, read_result
 from bt_plugin.snapshot import PICTURES, VIEWS, Snapshot, read_album
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from dali_pipelines.sources.arrays import ArraySource, array_file, array_source
-from dali_pipelines.sources.base import NO_LABEL, ImageSource, Subset
-from dali_pipelines.sources.files import (
-    LIST_DELIMITERS,
-    FileSource,
-    existing_folder,
-    file_list,
-    flat_folder,
-    has_images,
-    image_folder,
-)
-from dali_pipelines.sources.tars import TarSource, tar_shards
+from dali_pipelines.sources.array_files import array_file
+from dali_pipelines.sources.arrays import ArraySource, array_source
+from dali_pipelines.sources.base import NO_LABEL, ImageSource, Relabelled, Subset
+from dali_pipelines.sources.files import FileSource
+from dali_pipelines.sources.folders import any_folder, flat_folder, image_folder
+from dali_pipelines.sources.lists import LIST_DELIMITERS, file_list
+from dali_pipelines.sources.paths import absolute
+from dali_pipelines.sources.tars import TarSource, is_tar_pattern, tar_shards
 
 __all__ = [
     "NO_LABEL",
     "ArraySource",
     "FileSource",
     "ImageSource",
+    "Relabelled",
     "Subset",
     "TarSource",
     "array_file",
@@ -35,21 +33,22 @@ __all__ = [
 
 
 def open_source(path: str | Path) -> ImageSource:
-    """What lies at a path, told by its suffix.
+    """What is stored at a path, told by its suffix.
 
     .tar is tar shards, with wildcards and braces; .csv, .tsv and .txt are file lists; .npz and .npy are arrays of
     pixels. Anything else is a folder: with images of its own it is flat, otherwise its sub-folders are the classes.
 
     Raises:
-        ValueError: If nothing is there, or no image in it.
+        ValueError: If nothing is there, it cannot be read, it is damaged, or it has no image.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".tar":
-        return tar_shards(path)
-    if Path(path).expanduser().is_file():
-        if suffix in LIST_DELIMITERS:
-            return file_list(path)
-        if suffix in (".npz", ".npy"):
-            return array_file(path)
-    folder = existing_folder(path)
-    return flat_folder(folder) if has_images(folder) else image_folder(folder)
+    path = os.fspath(path)
+    found = absolute(path)
+    suffix = found.suffix.lower()
+    if not os.path.isdir(found):
+        if is_tar_pattern(path):
+            return tar_shards(path)
+        if suffix in LIST_DELIMITERS and os.path.lexists(found):
+            return file_list(found)
+        if suffix in (".npz", ".npy") and os.path.lexists(found):
+            return array_file(found)
+    return any_folder(found)

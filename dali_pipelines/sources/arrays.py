@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +11,9 @@ from dali_pipelines.sources.base import ImageSource
 
 # Enough to tell data sets apart; hashing all of a large one would take minutes.
 _SAMPLED_IMAGES = 1000
+# No image has so few rows, and hardly one more channels.
+_FEW_CHANNELS = 4
+_MOST_CHANNELS = 16
 
 
 class ArraySource(ImageSource):
@@ -60,6 +62,7 @@ def array_source(
         raise ValueError(
             f"images: shape {np.shape(images)} of {pixels.dtype} is not allowed; it must be (N, H, W, C) of uint8"
         )
+    _check_channels_last(pixels.shape)
     if labels is None:
         return ArraySource(pixels, None, ())
     numbers = np.asarray(labels)
@@ -75,23 +78,10 @@ def array_source(
     return ArraySource(pixels, numbers.astype(np.int64), tuple(classes))
 
 
-def array_file(path: str | Path) -> ArraySource:
-    """A .npz file with the arrays images and, where there are any, labels; or a .npy file of images, read as needed.
-
-    Raises:
-        ValueError: If the file has other arrays, or they do not fit array_source.
-    """
-    path = Path(path).expanduser()
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a file of arrays: {error}; write it by numpy.savez(images=...)") from error
-    try:
-        if isinstance(loaded, np.ndarray):
-            return array_source(loaded)
-        with loaded:
-            if "images" not in loaded:
-                raise ValueError(f"it has {', '.join(loaded) or 'nothing'}, and must have images")
-            return array_source(loaded["images"], loaded.get("labels"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+def _check_channels_last(shape: tuple[int, ...]) -> None:
+    """Refuse what is almost surely (N, C, H, W): images of a few rows, each pixel with more channels than those."""
+    _, first, second, third = shape
+    if any(first <= most < min(second, third) for most in (_FEW_CHANNELS, _MOST_CHANNELS)):
+        raise ValueError(
+            f"images: shape {shape} has the channels first, and must be (N, H, W, C); give images.transpose(0, 2, 3, 1)"
+        )

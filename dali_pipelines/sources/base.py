@@ -95,3 +95,41 @@ class Subset(ImageSource):
 
     def _content_sample(self) -> bytes:
         return self._source.fingerprint.encode()
+
+
+class Relabelled(ImageSource):
+    """The images of a source with the class numbers of another, such as a training set's for its validation set.
+
+    Args:
+        source: The images, with labels.
+        classes: Names of the classes in their new order; they may be more than those of the source.
+
+    Raises:
+        ValueError: If the source has a class that is not among them.
+    """
+
+    def __init__(self, source: ImageSource, classes: tuple[str, ...]) -> None:
+        number_of = {name: number for number, name in enumerate(classes)}
+        unknown = [name for name in source.classes if name not in number_of]
+        if unknown:
+            more = f" and {len(unknown) - 5} others" if len(unknown) > 5 else ""
+            raise ValueError(f"unknown classes: {', '.join(map(_printable, unknown[:5]))}{more}")
+        new = np.array([number_of[name] for name in source.classes], dtype=np.int64)
+        super().__init__(source.names, new[source.labels], classes)
+        self.kind = source.kind
+        self.channels = source.channels
+        self._source = source
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self._source.read(index)
+
+    def place(self, index: int) -> str:
+        return self._source.place(index)
+
+    def _content_sample(self) -> bytes:
+        return self._source._content_sample()
+
+
+def _printable(name: str) -> str:
+    """A class's name, with quotes and escapes where one could not read it; names come from files too."""
+    return (name if name.isprintable() and name == name.strip() else repr(name))[:100]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.regular_files import open_regular
 from dali_pipelines.sources.names import Names
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 Index = dict[str, NDArray[Any]]
 
 # Part of the key: an index of another form is another index.
-_FORMAT = 1
+_FORMAT = 2
 # What is found out faster is not kept: nothing to gain, and nothing that could be out of date.
 WORTH_KEEPING_S = 2.0
 
@@ -47,7 +48,11 @@ def cached_index(key: str, build: Callable[[], Built]) -> Index:
         key: Names what is indexed.
         build: Makes the index.
     """
-    path = _cache_folder() / f"{hashlib.sha256(f'{_FORMAT} {key}'.encode()).hexdigest()[:32]}.npz"
+    digest = hashlib.sha256(f"{_FORMAT} {key}".encode("utf-8", "surrogateescape")).hexdigest()
+    folder = cache_folder()
+    if folder is None:
+        return build().arrays
+    path = folder / f"{digest[:32]}.npz"
     kept = _load(path)
     if kept is not None:
         return kept
@@ -58,13 +63,15 @@ def cached_index(key: str, build: Callable[[], Built]) -> Index:
     return index
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dali_pipelines"
+def cache_folder() -> Path | None:
+    """None where there is no home directory; a relative path would be another folder after a change of directory."""
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(folder) / "dali_pipelines" if os.path.isabs(folder) else None
 
 
 def _load(path: Path) -> Index | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             index = dict(file)
         depends_on = Names(index.pop("_depends_on"), index.pop("_depends_on_ends"))
         is_current = np.array_equal(_stamps(depends_on), index.pop("_stamps"))

@@ -188,7 +188,7 @@ def test_leaving_an_epoch_early_begins_the_next_one(small_data: Path) -> None:
         ("global_batch_size", {"batch_size": 4}),
         ("seed", {"seed": 1}),
         ("views", {"size": 16}),
-        ("source", {"split": "val"}),
+        ("n_samples", {"split": "val"}),
     ],
 )
 def test_a_state_of_another_stream_is_refused(small_data: Path, key: str, options: dict[str, int]) -> None:
@@ -200,8 +200,20 @@ def test_a_state_of_another_stream_is_refused(small_data: Path, key: str, option
         **CPU,
         seed=options.get("seed", 0),
     )
-    with pytest.raises(ValueError, match=f"{key} was"):
+    with pytest.raises(ValueError, match=rf"{key}\)? was"):
         other.load_state_dict(state)
+
+
+def test_a_state_of_as_many_other_images_is_refused(small_data: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in (small_data / "train" / "coffee").iterdir())
+    for folder in ("a", "b"):
+        for number, name in enumerate(names):
+            path = tmp_path / folder / "train" / f"{folder if number == 3 else 'c'}{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(small_data / "train" / "coffee" / name)
+    state = loader(tmp_path / "a").state_dict()
+    with pytest.raises(ValueError, match=r"the fingerprint of the images' names, labels and order \(source\) was"):
+        loader(tmp_path / "b").load_state_dict(state)
 
 
 def test_a_state_goes_on_on_another_number_of_ranks(small_data: Path) -> None:

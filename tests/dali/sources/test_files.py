@@ -1,124 +1,116 @@
+"""Files of images, each read by its path."""
+
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dali_pipelines.sources import file_list, flat_folder, image_folder, open_source
+from dali_pipelines import EvalLoader, EvalParams
+from dali_pipelines.sources import FileSource, flat_folder
+from dali_pipelines.sources.labels import numbered
 from tests.conftest import write_image
+from tests.dali.conftest import CPU
 
-PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b/2.png", "b/deeper/1.PNG", "a/3.png", "a/10.png", ".hidden/x.png"):
-        write_image(tmp_path / name, PIXELS)
-    (tmp_path / "a" / "notes.txt").write_text("not an image")
-    return tmp_path
+PIXELS = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8, 1) * 4, np.ones((4, 4, 3), np.uint8))
 
 
-def test_image_folder_labels_by_sub_folder_in_sorted_order(folder: Path) -> None:
-    source = image_folder(folder)
-    assert source.classes == ("a", "b")
-    assert list(source.names) == ["a/10.png", "a/3.png", "b/2.png", "b/deeper/1.PNG"]
-    assert source.labels.tolist() == [0, 0, 1, 1]
-    assert source.place(3) == str(folder / "b/deeper/1.PNG")
-    assert source.has_labels
+@pytest.mark.usefixtures("each_backend")
+def test_every_suffix_is_read(tmp_path: Path) -> None:
+    """Of all formats, losslessly or as JPEG."""
+    for suffix, form in (
+        *((suffix, "JPEG") for suffix in (".jpg", ".JPEG", ".jpe", ".jfif", ".mpo")),
+        *((suffix, "JPEG2000") for suffix in (".jp2", ".j2k", ".jpx", ".jpf")),
+        *((".png", "PNG"), (".bmp", "BMP"), (".dib", "DIB"), (".tif", "TIFF"), (".webp", "WEBP"), (".ppm", "PPM")),
+    ):
+        Image.fromarray(PIXELS).save(tmp_path / f"x{suffix}", form)
+    source = flat_folder(tmp_path)
+    assert len(source) == 15
+    (batch,) = EvalLoader(source, 15, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), **CPU)
+    assert (255 * batch.images - PIXELS.mean()).mean(dim=(1, 2, 3)).abs().max() < 1
 
 
-def test_image_folder_agrees_with_torchvisions(small_data: Path) -> None:
-    from torchvision.datasets import ImageFolder
+def make_socket(path: Path) -> None:
+    import socket
 
-    theirs = ImageFolder(small_data / "train")
-    ours = image_folder(small_data / "train")
-    assert [(ours.place(index), ours.labels[index]) for index in range(len(ours))] == theirs.samples
-
-
-def test_flat_folder_has_no_labels(folder: Path) -> None:
-    source = flat_folder(folder)
-    assert len(source) == 4
-    assert not source.has_labels
-    assert set(source.labels.tolist()) == {-1}
-
-
-def test_open_source_finds_out_which_it_is(folder: Path) -> None:
-    assert open_source(folder).has_labels
-    assert not open_source(folder / "a").has_labels
-
-
-def test_fingerprint_follows_the_list_and_not_the_place(folder: Path, tmp_path: Path) -> None:
-    before = image_folder(folder).fingerprint
-    moved = tmp_path.with_name(tmp_path.name + "_moved")
-    folder.rename(moved)
-    assert image_folder(moved).fingerprint == before
-    (moved / "a" / "3.png").rename(moved / "a" / "4.png")
-    assert image_folder(moved).fingerprint != before
-    assert flat_folder(moved).fingerprint != image_folder(moved).fingerprint
-
-
-def test_names_that_are_not_ascii_or_have_spaces(tmp_path: Path) -> None:
-    write_image(tmp_path / "kläße 1" / "ü b.png", PIXELS)
-    assert list(image_folder(tmp_path).names) == ["kläße 1/ü b.png"]
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(path))
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"),
+    ("make", "what"),
     [
-        ("missing", "does not exist"),
-        ("empty", "no images"),
-        ("file.dat", "is a file"),
-        ("hollow", "no images in this class"),
+        (os.mkfifo, "a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (lambda path: path.mkdir(), "a folder"),
+        (make_socket, "(?i)a socket|no such device"),
     ],
 )
-def test_a_bad_folder_is_named(tmp_path: Path, name: str, rule: str) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.dat").write_text("")
-    (tmp_path / "hollow" / "class").mkdir(parents=True)
-    for read in (open_source, image_folder) if name == "hollow" else (open_source, image_folder, flat_folder):
-        with pytest.raises(ValueError, match=rule) as error:
-            read(tmp_path / name)
-        assert name in str(error.value)
+def test_only_regular_files_are_read_and_at_once(
+    tmp_path: Path, make: object, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(Path("x.jpg"))  # type: ignore[operator]
+    source = FileSource(tmp_path, ["x.jpg"], None, ())
+    found: list[Exception] = []
+
+    def read() -> None:
+        try:
+            source.read(0)
+        except OSError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits"
+    with pytest.raises(OSError, match=what):
+        raise found[0]
+
+
+def test_a_file_that_no_decoder_takes_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "x.jpg", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(OSError, match="1099511627776 bytes, and at most 2147483647 are read"):
+        flat_folder(tmp_path).read(0)
+
+
+def test_a_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "a.png", PIXELS)
+    monkeypatch.chdir(tmp_path)
+    source = FileSource(Path(), ["a.png"], None, ())
+    monkeypatch.chdir("/")
+    assert source.place(0) == str(tmp_path / "a.png")
+
+
+def test_a_way_through_a_link_is_kept(tmp_path: Path) -> None:
+    """After a link, ".." is the parent of where it leads."""
+    write_image(tmp_path / "far/images/a.png", PIXELS)
+    (tmp_path / "far/deep").mkdir()
+    (tmp_path / "near").symlink_to("far/deep")
+    assert len(flat_folder(tmp_path / "near/../images").read(0)) > 0
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "classes", "labels"),
+    ("labels", "classes"),
     [
-        ("list.csv", "path,label\na/1.png,cat\n\n/b/2.png,ant\n", ("ant", "cat"), [1, 0]),
-        ("list.tsv", "a/1.png\t10\n/b/2.png\t9\n", ("9", "10"), [1, 0]),
-        ("list.csv", '"a/1.png"\n/b/2.png', (), [-1, -1]),
-        ("list.txt", "path\r\na/1.png\r\n/b/2.png\r\n", (), [-1, -1]),
+        (["10", "9", "-3"], ("-3", "9", "10")),
+        (["--5", "4"], ("--5", "4")),
+        (["-", "4"], ("-", "4")),
+        (["1", "01", "001", "1"], ("001", "01", "1")),
+        (["²", "1"], ("1", "²")),
+        (["٣", "2", "10"], ("2", "٣", "10")),
+        (["9" * 5000, "1"], ("1", "9" * 5000)),
+        (["1" + "0" * 900, "9" * 900], ("9" * 900, "1" + "0" * 900)),
+        (["10", "9", "x"], ("10", "9", "x")),
     ],
 )
-def test_file_lists(tmp_path: Path, name: str, text: str, classes: tuple[str, ...], labels: list[int]) -> None:
-    (tmp_path / name).write_text(text, newline="")
-    source = open_source(tmp_path / name)
-    assert [source.place(index) for index in range(len(source))] == [f"{tmp_path}/a/1.png", "/b/2.png"]
-    assert source.classes == classes
-    assert source.labels.tolist() == labels
-
-
-def test_commas_and_spaces_belong_to_a_path(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("my, own.png\n")
-    (tmp_path / "list.csv").write_text('"my, own.png",3\n')
-    for name in ("list.txt", "list.csv"):
-        assert list(file_list(tmp_path / name).names) == ["my, own.png"]
-
-
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("", "no files in it"),
-        ("path,label\n", "no files in it"),
-        ("a.png,1\nb.png\n", r"line 2: \['b.png'\] must be a path, a label"),
-        ("a.png,1,2\n", "line 1: .* must be a path"),
-        ("a.png,1\n,1\n", "line 2: .* must be a path, a label"),
-    ],
-)
-def test_a_bad_list_is_named_by_its_line(tmp_path: Path, text: str, rule: str) -> None:
-    (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(ValueError, match=f"list.csv.*{rule}"):
-        open_source(tmp_path / "list.csv")
-    with pytest.raises(ValueError, match=r"gone\.csv: does not exist"):
-        open_source(tmp_path / "gone.csv")
+def test_the_order_of_classes(labels: list[str], classes: tuple[str, ...]) -> None:
+    numbers, found = numbered(labels)
+    assert found == classes
+    assert numbers is not None
+    assert [found[number] for number in numbers] == labels

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dali_pipelines.sources import flat_folder, image_folder, index_cache
+from dali_pipelines.sources.folder_walk import FolderWalk
 from dali_pipelines.sources.index_cache import Built, cached_index
 from tests.conftest import write_image
 
@@ -44,7 +45,7 @@ def no_walk(*_: object, **__: object) -> None:
 def test_a_kept_index_is_not_made_again(cache: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = image_folder(data)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(os, "walk", no_walk)
+    monkeypatch.setattr(FolderWalk, "below", no_walk)
     second = image_folder(data)
     assert list(second.names) == list(first.names) == ["a/1.png", "a/deeper/2.png", "b/3.png"]
     assert second.fingerprint == first.fingerprint

@@ -1,0 +1,115 @@
+"""Files of arrays, read only after their headers agree with their sizes."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from io import FileIO
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from dali_pipelines.regular_files import open_regular
+from dali_pipelines.sources.arrays import ArraySource, array_source
+from dali_pipelines.sources.paths import absolute, unreadable
+
+_ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")
+_READ = ("images", "labels")
+_UNREAD = np.empty(0)
+_REMEDY = "write it again by numpy.savez(images=...)"
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+
+
+def array_file(path: str | Path) -> ArraySource:
+    """A .npz file with the arrays images and, where there are any, labels; or a .npy file of images, read as needed.
+
+    Raises:
+        ValueError: If the file cannot be read, is damaged, has other arrays, or they do not fit array_source.
+    """
+    path = absolute(path)
+    try:
+        with open_regular(path) as file:
+            begin = file.read(4)
+            file.seek(0)
+            arrays = _unpacked(file) if begin in _ZIP_BEGINS else {"images": _mapped(file)}
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except Exception as error:  # numpy and zipfile raise whatever their parsers and decompressors raise
+        raise ValueError(f"{path}: not a file of arrays, or damaged: {str(error)[:300]}; {_REMEDY}") from error
+    try:
+        if "images" not in arrays:
+            names = ", ".join(name if name.isprintable() else repr(name) for name in arrays)
+            raise ValueError(f"it has {names[:300] or 'nothing'}, and must have images")
+        return array_source(arrays["images"], arrays.get("labels"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _mapped(file: FileIO) -> NDArray[Any]:
+    """The array of a .npy file, whose pages are read when they are needed."""
+    header = _read_header(file)
+    begin = file.tell()
+    _check_size(header, os.fstat(file.fileno()).st_size - begin)
+    order: Literal["C", "F"] = "F" if header.is_fortran else "C"
+    mapped: NDArray[Any] = np.memmap(file, header.dtype, "r", begin, header.shape, order)
+    return mapped
+
+
+def _unpacked(file: FileIO) -> dict[str, NDArray[Any]]:
+    """The arrays of a .npz file. Of those that are not read, the names alone count."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        if len(entries) < len(archive.infolist()):
+            raise ValueError("two of its arrays have the same name")
+        for entry in entries.values():
+            # Compares the entry's own header with the directory, whose names would otherwise decide.
+            archive.open(entry).close()
+        return {name: _read(archive, entry) if name in _READ else _UNREAD for name, entry in entries.items()}
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(entry) as content:
+        header = _read_header(content)
+        _check_size(header, entry.file_size - content.tell())
+        available = psutil.virtual_memory().available
+        if entry.file_size > available:
+            raise ValueError(
+                f"{entry.filename} has {entry.file_size} bytes, and {available} bytes of memory are free; a .npy file"
+                " of images is read as needed"
+            )
+    with archive.open(entry) as content:
+        array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
+        # The checksum is compared at the end.
+        content.read()
+    return array
+
+
+def _read_header(file: IO[bytes]) -> _Header:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of numpy's format is not read")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    header = _Header(*read(file))
+    if header.dtype.hasobject:
+        raise ValueError("it has Python objects instead of numbers")
+    return header
+
+
+def _check_size(header: _Header, size: int) -> None:
+    """Refuse a header that claims more or less than there is."""
+    if min(header.shape, default=0) < 0:
+        raise ValueError(f"the shape {header.shape} is negative")
+    claimed = math.prod(header.shape) * header.dtype.itemsize
+    if claimed != size:
+        raise ValueError(
+            f"{header.shape} of {header.dtype} are {claimed} bytes, and it has {size}; it is cut short or damaged"
+        )

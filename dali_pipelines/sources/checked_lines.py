@@ -1,0 +1,53 @@
+"""The bytes of a text file, refused where they cannot be lines of text."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+_MOST_LINE_BYTES = 2**16
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class CheckedLines(io.RawIOBase):
+    """A file that is read through, in which each chunk is checked: faster than a look at each line.
+
+    Args:
+        file: What is read.
+        path: Its path, for messages.
+    """
+
+    def __init__(self, file: io.FileIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._lines = 0
+        # Bytes since the last end of a line.
+        self._open_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        """Read the next chunk.
+
+        Raises:
+            ValueError: If it has a NUL byte or the mark of UTF-16, or a line does not end.
+        """
+        count = self._file.readinto(buffer)
+        chunk = bytes(buffer[:count])
+        if self._lines == self._open_bytes == 0 and chunk.startswith(_UTF_16):
+            raise ValueError(f"{self._path}, line 1: the list is UTF-16; save it as UTF-8")
+        nul = chunk.find(b"\0")
+        if nul >= 0:
+            line = 1 + self._lines + chunk.count(b"\n", 0, nul)
+            raise ValueError(
+                f"{self._path}, line {line}: a NUL byte, which UTF-16 has and UTF-8 does not; save the list as UTF-8"
+            )
+        last = chunk.rfind(b"\n")
+        self._lines += chunk.count(b"\n")
+        self._open_bytes = self._open_bytes + count if last < 0 else count - last - 1
+        if self._open_bytes > _MOST_LINE_BYTES:
+            raise ValueError(
+                f"{self._path}, line {1 + self._lines}: more than {_MOST_LINE_BYTES} bytes; write a path a line"
+            )
+        return count

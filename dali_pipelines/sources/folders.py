@@ -1,0 +1,148 @@
+"""Folders of images: a sub-folder a class, or all images without labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dali_pipelines.regular_files import open_regular
+from dali_pipelines.sources.files import ENDINGS, FileSource, is_image
+from dali_pipelines.sources.folder_walk import FolderWalk, entries_of, is_folder
+from dali_pipelines.sources.index_cache import Built, Index, cached_index
+from dali_pipelines.sources.names import Names
+from dali_pipelines.sources.paths import absolute, unreadable
+
+logger = logging.getLogger(__name__)
+
+
+def image_folder(root: str | Path) -> FileSource:
+    """ROOT/CLASS/**/*.jpg: every sub-folder of the root that has images is a class, as in torchvision's ImageFolder.
+
+    Raises:
+        ValueError: If there is no such folder, one of its folders cannot be read, or there is no class with images.
+    """
+    root = existing_folder(root)
+    tops = tuple(sorted(entry.name for entry in entries_of(str(root)) if entry.name[0] != "." and is_folder(entry)))
+    index = _index_of(f"image folder {root.resolve()}", root, tops)
+    labels = index["labels"]
+    present = np.flatnonzero(np.bincount(labels, minlength=len(tops)))
+    if not len(present):
+        inside = f"none of its {len(tops)} folders has images" if tops else "no images and no folders of images in it"
+        raise ValueError(f"{root}: {inside}; {ENDINGS}")
+    classes = tuple(tops[number] for number in present)
+    if len(classes) < len(tops):
+        without = _some(sorted(set(tops).difference(classes)))
+        logger.warning("%s: %s without images, so not among the %d classes", root, without, len(classes))
+        labels = np.searchsorted(present, labels)
+    return FileSource(root, Names(index["names"], index["ends"]), labels, classes)
+
+
+def flat_folder(root: str | Path) -> FileSource:
+    """ROOT/**/*.jpg: all images at any depth, without labels.
+
+    Raises:
+        ValueError: If there is no such folder, one of its folders cannot be read, or there is no image in it.
+    """
+    root = existing_folder(root)
+    index = _index_of(f"flat folder {root.resolve()}", root, ("",))
+    if not len(index["ends"]):
+        raise ValueError(f"{root}: no images in it; {ENDINGS}")
+    return FileSource(root, Names(index["names"], index["ends"]), None, ())
+
+
+def any_folder(root: str | Path) -> FileSource:
+    """A flat folder if images are stored in the folder itself, otherwise an image folder.
+
+    Raises:
+        ValueError: As those two.
+    """
+    root = existing_folder(root)
+    # Of an entry that is no link, the listing tells the kind.
+    entries = (entry for entry in entries_of(str(root)) if is_image(entry.name))
+    if not any(os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file() for entry in entries):
+        return image_folder(root)
+    source = flat_folder(root)
+    assert isinstance(source.names, Names), "as flat_folder makes them"
+    slashes = np.flatnonzero(source.names.block == ord("/"))
+    in_folders = len(np.unique(np.searchsorted(source.names.ends, slashes, side="right")))
+    if in_folders:
+        logger.warning(
+            "%s: taken without labels, because %d images are stored in the folder itself, next to %d images in"
+            " sub-folders. If the sub-folders are classes, move these %d images elsewhere.",
+            root, len(source) - in_folders, in_folders, len(source) - in_folders,
+        )  # fmt: skip
+    return source
+
+
+def existing_folder(root: str | Path) -> Path:
+    """Return the folder, as an absolute path.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    root = absolute(root)
+    if os.path.isdir(root):
+        return root
+    try:
+        open_regular(root).close()
+        reason = f"{root}: is a file"
+    except OSError as error:
+        reason = str(unreadable(root, error))
+    raise ValueError(
+        f"{reason}; give a folder of images, a list of them (.csv, .tsv, .txt), .tar shards, or a .npz or .npy file of"
+        " pixels"
+    )
+
+
+def _index_of(key: str, root: Path, tops: Sequence[str]) -> Index:
+    """The images below each of root's sub-folders, whose number is their label; "" is the root itself."""
+    index = cached_index(key, lambda: _built(str(root), tops))
+    for kind, rule in (
+        (
+            "links",
+            "left out; a symbolic link is not followed to a folder that is read anyway or that contains the link",
+        ),
+        ("others", "left out; such images are not read, so convert them to JPEG or PNG"),
+    ):
+        names = Names(index[kind], index[f"{kind}_ends"])
+        if names:
+            logger.warning("%s: %s %s", root, _some(names), rule)
+    return index
+
+
+def _built(root: str, tops: Sequence[str]) -> Built:
+    """Sorted, so that every machine numbers the images alike."""
+    walk = FolderWalk(root)
+    labels: list[int] = []
+    folders = [root]
+
+    def below() -> Iterator[str]:
+        for label, top in enumerate(tops):
+            for folder in walk.below(top):
+                folders.append(folder.path)
+                labels.extend([label] * len(folder.images))
+                yield from (folder.prefix + name for name in folder.images)
+
+    names, links, others = Names.of(below()), Names.of(walk.left_out_links), Names.of(sorted(walk.other_images))
+    index: Index = {
+        "names": names.block,
+        "ends": names.ends,
+        "labels": np.array(labels, dtype=np.int64),
+        "links": links.block,
+        "links_ends": links.ends,
+        "others": others.block,
+        "others_ends": others.ends,
+    }
+    return Built(index, folders)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many others there are."""
+    shown = ", ".join(names[:3])
+    return (
+        f"{shown} and {len(names) - 3} others are" if len(names) > 3 else f"{shown} {'are' if len(names) > 1 else 'is'}"
+    )

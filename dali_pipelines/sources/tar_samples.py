@@ -1,0 +1,114 @@
+"""Which members of a tar file are images to train on, and which label each has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from dali_pipelines.sources.tar_reader import Member, Members
+
+
+class Image(NamedTuple):
+    """An image with its label, which is empty where there is none."""
+
+    name: str
+    label: str
+    offset: int
+    size: int
+
+
+def labelled_images(members: Members, suffixes: Collection[str]) -> list[Image]:
+    """Return the images with their labels.
+
+    An image's label is the text of the .cls member that has its name but for what follows the last dot. Without one,
+    it is that of the .cls member with the same WebDataset key: the name up to its first dot.
+
+    Args:
+        members: Of the tar file.
+        suffixes: What may follow the first dot of an image's name, in lower case. Empty is anything, and a key with
+            several images is then refused if their names do not tell that each is an image of its own.
+
+    Raises:
+        ValueError: If it is open which members of a key are the images, or which label an image has.
+    """
+    images = [each for each in members.images if not suffixes or suffix_of(each.name).lower() in suffixes]
+    own = [members.labels.get(_own_label(each.name)) for each in images]
+    if not suffixes:
+        _check_keys(images, own, members)
+    labels = own if None not in own else _with_labels_of_keys(images, own, members)
+    return [Image(each.name, label or "", each.offset, each.size) for each, label in zip(images, labels)]
+
+
+def suffix_of(name: str) -> str:
+    """Return what follows the first dot of a member's name, its folders aside: "seg.png" of "a.b/0.seg.png"."""
+    return name.rpartition("/")[2].partition(".")[2]
+
+
+def _key(name: str) -> str:
+    """The name up to its first dot, its folders aside, which is what WebDataset groups by."""
+    return name[: len(name) - len(suffix_of(name)) - 1]
+
+
+def _own_label(name: str) -> str:
+    return f"{name.rpartition('.')[0]}.cls"
+
+
+def _labels_of_keys(members: Members) -> dict[str, set[str]]:
+    """The texts of the .cls members of each key, but for those that are an image's own."""
+    taken = {_own_label(each.name) for each in members.images}
+    found: dict[str, set[str]] = {}
+    for name, label in members.labels.items():
+        if name not in taken or suffix_of(name) == "cls":
+            found.setdefault(_key(name), set()).add(label)
+    return found
+
+
+def _with_labels_of_keys(images: Sequence[Member], own: Sequence[str | None], members: Members) -> list[str | None]:
+    of_keys = _labels_of_keys(members)
+    completed = list(own)
+    for number, each in enumerate(images):
+        key = _key(each.name)
+        if own[number] is None and key in of_keys:
+            exact = f"{key}.cls"
+            choice = {members.labels[exact]} if exact in members.labels else of_keys[key]
+            if len(choice) > 1:
+                raise ValueError(f"{each.name!r} has several .cls members that differ; name the right one {exact!r}")
+            (completed[number],) = choice
+    return completed
+
+
+def _check_keys(images: Sequence[Member], own: Sequence[str | None], members: Members) -> None:
+    """Refuse samples of several images, such as an image and its mask, that no one chose from.
+
+    Several images of a key are images of their own, as cat.0.jpg and cat.1.jpg, if each has a label of its own. They
+    are too if there is no label of the key, none of them is KEY.SUFFIX exactly, and what tells them apart are not words
+    that other keys' images have as well.
+    """
+    counts = Counter(_key(each.name) for each in images)
+    if len(counts) == len(images):
+        return
+    several: dict[str, list[int]] = {}
+    for number, each in enumerate(images):
+        if counts[_key(each.name)] > 1:
+            several.setdefault(_key(each.name), []).append(number)
+    of_keys = _labels_of_keys(members)
+    words: dict[str, str] = {}
+    for key, numbers in several.items():
+        names = [images[number].name for number in numbers]
+        are_labelled = all(own[number] is not None for number in numbers)
+        if are_labelled and len({_own_label(name) for name in names}) == len(names):
+            continue
+        for name in names:
+            word = suffix_of(name).rpartition(".")[0]
+            is_word = any(map(str.isalpha, word)) and not any(map(str.isdigit, word))
+            if key in of_keys or not word or (is_word and words.setdefault(suffix_of(name), key) != key):
+                _refuse(names)
+
+
+def _refuse(names: Sequence[str]) -> None:
+    first, second = (suffix_of(name) for name in names[:2])
+    raise ValueError(
+        f"{names[0]!r} and {names[1]!r} are images of one sample; choose with SHARDS.tar?image={first}, take both with"
+        f" ?image={first},{second}, or give each its own .cls"
+    )
