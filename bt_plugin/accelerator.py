@@ -74,7 +74,7 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
             raise
         names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         rank, world_size, address, port = (os.environ.get(name, "?") for name in names)
-        says = str(error).strip().split("\n")[0]
+        says = str(error).strip().split("\n")[0].rstrip(".")
         raise LaunchError(
             f"rank {rank} of {world_size} cannot join the others at {address}:{port} within run.timeout_s"
             f" ({run.timeout_s}): {says}. Check that every rank was started, and that $MASTER_ADDR and $MASTER_PORT"

@@ -79,7 +79,7 @@ def _check_weights(parameters: int, recipe: Recipe) -> None:
 
 def _explained(recipe: Recipe, error: Exception) -> str:
     sizes = " and ".join(dict.fromkeys(f"{view.size_px} px" for view in recipe.preset.views))
-    says = str(error).strip().split("\n")[0] or type(error).__name__
+    says = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     return (
         f"model.backbone: {recipe.model.backbone} cannot embed views of {sizes} with {recipe.model.in_chans}"
         f" channel(s): {says}; take the size that it is made for (views.both.size_px=224 for most), or another backbone"

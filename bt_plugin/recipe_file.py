@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 from pathlib import Path
@@ -62,7 +63,7 @@ def load_as(
 
 def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
-        content = parse_yaml(read_regular(located(path), MOST_BYTES).decode("utf-8-sig"))
+        content = parse_yaml(read_regular(located(path), MOST_BYTES).removeprefix(codecs.BOM_UTF8).decode())
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}; give the path of a recipe") from error
     except UnicodeDecodeError as error:

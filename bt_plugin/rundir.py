@@ -33,8 +33,6 @@ RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 TENSORBOARD = "tensorboard"
-EXPORT = "export"
-MODEL = "model.json"
 SUMMARY = "summary.json"
 _LOCK = ".lock"
 

@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._depth += 1
         self._nodes += 1
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self._depth > _MOST_DEPTH:
             raise yaml.composer.ComposerError(None, None, f"it is nested deeper than {_MOST_DEPTH} levels", mark)
         if self._nodes > _MOST_NODES:

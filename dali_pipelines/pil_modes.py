@@ -65,7 +65,7 @@ def _check_depth_kept(image: Image.Image) -> None:
     """PIL reads 16-bit colours by their upper 8 bits, of which 12-bit data has 16 levels."""
     of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()  # forgets the tiles
-    if of_16_bits and max(high for _, high in image.getextrema()) <= _TWELVE_BITS >> 8:
+    if of_16_bits and np.asarray(image).max(initial=0) <= _TWELVE_BITS >> 8:
         raise ValueError(
             f"16-bit colours without a value above {_TWELVE_BITS} would keep 16 levels; save the image with 8 bits"
         )

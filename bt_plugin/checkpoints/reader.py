@@ -141,10 +141,11 @@ def read_state(checkpoint: Path, state: dict[str, Any], *, group: Any = None, al
     Raises:
         CheckpointError: If a key is missing or does not fit, or the checkpoint cannot be read.
     """
+    reader = CheckpointReader(checkpoint)
+    # torch would tell what is wrong with it twice, with a traceback.
+    reader.read_metadata()
     try:
-        dcp.load(
-            state, storage_reader=CheckpointReader(checkpoint), planner=_Planner(), process_group=group, no_dist=alone
-        )
+        dcp.load(state, storage_reader=reader, planner=_Planner(), process_group=group, no_dist=alone)
     except CheckpointException as error:
         raise CheckpointError(f"{checkpoint} does not fit this run: {first_failure(error)}") from error
 
