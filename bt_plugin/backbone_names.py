@@ -13,7 +13,10 @@ from bt_plugin.errors import RecipeError
 LIBRARIES = ("torchvision", "timm")
 # Both register their models by a decorator, `@register_model`, which may give the name.
 _REGISTERED = re.compile(r"^@register_model(?:\((?:name=[\"'](\w+)[\"'])?\))?\n(?:.*\n)*?def (\w+)\(", re.MULTILINE)
-_NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)?")
+# timm's names of before, which build the same models and are not listed.
+_DEPRECATED = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
+_OLD_NAME = re.compile(r"[\"'](\w+)[\"'] ?: (?!None)")
+_NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]*)?")
 
 
 def check_backbone_name(name: str, key: str = "model.backbone") -> None:
@@ -28,27 +31,34 @@ def check_backbone_name(name: str, key: str = "model.backbone") -> None:
     """
     library, _, model = name.partition("/")
     if library not in LIBRARIES or not _NAME.fullmatch(model):
-        raise RecipeError(f"{key}: {name!r} is not allowed; it must be torchvision/NAME or timm/NAME")
+        # Whatever a file holds is shortened, and printed without its control characters.
+        shown = ascii(name[:80]) + ("..." if len(name) > 80 else "")
+        raise RecipeError(f"{key}: {shown} is not allowed; it must be torchvision/NAME or timm/NAME")
     names = model_names(library)
     if not names:
         raise RecipeError(f"{key}: {name} needs {library}: pip install {library}")
     architecture = model.partition(".")[0] if library == "timm" else model
-    if architecture not in names:
-        near = difflib.get_close_matches(architecture, names, n=3)
-        remedy = (
-            f"did you mean {' or '.join(f'{library}/{each}' for each in near)}?"
-            if near
-            else (f"see {library}.list_models()" if library == "timm" else "see torchvision.models.list_models()")
-        )
-        raise RecipeError(f"{key}: {name} does not exist in the installed {library}; {remedy}")
+    if architecture not in names | _deprecated_names(library):
+        near = [f"{library}/{each}" for each in difflib.get_close_matches(architecture[:80], names, n=3)]
+        listing = "timm.list_models()" if library == "timm" else "torchvision.models.list_models()"
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"see {listing}"
+        raise RecipeError(f"{key}: {name[:80]} does not exist in the installed {library}; {remedy}")
 
 
 @cache
 def model_names(library: str) -> frozenset[str]:
-    """The names of a library's image classification models; none where it is not installed."""
+    """Return the names of a library's image classification models; none where it is not installed."""
+    return frozenset(given or function for text in _sources(library) for given, function in _REGISTERED.findall(text))
+
+
+@cache
+def _deprecated_names(library: str) -> frozenset[str]:
+    blocks = (block for text in _sources(library) for block in _DEPRECATED.findall(text))
+    return frozenset(name for block in blocks for name in _OLD_NAME.findall(block))
+
+
+def _sources(library: str) -> list[str]:
     spec = importlib.util.find_spec(library)
     if spec is None or spec.origin is None:
-        return frozenset()
-    sources = Path(spec.origin).parent.joinpath("models").glob("*.py")
-    texts = (source.read_text(encoding="utf-8") for source in sources)
-    return frozenset(given or function for text in texts for given, function in _REGISTERED.findall(text))
+        return []
+    return [path.read_text(encoding="utf-8") for path in Path(spec.origin).parent.joinpath("models").glob("*.py")]

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 Stem = Literal["standard", "small"]
+# Of torchvision.
+_WITH_AUXILIARY_OUTPUTS = ("googlenet", "inception_v3")
 
 
 class Backbone(NamedTuple):
@@ -61,7 +63,14 @@ def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained
         raise ValueError(f"backbone torchvision/{model} does not exist{_nearest(model, names)}")
     is_resnet = models.get_model_builder(model).__module__ == "torchvision.models.resnet"
     options = {"zero_init_residual": zero_init_residual} if is_resnet else {}
+    if model in _WITH_AUXILIARY_OUTPUTS and not pretrained:
+        options = {"aux_logits": False, "init_weights": True}
     module = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
+    if model in _WITH_AUXILIARY_OUTPUTS:
+        # In training they would return two or three outputs for an image. With weights they can only be removed later.
+        module.aux_logits = False
+        for name in {"aux1", "aux2", "AuxLogits"} & dict(module.named_children()).keys():
+            setattr(module, name, None)
     # torchvision calls its classifiers fc, classifier or heads; all end in the model's last Linear.
     linears = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if not linears:
@@ -84,7 +93,13 @@ def _timm(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool)
         raise ValueError(f"backbone timm/{model} does not exist{_nearest(model, timm.list_models())}")
     is_resnet = timm.model_entrypoint(model).__module__ == "timm.models.resnet"
     options = {"zero_init_last": zero_init_residual} if is_resnet else {}
-    module = timm.create_model(model, pretrained=pretrained, num_classes=0, in_chans=in_chans, **options)
+    try:
+        module = timm.create_model(model, pretrained=pretrained, num_classes=0, in_chans=in_chans, **options)
+    except RuntimeError as error:
+        if "Invalid pretrained tag" not in str(error):
+            raise
+        tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
+        raise ValueError(f"backbone timm/{model} does not exist; take one of {', '.join(tags) or 'no tag'}") from error
     return Backbone(module, getattr(module, "head_hidden_size", module.num_features))
 
 

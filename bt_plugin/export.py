@@ -7,43 +7,54 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from bt_plugin.backbones import Backbone, build_backbone
+from bt_plugin.errors import file_error
 from bt_plugin.method import BarlowTwins
 from bt_plugin.recipe import Recipe
-from bt_plugin.rundir import EXPORT, MODEL, write_atomically
+from bt_plugin.runs.atomic_file import write_atomically
+from bt_plugin.runs.model_file import EXPORT, MODEL
 from bt_plugin.tensors import save_tensors
 from bt_plugin.versions import versions
+from bt_plugin.weights.folder import BACKBONE, PROJECTOR, mismatch, read_folder
+from bt_plugin.weights.tensors import shown
 
 
 def export_model(model: BarlowTwins, recipe: Recipe, run_dir: Path, step: int) -> Path:
-    """Writes RUN/export/{backbone,projector}.safetensors and model.json, and returns the folder.
+    """Write RUN/export/{backbone,projector}.safetensors and model.json, and return the folder.
 
     The backbone's keys are those of torchvision or timm, without the classifier's.
+
+    Raises:
+        FileError: If a file cannot be written.
     """
     folder = run_dir / EXPORT
-    folder.mkdir(exist_ok=True)
-    for name, module in (("backbone", model.backbone), ("projector", model.projector)):
-        partial = folder / f".{name}.partial"
-        save_tensors(module.state_dict(), partial)
-        partial.replace(folder / f"{name}.safetensors")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise file_error(error, folder) from error
+    for name, module in ((BACKBONE, model.backbone), (PROJECTOR, model.projector)):
+        save_tensors(module.state_dict(), folder / name)
     write_atomically(folder / MODEL, json.dumps(_description(model, recipe, step), indent=2) + "\n")
     return folder
 
 
 def load_backbone(folder: str | Path) -> Backbone:
-    """The exported backbone with its trained weights, from RUN/export.
+    """Return the exported backbone with its trained weights, from RUN/export.
 
     Raises:
-        OSError: If the folder has no export in it.
+        FileError: If a file of the export cannot be opened.
+        WeightsError: If a file is damaged, or the weights do not fit the model.
     """
     folder = Path(folder)
-    description = json.loads((folder / MODEL).read_text(encoding="utf-8"))
-    model = description["model"]
-    backbone = build_backbone(model["backbone"], model["stem"], model["in_chans"])
-    backbone.module.load_state_dict(load_file(folder / "backbone.safetensors"))
+    description, state, _ = read_folder(folder)
+    model = description.model
+    try:
+        backbone = build_backbone(model.backbone, model.stem, model.in_chans)
+        backbone.module.load_state_dict(state)
+    except (ValueError, RuntimeError) as error:
+        raise mismatch(folder, shown(" ".join(str(error).split()), most=300)) from error
     return backbone
 
 

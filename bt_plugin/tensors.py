@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from bt_plugin.runs.atomic_file import write_atomically
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
-    """Writes a state dict, on the CPU, with the permissions of any new file.
+    """Write a state dict, on the CPU, as a whole file with the permissions of any new file.
 
-    safetensors 0.8 lets only its owner read what it writes, so that nobody else could use a run's weights.
+    safetensors' own function lets only its owner read the file, and leaves a part of it on a full disk.
 
     Args:
-        state: Of any device and memory format.
+        state: Tensors of any device and memory format.
         path: The file; what is there is replaced.
-        header: More for the file's header, besides that it is torch's.
+        header: Entries for the file's header, besides the one that names torch.
+
+    Raises:
+        FileError: If the file cannot be written.
     """
-    path.touch()
-    mode = path.stat().st_mode
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    save_file(tensors, path, metadata={"format": "pt", **(header or {})})
-    path.chmod(mode)
+    write_atomically(path, save(tensors, metadata={"format": "pt", **(header or {})}))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
+from bt_plugin.runs.atomic_file import write_atomically
 
 SUFFIX = "_detectron2.pkl"
 # Depth, groups and width of a group; detectron2 builds no others.
@@ -28,7 +29,7 @@ _RESNETS = {
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Writes it as detectron2's checkpointer reads it.
+    """Write it as detectron2's checkpointer reads it.
 
     Raises:
         WeightsError: If detectron2 has no such ResNet.
@@ -45,12 +46,11 @@ def write(exported: Exported, path: Path) -> None:
     arrays = {detectron2_key(key): value.numpy() for key, value in exported.state().items() if _is_kept(key, value)}
     # The heuristics find these keys in a detector, too, where they begin with its own names.
     content = {"model": arrays, "__author__": "bt-plugin", "matching_heuristics": True}
-    with open(path, "wb") as file:
-        pickle.dump(content, file)
+    write_atomically(path, pickle.dumps(content))
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """The detector's configuration."""
+    """Return the detector's configuration."""
     depth, groups, width = _RESNETS[exported.architecture]
     lines = ["MODEL:", f"  WEIGHTS: {path}"]
     if normalisation := exported.mean_and_std():
@@ -65,7 +65,7 @@ def usage(exported: Exported, path: Path) -> str:
 
 
 def detectron2_key(key: str) -> str:
-    """detectron2's name of a weight of torchvision's ResNet."""
+    """Return detectron2's name of a weight of torchvision's ResNet."""
     key = re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", key)
     key = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)
     key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
@@ -73,5 +73,5 @@ def detectron2_key(key: str) -> str:
 
 
 def _is_kept(key: str, value: Tensor) -> bool:
-    """Its FrozenBatchNorm2d has no counter of batches, and would warn of one."""
+    """Tell whether detectron2 has such a weight: its FrozenBatchNorm2d has no counter of batches, and would warn."""
     return value.is_floating_point()

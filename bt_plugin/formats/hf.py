@@ -11,13 +11,14 @@ from torch import nn
 from bt_plugin.formats.card import model_card
 from bt_plugin.formats.exported import Exported
 from bt_plugin.formats.libraries import as_model_of
+from bt_plugin.runs.atomic_file import write_atomically
 from bt_plugin.tensors import save_tensors
 
 SUFFIX = "_hf"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Writes config.json, model.safetensors and README.md.
+    """Write config.json, model.safetensors and README.md.
 
     Raises:
         WeightsError: If timm has no such model.
@@ -25,12 +26,12 @@ def write(exported: Exported, path: Path) -> None:
     module = as_model_of("timm", exported)
     path.mkdir()
     save_tensors(module.state_dict(), path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(_config(exported, module), indent=2) + "\n", encoding="utf-8")
-    (path / "README.md").write_text(model_card(exported), encoding="utf-8")
+    write_atomically(path / "config.json", json.dumps(_config(exported, module), indent=2) + "\n")
+    write_atomically(path / "README.md", model_card(exported))
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """How timm loads it."""
+    """Return how timm loads it."""
     return (
         f"timm.create_model('local-dir:{path}', pretrained=True, num_classes=0)\n"
         f"# README.md names no license: add yours before you publish the folder"
@@ -38,7 +39,7 @@ def usage(exported: Exported, path: Path) -> str:
 
 
 def _config(exported: Exported, module: nn.Module) -> dict[str, Any]:
-    """What timm rebuilds the model from.
+    """Return what timm rebuilds the model from.
 
     Source:
         The keys: timm 1.0.31, models/_hub.py:345-448, and 1.0.15, models/_hub.py:256-302.
@@ -55,19 +56,19 @@ def _config(exported: Exported, module: nn.Module) -> dict[str, Any]:
     }
     if (view := exported.eval_view) and (normalisation := exported.mean_and_std()):
         mean, std = normalisation
-        crop = {"crop_pct": crop_pct(view["size_px"], view["resize_px"]), "crop_mode": "center"}
-        pretrained_cfg |= {"interpolation": view["interpolation"], "mean": mean, "std": std, **crop}
+        crop = {"crop_pct": crop_pct(view.size_px, view.resize_px), "crop_mode": "center"}
+        pretrained_cfg |= {"interpolation": view.interpolation, "mean": mean, "std": std, **crop}
     config = {
         "architecture": exported.architecture,
         "num_classes": 0,
-        "num_features": exported.description["feature_dim"],
+        "num_features": exported.description.feature_dim,
         "pretrained_cfg": pretrained_cfg,
     }
     return config | ({"model_args": {"in_chans": exported.in_chans}} if exported.in_chans != 3 else {})
 
 
 def crop_pct(size_px: int, resize_px: int) -> float:
-    """timm's fraction for a centre crop of size_px out of resize_px.
+    """Return timm's fraction for a centre crop of size_px out of resize_px.
 
     timm divides size_px by it and rounds down, which for some sizes is a pixel too few.
     """

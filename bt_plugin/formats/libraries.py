@@ -1,21 +1,24 @@
-"""The same backbone as torchvision's and as timm's model."""
+"""Build the same backbone as torchvision's and as timm's model."""
 
 from __future__ import annotations
 
+from io import BytesIO
+from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
+from bt_plugin.runs.atomic_file import write_atomically
 
 _KEPT_BY = "safetensors, onnx and torch-export can hold it"
 
 
 def as_model_of(library: Literal["torchvision", "timm"], exported: Exported) -> nn.Module:
-    """The backbone as a model of this library, in evaluation mode, whose features are the same.
+    """Return the backbone as a model of this library, in evaluation mode, whose features are the same.
 
     Where the other library has an architecture of the same name and the same keys, both are given the same images:
     equal keys are no proof of equal features.
@@ -40,10 +43,20 @@ def as_model_of(library: Literal["torchvision", "timm"], exported: Exported) -> 
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"--to {library}: {library} has no model with the layers of {name}; {_KEPT_BY}") from error
     images = exported.images(2)
-    with torch.no_grad():
-        if not torch.allclose(source(images), target(images), rtol=1e-4, atol=1e-4):
-            raise WeightsError(
-                f"--to {library}: {library}'s {exported.architecture} has the keys of {name}, and other features;"
-                f" {_KEPT_BY}"
-            )
+    if not torch.allclose(exported.features(source, images), exported.features(target, images), rtol=1e-4, atol=1e-4):
+        raise WeightsError(
+            f"--to {library}: {library}'s {exported.architecture} has the keys of {name}, and other features;"
+            f" {_KEPT_BY}"
+        )
     return target
+
+
+def write_state(state: dict[str, Tensor], path: Path) -> None:
+    """Write a state dict by torch.save, which ends the process where it writes to a full disk itself.
+
+    Raises:
+        FileError: If the file cannot be written.
+    """
+    content = BytesIO()
+    torch.save(state, content)
+    write_atomically(path, content.getvalue())

@@ -9,16 +9,17 @@ from torch import Tensor
 
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
+from bt_plugin.runs.atomic_file import write_atomically
 
 SUFFIX = ".onnx"
 # Of ONNX 1.15 and onnxruntime 1.17, and newer.
 OPSET = 20
-# Of one file: protobuf's limit.
+# The most that one file can hold: protobuf's limit.
 _MOST_BYTES = 2**31 - 1
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Writes it, and compares onnxruntime's features with torch's on random images.
+    """Write it, and compare onnxruntime's features with torch's on random images.
 
     Raises:
         ImportError: If ONNX's packages are missing.
@@ -37,20 +38,20 @@ def write(exported: Exported, path: Path) -> None:
     if sum(value.nbytes for value in module.state_dict().values()) > _MOST_BYTES:
         raise WeightsError("--to onnx: the backbone has more than 2 GiB, which one file cannot hold; take torch-export")
     try:
-        torch.onnx.export(
+        program = torch.onnx.export(
             module,
             (exported.images(2),),
-            path,
             input_names=["images"],
             output_names=["features"],
             opset_version=OPSET,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise WeightsError(f"--to onnx: the backbone cannot be converted: {str(error).splitlines()[0]}") from error
+    assert program is not None  # it is only without dynamo
+    write_atomically(path, program.model_proto.SerializeToString())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def features(images: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """How onnxruntime loads it."""
+    """Return how onnxruntime loads it."""
     shape = f"(n, {exported.in_chans}, {exported.size_px}, {exported.size_px})"
     return (
         f"session = onnxruntime.InferenceSession({str(path)!r})\n"

@@ -11,7 +11,7 @@ SUFFIX = ".safetensors"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Writes it; any backbone can be held."""
+    """Write it; any backbone can be held."""
     header = {
         "backbone": exported.backbone_name,
         "stem": exported.stem,
@@ -21,7 +21,7 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """How build_backbone's model loads it."""
+    """Return how build_backbone's model loads it."""
     name = exported.backbone_name
     return (
         f"backbone = bt_plugin.build_backbone({name!r}, {exported.stem!r}, {exported.in_chans})\n"

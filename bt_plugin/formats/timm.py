@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
-from bt_plugin.formats.libraries import as_model_of
+from bt_plugin.formats.libraries import as_model_of, write_state
 from bt_plugin.tensors import save_tensors
 
 SUFFIX = "_timm.safetensors"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Writes it by safetensors, or by torch.save where the name ends in .pth.
+    """Write it by safetensors, or by torch.save where the name ends in .pth.
 
     Raises:
         WeightsError: If timm has no such model, or the name ends otherwise.
@@ -24,12 +22,12 @@ def write(exported: Exported, path: Path) -> None:
         raise WeightsError(f"-o: {path.name} must end in .safetensors or .pth, by which timm tells them apart")
     state = dict(as_model_of("timm", exported).state_dict())
     if path.suffix == ".pth":
-        torch.save(state, path)
+        write_state(state, path)
     else:
         save_tensors(state, path)
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """How timm loads it."""
+    """Return how timm loads it."""
     channels = f", in_chans={exported.in_chans}" if exported.in_chans != 3 else ""
     return f"timm.create_model({exported.architecture!r}, num_classes=0{channels}, checkpoint_path={str(path)!r})"

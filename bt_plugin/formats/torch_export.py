@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
+from bt_plugin.runs.atomic_file import write_atomically
 
 SUFFIX = ".pt2"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Writes it, loads it back and compares the features on random images.
+    """Write it, load it back and compare the features on random images.
 
     Raises:
         WeightsError: If the name does not end in .pt2, the backbone cannot be traced, or the features differ.
@@ -28,11 +30,13 @@ def write(exported: Exported, path: Path) -> None:
         raise WeightsError(
             f"--to torch-export: torch cannot trace the backbone: {str(error).splitlines()[0]}"
         ) from error
-    torch.export.save(program, path)
+    content = BytesIO()
+    torch.export.save(program, content)
+    write_atomically(path, content.getvalue())
     exported.check("torch-export", torch.export.load(path).module())
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """How torch loads it."""
+    """Return how torch loads it."""
     shape = f"(n, {exported.in_chans}, {exported.size_px}, {exported.size_px})"
     return f"features = torch.export.load({str(path)!r}).module()(images)  # {shape} float32, normalised"

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from bt_plugin.formats.exported import Exported
-from bt_plugin.formats.libraries import as_model_of
+from bt_plugin.formats.libraries import as_model_of, write_state
 
 SUFFIX = "_torchvision.pth"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Writes it, in the library's own keys and without the classifier's.
+    """Write it, in the library's own keys and without the classifier's.
 
     Raises:
         WeightsError: If torchvision has no such model.
     """
-    torch.save(dict(as_model_of("torchvision", exported).state_dict()), path)
+    write_state(dict(as_model_of("torchvision", exported).state_dict()), path)
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """How torchvision loads it."""
+    """Return how torchvision loads it."""
     return (
         f"model = torchvision.models.{exported.architecture}()\n"
         f"model.load_state_dict(torch.load({str(path)!r}), strict=False)  # without the classifier"

@@ -26,7 +26,7 @@ class Result(BaseModel):
 class Summary(Result):
     """RUN/summary.json, what is read of it."""
 
-    step: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=0)] | None = None
     epochs: float | None = None
     world_size: int | None = None
     device: str | None = None

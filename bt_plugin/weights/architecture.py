@@ -1,8 +1,7 @@
-"""Which backbone has these keys and shapes."""
+"""Find the backbone that has these keys and shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,18 +11,28 @@ from torch import Tensor, nn
 
 from bt_plugin.backbones import Stem, build_backbone
 from bt_plugin.errors import WeightsError
-
-State = dict[str, Tensor]
-Shapes = dict[str, torch.Size]
+from bt_plugin.weights.tensors import State, UnknownLayoutError, check_finite, check_tensors, some
 
 # timm's of the same names have the same keys, shapes and features.
 _PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _WIDE = ("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
 _RESNETS = _PLAIN + _WIDE
+_MOST_CHANNELS = 4096
 _STEMS: dict[int, Stem] = {7: "standard", 3: "small"}
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "last_linear.", "linear.")
+# Layers beside a backbone's own that no features are computed from: torchvision's auxiliary classifiers, and the heads
+# of methods that add them to the backbone itself, such as SwAV: facebookresearch/swav src/resnet50.py at 04b8f43.
+_HEADS = ("aux1.", "aux2.", "AuxLogits.", "projection_head.", "prototypes.", "predictor.", "projector.")
 # A counter that weights of before torch 0.4.1 lack, and that features do not depend on.
 _COUNTER = "num_batches_tracked"
+
+
+class Expected(NamedTuple):
+    """A backbone's feature_dim, the shapes of its weights, and its first convolution's key."""
+
+    feature_dim: int
+    shapes: dict[str, torch.Size]
+    first_conv: str
 
 
 class Fitted(NamedTuple):
@@ -37,50 +46,98 @@ class Fitted(NamedTuple):
     dropped: list[str]
 
 
-def fit_backbone(state: State, name: str | None, path: Path) -> Fitted:
-    """Finds the backbone that the weights are of, or checks the one that is named.
+def read_backbone(state: State, name: str | None, path: Path, where: str = "") -> Fitted:
+    """Find the backbone as fit_backbone does, and check its weights.
+
+    Raises:
+        UnknownLayoutError: If no ResNet of torchvision fits, or not the one that is named.
+        WeightsError: If the weights cannot be used.
+    """
+    check_tensors(state, path)
+    fitted = fit_backbone(state, name, path, where)
+    check_finite(fitted.state, path)
+    return fitted
+
+
+def fit_backbone(state: State, name: str | None, path: Path, where: str = "") -> Fitted:
+    """Find the backbone that the weights are of, or check the one that is named.
 
     A first convolution of 3x3 is taken for the small stem, of stride 1 and without max-pool: no key says so.
 
     Args:
         state: A backbone's weights, perhaps with a classifier's.
         name: "torchvision/NAME" or "timm/NAME", None to find it.
-        path: Of the file, for messages.
+        path: The file, for messages.
+        where: The prefix of the keys in the file, for messages.
 
     Raises:
-        WeightsError: If no ResNet of torchvision fits, or not the one that is named.
+        UnknownLayoutError: If no ResNet of torchvision fits, or not the one that is named.
+    """
+    match, difference = match_backbone(state, name)
+    place = f"{path} under {where}" if where else str(path)
+    if match is None and name:
+        raise UnknownLayoutError(
+            f"{place} does not fit --backbone {name}: {difference}; name the backbone that it is of"
+        )
+    if match is None:
+        raise UnknownLayoutError(
+            f"{place} has keys and shapes of no ResNet of torchvision ({some(state)}); name its backbone,"
+            " --backbone torchvision/NAME or timm/NAME"
+        )
+    feature_dim, shapes, _ = _expected(*match)
+    kept = {key: _float32(state[key]) if key in state else torch.tensor(0) for key in shapes}
+    return Fitted(*match, feature_dim, kept, _left_out([key for key in state if key not in shapes]))
+
+
+def match_backbone(state: State, name: str | None) -> tuple[tuple[str, Stem, int] | None, str]:
+    """Return the backbone whose keys and shapes these are, its stem and channels, or None and the last difference.
+
+    Args:
+        state: A backbone's weights, whose values are not read.
+        name: "torchvision/NAME" or "timm/NAME", None to try torchvision's ResNets.
     """
     stem, in_chans = _input_of(state)
-    names = [name] if name else [f"torchvision/{resnet}" for resnet in _RESNETS]
-    for candidate in names:
+    difference = ""
+    for candidate in [name] if name else [f"torchvision/{resnet}" for resnet in _RESNETS]:
         if name:
             stem, in_chans = _named_input(candidate, state, stem)
-        feature_dim, shapes, _ = _shapes_of(candidate, stem, in_chans)
-        difference = _difference(state, shapes)
+        difference = _difference(state, _expected(candidate, stem, in_chans).shapes)
         if not difference:
-            kept = {key: _float32(state[key]) if key in state else torch.tensor(0) for key in shapes}
-            classifier = [key for key in state if key not in shapes]
-            dropped = [f"the classifier, {', '.join(classifier)}"] if classifier else []
-            return Fitted(candidate, stem, in_chans, feature_dim, kept, dropped)
-    if name:
-        raise WeightsError(f"{path} does not fit --backbone {name}: {difference}; name the backbone that it is of")
-    raise WeightsError(
-        f"{path} has keys and shapes of no ResNet of torchvision ({_some(state)}); name its backbone,"
-        " --backbone torchvision/NAME or timm/NAME"
-    )
+            return (candidate, stem, in_chans), ""
+    return None, difference
+
+
+def first_key(name: str) -> str:
+    """Return the first key of a backbone's weights."""
+    return next(iter(_expected(name, "standard", 3).shapes))
+
+
+def check_fits(state: State, name: str, stem: Stem, in_chans: int) -> str:
+    """Return in words how weights differ from those of a backbone; nothing where they fit."""
+    return _difference(state, _expected(name, stem, in_chans).shapes)
+
+
+def _left_out(keys: list[str]) -> list[str]:
+    classifier = [key for key in keys if key.startswith(_CLASSIFIERS)]
+    heads: dict[str, int] = {}
+    for key in keys:
+        if key not in classifier:
+            heads[key.partition(".")[0]] = heads.get(key.partition(".")[0], 0) + 1
+    words = [f"the classifier, {', '.join(classifier)}"] if classifier else []
+    return words + [f"{name} ({count} {'tensor' if count == 1 else 'tensors'})" for name, count in heads.items()]
 
 
 def _input_of(state: State) -> tuple[Stem, int]:
     first = state.get("conv1.weight")
-    if first is None or first.ndim != 4:
+    if first is None or first.ndim != 4 or not 1 <= first.shape[1] <= _MOST_CHANNELS:
         return "standard", 3
     return _STEMS.get(first.shape[-1], "standard"), first.shape[1]
 
 
 def _named_input(name: str, state: State, stem: Stem) -> tuple[Stem, int]:
-    """Of any backbone, as its own first convolution tells."""
-    _, shapes, first = _shapes_of(name, "standard", 3)
-    if first not in state or state[first].ndim != 4:
+    """Return the stem and channels of any backbone, as its own first convolution shows them."""
+    _, shapes, first = _expected(name, "standard", 3)
+    if first not in state or state[first].ndim != 4 or not 1 <= state[first].shape[1] <= _MOST_CHANNELS:
         return "standard", 3
     # A model whose own first convolution is 3x3 has no other stem.
     own = first != "conv1.weight" or shapes[first] == state[first].shape
@@ -88,36 +145,30 @@ def _named_input(name: str, state: State, stem: Stem) -> tuple[Stem, int]:
 
 
 @cache
-def _shapes_of(name: str, stem: Stem, in_chans: int) -> tuple[int, Shapes, str]:
-    """Its feature_dim, the shapes of its weights, and the name of its first convolution's."""
+def _expected(name: str, stem: Stem, in_chans: int) -> Expected:
     # The ResNets are built without memory; not all of timm's models can be.
     device = "meta" if name.removeprefix("torchvision/") in _RESNETS else "cpu"
     try:
         with torch.device(device):
             backbone = build_backbone(name, stem, in_chans)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise WeightsError(f"--backbone: {error}") from error
     convs = (f"{path}.weight" for path, layer in backbone.module.named_modules() if isinstance(layer, nn.Conv2d))
     shapes = {key: value.shape for key, value in backbone.module.state_dict().items()}
-    return backbone.feature_dim, shapes, next(convs, "")
+    return Expected(backbone.feature_dim, shapes, next(convs, ""))
 
 
-def _difference(state: State, shapes: Shapes) -> str:
+def _difference(state: State, shapes: dict[str, torch.Size]) -> str:
     missing = [key for key in shapes if key not in state and not key.endswith(_COUNTER)]
-    unexpected = [key for key in state if key not in shapes and not key.startswith(_CLASSIFIERS)]
+    unexpected = [key for key in state if key not in shapes and not key.startswith(_CLASSIFIERS + _HEADS)]
     others = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
         for key, shape in shapes.items()
         if key in state and state[key].shape != shape
     ]
     found = {"it lacks": missing, "it has besides": unexpected, "of another shape": others}
-    return "; ".join(f"{what} {_some(keys)}" for what, keys in found.items() if keys)
+    return "; ".join(f"{what} {some(keys)}" for what, keys in found.items() if keys)
 
 
 def _float32(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
-
-
-def _some(keys: Iterable[str]) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -1,4 +1,4 @@
-"""Whose keys a state dict has, and which of them are the backbone's and the projector's."""
+"""Tell whose keys a state dict has, and which of them are the backbone's and the projector's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
 from bt_plugin.errors import WeightsError
-
-State = dict[str, Tensor]
+from bt_plugin.weights.tensors import State
 
 # Of DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")
@@ -30,11 +27,11 @@ class Parts(NamedTuple):
 
 
 def split(state: State, path: Path) -> Parts:
-    """Tells the layouts apart, and names each part's keys from its own beginning.
+    """Tell the layouts apart, and name each part's keys from its own beginning.
 
     Args:
         state: All tensors of a file.
-        path: Of the file, for messages.
+        path: The file, for messages.
 
     Raises:
         WeightsError: If the backbone cannot be one of torchvision's.
@@ -46,7 +43,7 @@ def split(state: State, path: Path) -> Parts:
         lightly/models/barlowtwins.py:47-52 of before. solo-learn: vturrisi/solo-learn at 9187ea3,
         solo/methods/base.py:193-210 and barlow_twins.py:51-59; its older name of the backbone, main_linear.py:74-83.
     """
-    state = {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    state = {unwrapped(key): value for key, value in state.items()}
     if all(key.startswith("model.") for key in state):
         state = {key.removeprefix("model."): value for key, value in state.items()}
     sections: dict[str, State] = {}
@@ -56,7 +53,7 @@ def split(state: State, path: Path) -> Parts:
     # torchvision's vision transformers have an encoder, too, which is no whole backbone.
     backbone = next((name for name in ("backbone", "encoder") if _is_backbone(name, sections)), None)
     if backbone is None:
-        return Parts("state-dict", _named_children(state, path), {}, [])
+        return Parts("state-dict", named_children(state, path), {}, [])
     projector = next((name for name in _PROJECTORS if name in sections), None)
     between = _PROJECTORS[projector] if projector else ""
     layers = sections[projector] if projector else {}
@@ -73,7 +70,12 @@ def split(state: State, path: Path) -> Parts:
             " of zeros, torch.nn.functional.pad(images, (1, 1, 1, 1)), for the same features"
         )
     layers = {key.removeprefix(between): value for key, value in layers.items()}
-    return Parts(kind, _named_children(sections[backbone], path), layers, dropped)
+    return Parts(kind, named_children(sections[backbone], path), layers, dropped)
+
+
+def unwrapped(key: str) -> str:
+    """Return a key without the names of DistributedDataParallel and torch.compile."""
+    return _WRAPPERS.sub("", key)
 
 
 def _is_backbone(name: str, sections: dict[str, State]) -> bool:
@@ -94,8 +96,15 @@ def _has_small_stem(backbone: State) -> bool:
     return "conv1.weight" in backbone and backbone["conv1.weight"].shape[-1] == 3
 
 
-def _named_children(state: State, path: Path) -> State:
-    """The keys of a ResNet that was cut into nn.Sequential, by name again.
+def named_children(state: State, path: Path) -> State:
+    """Return the weights of a ResNet that was cut into nn.Sequential under their names again; others as they are.
+
+    Args:
+        state: A backbone's weights.
+        path: The file, for messages.
+
+    Raises:
+        WeightsError: If the layers have no names, or are those of another ResNet.
 
     Source:
         Lightly's own ResNet: lightly-ai/lightly lightly/models/resnet.py:192-208 and 236 at e8d317f.

@@ -1,4 +1,4 @@
-"""Other programs' projectors as build_projector's: the same embeddings, as far as the objective sees them."""
+"""Turn other programs' projectors into build_projector's, with the same embeddings as far as the objective sees."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import torch
 from torch import Tensor
 
 from bt_plugin.method import build_projector
-
-State = dict[str, Tensor]
+from bt_plugin.weights.tensors import State
 
 
 def to_official(layers: State, feature_dim: int) -> tuple[State | None, list[str]]:
-    """A projector in the keys of build_projector, and what of it is left out.
+    """Return a projector in the keys of build_projector, and what of it is left out.
 
     Its Linear layers have no bias. A bias before a BatchNorm moves into that one's running mean, which changes no
     output. A bias of the last layer is dropped: the objective standardises the embeddings, and does not see it.
 
     Args:
         layers: "NUMBER.weight" and so on; empty where there is no projector.
-        feature_dim: Of the backbone.
+        feature_dim: Number of the backbone's features.
 
     Source:
         Biases of the last layer: lightly-ai/lightly lightly/models/modules/heads.py:49 and 95 at e8d317f. Of all:

@@ -145,3 +145,83 @@ def solo_learn_old(path: Path) -> tuple[Path, nn.Module]:
     _, network = solo_learn(path)
     state = {key.replace("backbone.", "encoder."): value for key, value in network.state_dict().items()}
     return saved({"state_dict": state}, path / "solo.ckpt"), network
+
+
+def under(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": value for key, value in module.state_dict().items()}
+
+
+def other(name: str = "resnet18") -> nn.Module:
+    """Another network of the same layers, such as a momentum encoder; the same each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return resnet(name)
+
+
+def moco(path: Path) -> tuple[Path, nn.Module]:
+    """As facebookresearch/moco main_moco.py writes it; v2 has two layers under fc."""
+    network = resnet()
+    head = {"module.encoder_q.fc.0.weight": torch.ones(4, 512), "module.encoder_q.fc.2.weight": torch.ones(2, 4)}
+    state = under("module.encoder_q.", network) | head | under("module.encoder_k.", other())
+    optimizer = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    content = {"epoch": 3, "arch": "resnet18", "state_dict": state | {"module.queue": torch.ones(2, 9)}}
+    return saved(content | {"optimizer": optimizer}, path / "checkpoint_0003.pth.tar"), network
+
+
+def moco_v3(path: Path) -> tuple[Path, nn.Module]:
+    network = resnet()
+    state = under("module.momentum_encoder.", other()) | under("module.base_encoder.", network)
+    return saved({"state_dict": state | {"module.predictor.0.weight": torch.ones(2, 2)}}, path / "v3.pth.tar"), network
+
+
+def vissl(path: Path) -> tuple[Path, nn.Module]:
+    network = resnet()
+    model = {"trunk": under("_feature_blocks.", network), "heads": {"0.clf.0.weight": torch.ones(2, 512)}}
+    content = {"phase_idx": 9, "classy_state_dict": {"base_model": {"model": model}, "optim": {"state": {1: {}}}}}
+    return saved(content, path / "model_final_checkpoint_phase9.torch"), network
+
+
+def dino(path: Path) -> tuple[Path, nn.Module]:
+    """As facebookresearch/dino main_dino.py writes it, without the arguments."""
+    network = resnet()
+    head = {"module.head.mlp.0.weight": torch.ones(2, 512)}
+    student, teacher = (under("module.backbone.", module) | head for module in (other(), network))
+    return saved({"student": student, "teacher": teacher, "epoch": 3}, path / "checkpoint.pth"), network
+
+
+def byol(path: Path) -> tuple[Path, nn.Module]:
+    """As lucidrains/byol-pytorch has it: the network stands in it twice."""
+    network = resnet()
+    state = under("target_encoder.net.", other()) | under("net.", network) | under("online_encoder.net.", network)
+    return saved(state, path / "byol.pt"), network
+
+
+def swav(path: Path) -> tuple[Path, nn.Module]:
+    network = resnet()
+    heads = {"module.projection_head.0.weight": torch.ones(2, 512), "module.prototypes.weight": torch.ones(3, 2)}
+    return saved(under("module.", network) | heads, path / "swav.pth.tar"), network
+
+
+def lightly_dino(path: Path) -> tuple[Path, nn.Module]:
+    """As Lightly's example of DINO names its parts, cut into nn.Sequential."""
+    network = resnet()
+    state = under("student_backbone.", in_children(other())) | under("teacher_backbone.", in_children(network))
+    return saved({"state_dict": state}, path / "last.ckpt"), network
+
+
+def lightly_train(path: Path) -> tuple[Path, nn.Module]:
+    """As LightlyTrain's own wrapper names the layers in its checkpoints, without the whole networks beside them."""
+    from lightly_train._models import package_helpers
+    from lightly_train._models.embedding_model import EmbeddingModel
+
+    network = randomised(models.resnet18())
+    wrapped = EmbeddingModel(wrapped_model=package_helpers.get_wrapped_model(model=network, num_input_channels=3))
+    network.fc = nn.Identity()
+    state = under("embedding_model.", wrapped) | {"projection_head.layers.0.weight": torch.ones(2, 512)}
+    return saved({"epoch": 3, "state_dict": state}, path / "last.ckpt"), network
+
+
+def vision_language(path: Path) -> tuple[Path, nn.Module]:
+    network = resnet()
+    state = under("model.visual.", network) | {"model.text.weight": torch.ones(3)}
+    return saved({"state_dict": state}, path / "clip.pt"), network

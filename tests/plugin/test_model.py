@@ -92,6 +92,7 @@ def test_views_pass_one_after_the_other() -> None:
         ("resnet18", {}, "torchvision/NAME or timm/NAME"),
         ("torchvision/resnet19", {}, "did you mean resnet18"),
         ("timm/resnet5", {}, "did you mean resnet50"),
+        ("timm/resnet18.nowhere", {}, r"timm/resnet18.nowhere does not exist; take one of resnet18\.a1_in1k"),
         ("torchvision/vit_b_16", {"stem": "small"}, "only ResNets"),
         ("torchvision/squeezenet1_0", {}, "no linear classifier"),
     ],
@@ -122,3 +123,18 @@ def test_views_together_are_the_views_one_by_one() -> None:
     for one, other in zip(together.parameters(), apart.parameters()):
         torch.testing.assert_close(one.grad, other.grad)
     assert together.projector(views[0].flatten(1)).shape == (8, 5), "one view gives no tuple"
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_no_network_has_auxiliary_outputs(monkeypatch: pytest.MonkeyPatch, name: str, pretrained: bool) -> None:
+    """In training they would give three features of an image, in a tuple of their own."""
+    # Weights are not downloaded: those of a new network stand for them.
+    theirs = getattr(torchvision.models, name)(weights=None, aux_logits=True, init_weights=False).state_dict()
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: theirs)
+    module, feature_dim = build_backbone(f"torchvision/{name}", pretrained=pretrained)
+    state = module.state_dict()
+    assert not [key for key in state if "aux" in key.lower()]
+    if pretrained:
+        assert all(torch.equal(value, theirs[key]) for key, value in state.items())
+    assert module.train()(torch.zeros(2, 3, 96, 96)).shape == (2, feature_dim)
