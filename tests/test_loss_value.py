@@ -13,6 +13,7 @@ import torch
 from bt_plugin import BarlowTwinsLoss
 from bt_plugin.loss import EPS
 from tests.conftest import REPOSITORY
+from tests.tolerance import rounding
 
 PAGE = (REPOSITORY / "docs" / "loss_value.md").read_text()
 LAMBDA = 5.1e-3
@@ -44,9 +45,11 @@ def test_random_embeddings() -> None:
         generator = torch.Generator().manual_seed(0)
         draws = [torch.randn(2, int(n), int(d), generator=generator) for _ in range(3)]
         terms = [BarlowTwinsLoss(LAMBDA).terms(*views) for views in draws]
-        # Other processors draw and sum a little otherwise.
-        assert written[1] == pytest.approx(fmean(float(each.loss) for each in terms), rel=1e-3, abs=0.1)
-        assert written[3] == pytest.approx(fmean(float(each.redundancy) for each in terms), rel=1e-3, abs=0.1)
+        # Half of the last place that is written, and what other processors draw and sum a little otherwise.
+        share = rounding(max(int(n), int(d)))
+        for cell, term in ((written[1], "loss"), (written[3], "redundancy")):
+            mean = fmean(float(getattr(each, term)) for each in terms)
+            assert cell == pytest.approx(mean, rel=0, abs=0.051 + share * mean)
         assert written[1] == pytest.approx(expected[0], rel=0.05)
         assert written[3] == pytest.approx(expected[1], rel=0.05)
 

@@ -23,6 +23,14 @@ def paper_loss(z_a: Tensor, z_b: Tensor, lambda_param: float) -> Tensor:
     return total
 
 
+def cancelled(z: Tensor) -> Tensor:
+    """Return how many times larger than its deviation each feature is before its mean is subtracted, shape (D,).
+
+    The rounding error of the mean stays, so that what is standardised is less exact by this factor.
+    """
+    return 1 + z.detach().mean(0).abs() / z.detach().std(0)
+
+
 def embeddings(n: int, d: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """Two views that share much, with a mean and a scale of their own in every feature."""
     generator = torch.Generator().manual_seed(n * 1000 + d)

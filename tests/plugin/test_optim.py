@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bt_plugin import LARS, BarlowTwinsLoss, build_projector, lr_scale, optim, parameter_groups
+from tests.tolerance import assert_rounded
 
 
 @pytest.fixture(autouse=True, params=["one by one", "by lists"])
@@ -56,8 +57,10 @@ def test_three_steps_are_the_official_rule() -> None:
         momentum_b = 0.9 * momentum_b + bias.grad
         w, b = w - 0.5 * momentum_w, b - 0.05 * momentum_b
         optimizer.step()
-        torch.testing.assert_close(weight.detach(), w, msg=f"weight, step {step}")
-        torch.testing.assert_close(bias.detach(), b, msg=f"bias, step {step}")
+        # Three additions a step; a thousandth of a norm's rounding is none.
+        terms = 3 * (step + 1)
+        assert_rounded(weight.detach(), w, terms=terms, name=f"weight, step {step}")
+        assert_rounded(bias.detach(), b, terms=terms, name=f"bias, step {step}")
 
 
 def test_zero_weights_and_zero_gradients_move_unscaled() -> None:
@@ -115,7 +118,7 @@ def test_schedule_is_the_official_one() -> None:
 
 
 def test_all_at_once_is_the_plain_rule() -> None:
-    """Over many sizes and layouts, 20 steps, to 1e-6."""
+    """Over many sizes and layouts, 20 steps, to 1e-6: four times what 20 roundings of float32 come to."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 64, 7), nn.BatchNorm2d(64), nn.Conv2d(64, 32, 1), nn.Linear(300, 500))
     model.to(memory_format=torch.channels_last)
@@ -159,7 +162,8 @@ def test_the_order_in_memory_does_not_matter(order: str, other: str, adapt: bool
     optimizer.load_state_dict(before.state_dict())
     optimizer.step()
     moved = 0.9 + (0.001 if adapt else 3.0)
-    torch.testing.assert_close(weight.detach(), rows * (1 - moved), rtol=1e-5, atol=1e-6)
+    # Three additions, of which the largest is the move.
+    assert_rounded(weight.detach(), rows * (1 - moved), terms=3, scale=moved * rows.abs().amax())
     assert weight.stride() == ORDERS[order](rows).stride()
 
 

@@ -24,6 +24,7 @@ from dali_pipelines import image_folder
 from tests.ranks import run_ranks
 from tests.saved import weights_in
 from tests.test_kill import learnt, live
+from tests.tolerance import assert_rounded
 
 EVERY = "eval.every_epochs=1"
 VALUES = {
@@ -157,7 +158,8 @@ def probed(rank: int, world_size: int) -> torch.Tensor:
 def test_the_probe_learns_from_all_ranks() -> None:
     alone = probed(0, 1)
     for together in run_ranks(2, probed, 2):
-        torch.testing.assert_close(together, alone)
+        # Three steps, each a sum over the two views of eight images.
+        assert_rounded(together, alone, terms=3 * 2 * 8)
 
 
 def test_the_probe_learns_and_sends_nothing_back() -> None:

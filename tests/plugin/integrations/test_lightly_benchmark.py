@@ -53,16 +53,20 @@ def test_the_table_has_the_benchmarks_form() -> None:
 
 
 def test_the_loss_is_of_two_separate_passes() -> None:
-    """BatchNorm takes the statistics of each view; the classifier's loss moves nothing else."""
-    module = small()
+    """BatchNorm takes the statistics of each view; the classifier's loss moves nothing else.
+
+    In float64: statistics of six samples divide by small deviations, which multiplies rounding by thousands.
+    """
+    module = small().double()
     module.log = module.log_dict = lambda *_, **__: None
-    reference = small()
+    reference = small().double()
     reference.load_state_dict(module.state_dict())
-    views, targets = (torch.randn(6, 3, 32, 32), 2 + torch.randn(6, 3, 32, 32)), torch.tensor([0, 1, 2, 0, 1, 2])
+    images = torch.randn(2, 6, 3, 32, 32, dtype=torch.float64)
+    views, targets = (images[0], 2 + images[1]), torch.tensor([0, 1, 2, 0, 1, 2])
     module.training_step((views, targets, [""] * 6), 0).backward()
     BarlowTwinsLoss(5.1e-3)(*(reference.model.projector(reference.model.backbone(view)) for view in views)).backward()
     for (name, ours), theirs in zip(module.model.named_parameters(), reference.model.parameters()):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=lambda text, name=name: f"{name}: {text}")
     assert module.online_classifier.classification_head.weight.grad is not None
     assert module.criterion.gather_distributed, "and of all ranks"
 

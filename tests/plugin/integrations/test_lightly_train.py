@@ -118,8 +118,9 @@ def test_the_loss_is_of_two_separate_passes() -> None:
     embedding: Any = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8))
     embedding.embed_dim = 8
     args = BarlowTwinsArgs(hidden_dim=16, output_dim=8)
-    method = BarlowTwins(args, BarlowTwinsLARSArgs(), embedding, global_batch_size=6, num_input_channels=3)
-    views = [torch.randn(6, 3, 2, 2), 2 + torch.randn(6, 3, 2, 2)]
+    method = BarlowTwins(args, BarlowTwinsLARSArgs(), embedding, global_batch_size=6, num_input_channels=3).double()
+    images = torch.randn(2, 6, 3, 2, 2, dtype=torch.float64)
+    views = [images[0], 2 + images[1]]
     loss = method.training_step_impl({"views": views}, 0).loss
     torch.testing.assert_close(loss, BarlowTwinsLoss(5.1e-3)(*(method.projector(embedding(view)) for view in views)))
     assert method.criterion.gather_distributed, "and of all ranks"
