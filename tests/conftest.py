@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,13 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 # Two at a time on two cores: a core for each, and for what it starts. Threads that wait for those of the other spin.
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
-    torch.set_num_threads(1)
-else:
-    torch.set_num_threads(2)
+    THREADS = 1
+torch.set_num_threads(THREADS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,10 +31,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report names that are not UTF-8, which xdist cannot send from one process to another, by escapes."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    if report.longrepr is not None and not report.longreprtext.isascii():
+        report.longrepr = report.longreprtext.encode(errors="backslashreplace").decode()
+    return report
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test that draws numbers draws the same ones every time, whichever tests ran before it."""
+    """Start each test with the same random numbers and threads, whichever tests ran before it."""
     torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

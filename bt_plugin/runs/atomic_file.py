@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from bt_plugin.errors import FileError, file_error
@@ -22,31 +21,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         FileError: If it cannot be written. A file that was there before is unchanged.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    with replacing(path) as partial:
-        partial.write_bytes(data)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which takes the name of `path` when the block ends without an error.
-
-    For writers that need a path of their own; all others use write_atomically.
-
-    Raises:
-        FileError: If the file cannot be written. A file that was there before is unchanged.
-    """
     partial = path.with_name(f".{path.name[:50]}.partial")
     try:
-        yield partial
+        partial.write_bytes(data)
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)
-    except BaseException as error:
+    except OSError as error:
+        raise file_error(error, path) from error
+    finally:
         with suppress(OSError):
             partial.unlink()
-        if isinstance(error, OSError):
-            raise file_error(error, path) from error
-        raise
 
 
 def check_output(path: Path, key: str) -> None:

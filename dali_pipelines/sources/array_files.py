@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import zipfile
 from io import FileIO
 from pathlib import Path
@@ -18,6 +19,9 @@ from dali_pipelines.sources.arrays import ArraySource, array_source
 from dali_pipelines.sources.paths import absolute, unreadable
 
 _ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")
+# The end of a zip file without a comment, of which the number of entries is looked at; 64-bit files have it elsewhere.
+_END = struct.Struct("<4s6xH10x")
+_MANY_ENTRIES = 2**16 - 1
 _READ = ("images", "labels")
 _UNREAD = np.empty(0)
 _REMEDY = "write it again by numpy.savez(images=...)"
@@ -70,10 +74,21 @@ def _unpacked(file: FileIO) -> dict[str, NDArray[Any]]:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         if len(entries) < len(archive.infolist()):
             raise ValueError("two of its arrays have the same name")
+        if _claimed_entries(file) not in (len(entries), _MANY_ENTRIES):
+            raise ValueError("its directory has another number of arrays than its end says")
         for entry in entries.values():
             # Compares the entry's own header with the directory, whose names would otherwise decide.
             archive.open(entry).close()
         return {name: _read(archive, entry) if name in _READ else _UNREAD for name, entry in entries.items()}
+
+
+def _claimed_entries(file: FileIO) -> int:
+    """The number of entries that the end of a zip file claims, which zipfile does not compare with what it finds."""
+    end = os.pread(file.fileno(), _END.size, os.fstat(file.fileno()).st_size - _END.size)
+    mark, entries = _END.unpack(end)
+    if mark != b"PK\x05\x06":
+        raise ValueError("its end is damaged, or a comment follows")
+    return int(entries)
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:

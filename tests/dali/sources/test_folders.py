@@ -177,7 +177,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, closed: str, mod
         "    try: sys.exit(f'{len(read(sys.argv[1]))} images')\n"
         "    except ValueError as error: print(error)\n"
     )
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     (root / closed).chmod(mode)
     try:

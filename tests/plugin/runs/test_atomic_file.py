@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bt_plugin.errors import FileError
-from bt_plugin.runs.atomic_file import check_output, replacing, write_atomically
+from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 
 def test_text_bytes_and_names_that_are_not_utf8_are_written(tmp_path: Path) -> None:
@@ -28,16 +29,15 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     write_atomically(tmp_path / "a", "old")
-
-    def fail() -> None:
-        with replacing(tmp_path / "a") as partial:
-            partial.write_text("half")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(FileError, match="a: Input/output error; check the disk"):
+        write_atomically(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
