@@ -156,6 +156,11 @@ def damage_of(checkpoint: Path) -> str | None:
                 return f"{name} has {path.stat().st_size} of {size} bytes"
             if _digest(path) != digest:
                 return f"{name} has other bytes than were written"
+        # What the manifest does not name, nothing protects.
+        parts = CheckpointReader(checkpoint).read_metadata().storage_data.values()
+        unnamed = {".metadata", *(str(part.relative_path) for part in parts)} - set(_read_manifest(checkpoint).files)
+        if unnamed:
+            return f"{_MANIFEST} does not name {min(unnamed)}"
     except (OSError, CheckpointError) as error:
         return f"{_MANIFEST} or what it names cannot be read: {error}"
     return None

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from bt_plugin import distributed
 from bt_plugin.checkpoint import NewCheckpoint, Progress, checkpoints, prune
 from bt_plugin.checkpoints.reader import first_failure
-from bt_plugin.errors import CheckpointError
+from bt_plugin.errors import CheckpointError, file_error
 from bt_plugin.state import TrainingState
 
 
@@ -87,9 +87,9 @@ class CheckpointWriter:
         for failure in filter(None, failures):
             newest = distributed.from_main(lambda: next(reversed(checkpoints(self._run_dir)), None))
             raise CheckpointError(
-                f"{self._run_dir}/checkpoint-{step} cannot be written: {failure}. "
-                + (f"{newest.name} stands; make room" if newest else "There is none before it; make room")
-                + ", and start the same line again"
+                f"{self._run_dir}/checkpoint-{step} cannot be written: {failure}."
+                f" {f'{newest.name} is intact' if newest else 'There is no earlier checkpoint'}. Check that the folder"
+                " exists and has free space, then rerun the same command"
             )
 
 
@@ -99,6 +99,8 @@ def _failure_of(action: Callable[[], object]) -> str | None:
         action()
     except CheckpointException as error:
         return first_failure(error)
+    except OSError as error:
+        return str(file_error(error))
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

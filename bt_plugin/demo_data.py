@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bt_plugin.errors import UserError
+from bt_plugin.errors import UserError, file_error
 from bt_plugin.runs.atomic_file import check_output
 
 TRAIN_PER_CLASS = 120
@@ -51,13 +51,18 @@ def write_demo_data(folder: str | Path) -> int:
     check_output(folder / "train", "folder")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for number, (name, photo) in enumerate(sorted(_photographs().items())):
-        middle = int(photo.shape[1] * BOUNDARY)
-        _write_crops(photo[:, :middle], partial / "train" / name, TRAIN_PER_CLASS, (number, 0))
-        _write_crops(photo[:, middle:], partial / "val" / name, VAL_PER_CLASS, (number, 1))
-    if folder.exists():
-        folder.rmdir()
-    os.replace(partial, folder)
+    try:
+        for number, (name, photo) in enumerate(sorted(_photographs().items())):
+            middle = int(photo.shape[1] * BOUNDARY)
+            _write_crops(photo[:, :middle], partial / "train" / name, TRAIN_PER_CLASS, (number, 0))
+            _write_crops(photo[:, middle:], partial / "val" / name, VAL_PER_CLASS, (number, 1))
+        if folder.exists():
+            folder.rmdir()
+        os.replace(partial, folder)
+    except OSError as error:
+        raise file_error(error, folder) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return len(_FROM_SKIMAGE + _FROM_SKLEARN) * (TRAIN_PER_CLASS + VAL_PER_CLASS)
 
 

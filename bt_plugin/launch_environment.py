@@ -19,6 +19,7 @@ _NUMBERS = {
 _FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_DEBUG_MODE")
 # As Accelerate reads them.
 _FLAG_WORDS = {"1", "0", "y", "n", "yes", "no", "t", "f", "true", "false", "on", "off"}
+_PRECISIONS = ("no", "fp16", "bf16")
 _OF_A_GROUP = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -38,6 +39,11 @@ def check_launch_environment() -> None:
             raise LaunchError(
                 f"${name}={value[:40]!r} is not allowed; it must be true or false. Unset it, or correct it"
             )
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in _PRECISIONS:
+        raise LaunchError(
+            f"$ACCELERATE_MIXED_PRECISION={precision[:40]!r} is not allowed; it must be {', '.join(_PRECISIONS)}. Unset"
+            " it, or correct it"
+        )
     world_size, rank = numbers["WORLD_SIZE"], numbers["RANK"]
     if world_size > 1 and (missing := [name for name in _OF_A_GROUP if not os.environ.get(name)]):
         raise LaunchError(

@@ -135,7 +135,11 @@ def _numbers_of(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(values, dict) or not _is_count(values.get("step")):
         return None
-    is_sound = all(value is None or type(value) in (int, float) for value in values.values())
+    # An integer of hundreds of digits is no number of ours, and no float.
+    is_sound = all(
+        value is None or type(value) is float or (type(value) is int and abs(value) < 2**63)
+        for value in values.values()
+    )
     return values if is_sound else None
 
 

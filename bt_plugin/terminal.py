@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
+
+from bt_plugin.errors import file_error
 
 # Control characters but line feed and tab; marks that change the direction of text; bytes that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -21,16 +24,20 @@ def print_error(message: str) -> None:
     print(printable(message), file=sys.stderr)  # noqa: T201 - this is where messages are printed
 
 
-def log_to_stderr(level: int = logging.WARNING) -> None:
-    """Print what this package logs.
-
-    Args:
-        level: Of bt_plugin's own messages; of all others, warnings are printed.
-    """
+def log_to_stderr() -> None:
+    """Print warnings, and what commands let bt_plugin log besides."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(handlers=[handler])
-    logging.getLogger("bt_plugin").setLevel(level)
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Tell in one line what a library's thread could not write, as TensorBoard's where its folder is gone."""
+    if isinstance(failure.exc_value, OSError):
+        print_error(f"warning: a background thread ended: {file_error(failure.exc_value)}")
+    else:
+        threading.__excepthook__(failure)
 
 
 class _Printable(logging.Formatter):

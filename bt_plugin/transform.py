@@ -18,6 +18,8 @@ from dali_pipelines.windows import crop_window
 from dali_pipelines.yiq import hue_matrix
 
 _ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+# Formats whose colours have no more bits; None is an image that was made, not opened.
+_OF_EIGHT_BITS = (None, "JPEG", "MPO", "WEBP", "BMP")
 _HUE = COLOR_STEPS.index("hue")
 _INTERPOLATION = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
@@ -51,7 +53,8 @@ class BarlowTwinsTransform:
             ValueError: If the image has values of an unknown range (see dali_pipelines.pil_modes).
         """
         key = int(torch.randint(2**62, ()))
-        rgb = image if image.mode == "RGB" else Image.fromarray(to_rgb(image))
+        is_plain = image.mode == "RGB" and image.format in _OF_EIGHT_BITS
+        rgb = image if is_plain else Image.fromarray(to_rgb(image))
         return [view_of(rgb, params, draws) for params, draws in zip(self.views, draw_views(self.views, 1, key))]
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 _TWELVE_BITS = 2**12 - 1
 # TIFF's tag that says whether samples are unsigned (1), signed (2) or floating point (3).
 _SAMPLE_FORMAT = 339
+_BITS_PER_SAMPLE = 258
 _UNKNOWN_RANGE = "signed or 32-bit whole numbers have no known range; save the image with 8 bits, or unsigned 16 bits"
 
 
@@ -32,8 +33,13 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     Shape:
         Output: (H, W, 3) uint8.
     """
-    if 2 in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ()):
+    tags = getattr(image, "tag_v2", {})
+    if 2 in tags.get(_SAMPLE_FORMAT, ()):
         raise ValueError(_UNKNOWN_RANGE)
+    if image.mode != "F" and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8 and not _is_of_16_bits(image):
+        raise ValueError(
+            "PIL reads these TIFF samples of more than 8 bits as if they had 8; save the image with 8 bits"
+        )
     if image.mode == "RGB":
         _check_depth_kept(image)
         return np.array(image)
@@ -63,12 +69,18 @@ def _from_unit_interval(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _check_depth_kept(image: Image.Image) -> None:
     """PIL reads 16-bit colours by their upper 8 bits, of which 12-bit data has 16 levels."""
-    of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    of_16_bits = _is_of_16_bits(image)
     image.load()  # forgets the tiles
     if of_16_bits and np.asarray(image).max(initial=0) <= _TWELVE_BITS >> 8:
         raise ValueError(
             f"16-bit colours without a value above {_TWELVE_BITS} would keep 16 levels; save the image with 8 bits"
         )
+
+
+def _is_of_16_bits(image: Image.Image) -> bool:
+    """Whether an image that was not loaded yet has samples of 16 bits, and PIL reads them as such."""
+    in_tiles = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    return in_tiles or image.mode.startswith("I")
 
 
 def _gray(values: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -45,6 +45,8 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
 
 def subject_of(arguments: argparse.Namespace) -> Subject:
     """Build what is evaluated."""
+    if not 0 <= arguments.seed < 2**32:
+        raise RecipeError(f"--seed: {arguments.seed} is not allowed; it must be 0 to {2**32 - 1}")
     is_name = arguments.subject.split("/")[0] in LIBRARIES and not Path(arguments.subject).exists()
     for name, key in ((arguments.backbone, "--backbone"), (arguments.subject if is_name else None, "subject")):
         if name is not None:

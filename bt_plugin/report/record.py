@@ -93,7 +93,7 @@ def _column(lines: list[dict[str, Any]], name: str) -> Line:
 
 
 def _oldest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return sorted(folder.glob("*.json"), key=lambda path: path.lstat().st_mtime)
 
 
 class _Described(Result):

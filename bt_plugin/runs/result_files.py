@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,7 @@ def read_result(path: Path, kind: type[Result]) -> dict[str, Any]:
     Returns:
         Its content; empty where there is no such file, or a damaged one, of which a warning is logged.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
         return kind.model_validate_json(read_regular(path, _MOST_BYTES)).model_dump(exclude_unset=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 import zipfile
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from bt_plugin.errors import UserError, WeightsError, file_error
 from bt_plugin.weights.pickles import objects_in, refusal
 from bt_plugin.weights.tensors import UnknownLayoutError, plain, shown, some
-from dali_pipelines.regular_files import open_regular
+from dali_pipelines.regular_files import open_regular, read_regular
 
 # Where a checkpoint keeps its state dict.
 STATES = ("state_dict", "model", "model_state_dict")
@@ -56,7 +57,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         open_regular(path).close()
-        return {key: plain(value, key, path) for key, value in load_file(path).items()}
+        is_text = os.fsencode(path).decode(errors="ignore") == str(path)
+        # safetensors maps files whose names are UTF-8.
+        tensors = load_file(path) if is_text else load(read_regular(path))
+        return {key: plain(value, key, path) for key, value in tensors.items()}
     except UserError:
         raise
     except OSError as error:

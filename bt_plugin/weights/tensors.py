@@ -75,9 +75,11 @@ def check_finite(state: State, path: Path) -> None:
     """Refuse weights with which a network computes nothing but NaN.
 
     Raises:
-        WeightsError: If a value is NaN or infinite.
+        WeightsError: If a value is NaN or infinite, or a variance is negative.
     """
     for key, value in state.items():
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise WeightsError(f"{path}: {shown(key)} has negative variances; take another checkpoint")
         if value.is_floating_point() and not torch.isfinite(value).all():
             nan, bad = int(value.isnan().sum()), int((~torch.isfinite(value)).sum())
             what = "NaN" if nan == bad else "infinite" if nan == 0 else "NaN or infinite"

@@ -56,6 +56,22 @@ def pnm(values: NDArray[np.generic], maxval: int, kind: bytes = b"P5") -> bytes:
     return kind + b" 64 64 %d\n" % maxval + np.round(values * maxval).astype(dtype).tobytes()
 
 
+def planar_tiff(planes: NDArray[np.generic]) -> bytes:
+    """An RGB TIFF of 16 bits, one plane after the other, which PIL reads as planes of 8 bits."""
+    data = planes.astype("<u2").tobytes()
+    plane, count, begin = len(data) // 3, 11, 8 + 2 + 12 * 11 + 4
+    tags = [(256, 1, 64), (257, 1, 64), (258, 3, begin), (259, 1, 1), (262, 1, 2), (273, 3, begin + 6), (277, 1, 3)]
+    tags += [(278, 1, 64), (279, 3, begin + 18), (284, 1, 2), (339, 3, begin + 30)]
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3 if tag in (258, 339) else 4, number, value) for tag, number, value in tags
+    )
+    strips = struct.pack("<3I", *(begin + 36 + plane * each for each in range(3)))
+    extra = (
+        struct.pack("<3H", 16, 16, 16) + strips + struct.pack("<3I", plane, plane, plane) + struct.pack("<3H", 1, 1, 1)
+    )
+    return b"II*\0" + struct.pack("<IH", 8, count) + entries + struct.pack("<I", 0) + extra + data
+
+
 def png_of_16_bits(colours: NDArray[np.generic]) -> bytes:
     """An RGB PNG of 16 bits, which PIL cannot write."""
 
@@ -96,6 +112,7 @@ CASES = {
     "maxval 100.pgm": (pnm(WIDE, 100), True),
     "colours of 16 bits.ppm": (pnm(np.repeat(WIDE[..., None], 3, 2), 65535, b"P6"), True),
     "colours of 16 bits.png": (png_of_16_bits(np.repeat(WIDE[..., None], 3, 2) * 65535), True),
+    "planes of 16 bits.tiff": (planar_tiff(np.repeat(WIDE[None], 3, 0) * 65535), False),
     "gray.jp2": (saved(whole(255, "u1"), "jpeg2000"), True),
     "uint16.jp2": (saved(whole(65535, "u2"), "jpeg2000"), True),
     **{f"{mode}.png": (in_mode(mode, "png"), True) for mode in ("L", "LA", "P", "RGB", "RGBA")},

@@ -46,7 +46,7 @@ def test_all_errors_are_found_at_once(small_recipe: Path, tmp_path: Path, capsys
     assert main(["doctor", str(small_recipe), *options]) == 1
     errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error")]
     assert len(errors) == 3
-    for key in ("data.train: nowhere", "optim.global_batch_size: 7", "run.output_dir"):
+    for key in ("nowhere: does not exist", "optim.global_batch_size: 7", "run.output_dir"):
         assert sum(key in line for line in errors) == 1, key
 
 

@@ -27,6 +27,7 @@ GROUP = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_POR
         ({"NUMBA_NUM_THREADS": "0"}, "NUMBA_NUM_THREADS='0'"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT='http'"),
         ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU='maybe'"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp7"}, "ACCELERATE_MIXED_PRECISION='fp7'"),
         ({"ACCELERATE_USE_FSDP": "2"}, "ACCELERATE_USE_FSDP='2'"),
         (GROUP | {"RANK": ""}, r"RANK=''"),
         (GROUP | {"RANK": "2"}, r"RANK=2 is not in a world of 2"),

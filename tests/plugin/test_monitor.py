@@ -67,16 +67,17 @@ DAMAGED = [
     b"[" * 100_000 + b"\n",
     b'{"step": ' + b"9" * 5000 + b"}\n",
     b'{"step": true}\n',
+    b'{"step": 4, "loss": ' + b"9" * 400 + b"}\n",
 ]
 
 
 def test_damaged_lines_are_passed_over_with_a_warning_and_stay(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sound = [json.dumps({"step": step, "loss": 1.0, "probe": None}).encode() + b"\n" for step in range(1, 13)]
+    sound = [json.dumps({"step": step, "loss": 1.0, "probe": None}).encode() + b"\n" for step in range(1, 14)]
     lines = [line for pair in zip(sound, DAMAGED) for line in pair]
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
-    assert [values["step"] for values in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, 12))
+    assert [values["step"] for values in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, 13))
     assert f"{len(DAMAGED)} damaged lines are left out; the first is line 2" in caplog.text
     file = MetricsFile(tmp_path, 5)
     file.write({"step": 6, "loss": 2.0})

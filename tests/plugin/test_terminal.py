@@ -47,6 +47,20 @@ def test_reading_what_head_has_closed_is_no_traceback() -> None:
     assert result.stdout.count("\n") == 1
 
 
+def test_a_librarys_thread_that_cannot_write_is_told_in_a_line() -> None:
+    program = """
+import threading
+from bt_plugin.terminal import log_to_stderr
+log_to_stderr()
+thread = threading.Thread(target=lambda: open("/nowhere/events"))
+thread.start()
+thread.join()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stderr.startswith("warning: a background thread ended: /nowhere/events: No such file")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR])
 def test_other_packages_warnings_are_printed(level: int) -> None:
     program = "import logging; from bt_plugin.terminal import log_to_stderr; log_to_stderr();"

@@ -194,3 +194,14 @@ def test_a_manifest_of_other_values_is_refused_by_its_key(
     (bad / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=rf"manifest\.json is .*{says}"):
         read_progress(bad)
+
+
+@pytest.mark.parametrize("named", [[], [".metadata"], ["__0_0.distcp"]])
+def test_a_manifest_that_does_not_name_every_part_is_damage(whole: Path, tmp_path: Path, named: list[str]) -> None:
+    bad = copied(whole, tmp_path)
+    manifest = json.loads((whole / "manifest.json").read_text())
+    manifest["files"] = {name: manifest["files"][name] for name in named}
+    (bad / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"is damaged, manifest\.json does not name"):
+        check_undamaged(bad)
+    check_undamaged(whole)
