@@ -17,7 +17,8 @@ from dali_pipelines.params import MOST_PIXELS, PRESETS, Preset, ViewParams
 
 # Bounds that no run needs to pass: beyond them a value is a slip of the keyboard, and would fail much later.
 Positive = Annotated[int, Field(ge=1, le=10**9)]
-Rate = Annotated[float, Field(ge=0, le=1e6)]
+# What float32 holds.
+Rate = Annotated[float, Field(ge=0, le=1e38)]
 Widths = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=32)]
 # As Linux has it.
 PathText = Annotated[str, Field(min_length=1, max_length=4095)]

@@ -95,7 +95,7 @@ def environment_of(setting: str, folder: Path) -> dict[str, str]:
         folder: For the caches: torch's compiler does not know for which processor its cached code is.
     """
     name, threads = SETTINGS[setting]
-    inherited = {key: value for key, value in os.environ.items() if key not in OLDEST}
+    inherited = {key: value for key, value in os.environ.items() if key not in OLDEST and not key.startswith("PYTEST_")}
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "NUMBA_CACHE_DIR": str(folder / "numba")}
     # Threads that wait for a core do not keep the other one busy.
     threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}

@@ -98,7 +98,7 @@ def test_the_page_of_keys_is_that_of_the_types() -> None:
     made = script("recipe_keys").page()
     assert (DOCS / "recipe_keys.md").read_text() == made, "python docs/recipe_keys.py"
     for row in (
-        r"\| `optim.lr_weights` \| number, at least 0, at most 1e\+06 \| `0.2` \| no \| Base rate",
+        r"\| `optim.lr_weights` \| number, at least 0, at most 1e\+38 \| `0.2` \| no \| Base rate",
         r"\| `run.resume` \| text, not empty \| `latest` \| yes \|",
         r"\| `data.train` \| text, not empty \| required \| yes \|",
         r"\| `blur_p` \| number, a probability, 0 to 1 \| a `1.0`, b `0.1` \|",

@@ -89,7 +89,10 @@ def test_the_next_one_waits_for_it(state: TrainingState, tmp_path: Path) -> None
 @pytest.mark.parametrize("room_bytes", [0, 1000, 300_000])
 def test_a_full_disk_leaves_the_earlier_one(state: TrainingState, tmp_path: Path, room_bytes: int) -> None:
     """The weights have 240,800 bytes, and so has their momentum."""
-    with full_disk(room_bytes), pytest.raises(CheckpointError, match=r"cannot be written: .* There is none before it"):
+    with (
+        full_disk(room_bytes),
+        pytest.raises(CheckpointError, match=r"cannot be written: .* There is no earlier checkpoint"),
+    ):
         save(state, tmp_path, 1)
     save(state, tmp_path, 1, keep=1)
     with full_disk(room_bytes), pytest.raises(CheckpointError, match=r"checkpoint-2 cannot be written: .*"):
@@ -121,7 +124,7 @@ def test_a_failure_is_known_before_the_next_one(state: TrainingState, tmp_path: 
 
 
 def test_a_directory_that_is_gone(state: TrainingState, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"gone/checkpoint-1 cannot be written: FileNotFoundError"):
+    with pytest.raises(CheckpointError, match=r"gone/checkpoint-1 cannot be written: .*No such file or directory"):
         save(state, tmp_path / "gone", 1)
 
 
@@ -142,7 +145,7 @@ def test_all_ranks_learn_of_ones_failure(tmp_path: Path) -> None:
     first, second = run_ranks(2, failing_on_one_rank, str(tmp_path))
     assert first == second
     assert "checkpoint-2 cannot be written: " in first[0]
-    assert "(rank 1). checkpoint-1 stands" in first[0]
+    assert "(rank 1). checkpoint-1 is intact" in first[0]
     assert first[1] == ["checkpoint-1"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
@@ -163,4 +166,4 @@ def failing_at_the_end(rank: int, run_dir: str) -> str:
 @pytest.mark.distributed
 def test_all_ranks_learn_of_the_mains_failure(tmp_path: Path) -> None:
     for error in run_ranks(2, failing_at_the_end, str(tmp_path)):
-        assert "checkpoint-1 cannot be written: OSError: " in error
+        assert "checkpoint-1 cannot be written: " in error
