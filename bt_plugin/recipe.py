@@ -207,7 +207,7 @@ class Eval(Section):
     """Whether the run ends with a kNN evaluation on data.val."""
     knn_k: Positive = 20
     """Neighbours that vote."""
-    knn_temperature: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    knn_temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.1
     """Of the votes' weights, exp(similarity / temperature)."""
     knn_bank_images: Positive = 50_000
     """Training images that are searched, drawn at random where there are more."""

@@ -17,6 +17,8 @@ from bt_plugin.shipped import located
 from bt_plugin.yaml12 import MOST_BYTES, YamlError, parse_yaml
 from dali_pipelines.regular_files import read_regular
 
+# Of a key: views.both.size_px has two.
+_MOST_SECTIONS = 8
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -86,7 +88,7 @@ def _merged(beneath: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _apply(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     *sections, key = path.split(".")
-    if not equals or not sections or not key:
+    if not equals or not 0 < len(sections) <= _MOST_SECTIONS or not key:
         raise RecipeError(f"{_shortened(override)}: is not section.key=value, such as optim.epochs=100")
     for section in sections:
         content = content.setdefault(section, {})

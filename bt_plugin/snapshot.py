@@ -56,7 +56,7 @@ class Album:
     def __init__(self, run_dir: Path, step: int) -> None:
         self._folder = run_dir / PICTURES
         for later, path in _files(self._folder).items():
-            if later > step:
+            if later > step and not path.is_dir():
                 path.unlink()
 
     def add(self, step: int, snapshot: Snapshot) -> None:

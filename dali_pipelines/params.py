@@ -102,7 +102,12 @@ class ViewParams:
         _check_finite(self)
         _require(self, "size_px", 8 <= self.size_px <= MOST_SIZE_PX, f"8 to {MOST_SIZE_PX}")
         _require(self, "crop_scale", _is_range(self.crop_scale, 0, 1), "0 < low <= high <= 1")
-        _require(self, "crop_ratio", _is_range(self.crop_ratio, 0), "0 < low <= high")
+        _require(
+            self,
+            "crop_ratio",
+            _is_range(self.crop_ratio, 0, 100) and self.crop_ratio[0] >= 0.01,
+            "0.01 <= low <= high <= 100",
+        )
         _require(self, "blur_sigma_px", _is_range(self.blur_sigma_px, 0, 100), "0 < low <= high <= 100")
         _require(self, "hue", 0 <= self.hue <= 0.5, "0 to 0.5")
         for name in ("brightness", "contrast", "saturation"):

@@ -28,6 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if not 1 <= arguments.world_size <= MOST_RANKS:
         raise RecipeError(f"--world-size: {arguments.world_size} is not allowed; it must be 1 to {MOST_RANKS}")
+    if arguments.num_images is not None and arguments.num_images < 1:
+        raise RecipeError(f"--num-images: {arguments.num_images} is not allowed; it must be at least 1")
     per_rank = recipe.batch_size_per_rank(arguments.world_size)
     check_backbone_name(recipe.model.backbone)
     n_images = arguments.num_images if arguments.num_images is not None else _count(recipe)

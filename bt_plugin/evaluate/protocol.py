@@ -73,7 +73,7 @@ class View(Section):
 class Knn(Section):
     k: Positive = 20
     """Neighbours that vote."""
-    temperature: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.1
     """Of the votes' weights, exp(similarity / temperature)."""
 
 

@@ -75,7 +75,8 @@ def test_an_override_of_it_is_refused_by_its_key(tmp_path: Path) -> None:
     "change",
     [
         "run.seed=4294967296", "run.seed=-1", "run.timeout_s=99999999999999", "views.both.brightness=1e999",
-        "views.a.crop_scale=[0.1, 1e999]", "views.both.std=[1, 1, 1e-300]", "views.b.blur_sigma_px=[1, 1e300]",
+        "views.a.crop_scale=[0.1, 1e999]", "views.both.crop_ratio=[1e-300, 1e300]",
+        "eval.knn_temperature=1e-320", "views.both.std=[1, 1, 1e-300]", "views.b.blur_sigma_px=[1, 1e300]",
         "optim.weight_decay=1e300", "optim.lr_weights=1e999", "optim.warmup_epochs=1e999", "optim.epochs=1000000000000",
         "model.projector=[1000000000000]", "views.both.size_px=100000", "data.prefetch=100000", "model.in_chans=100000",
         "eval.knn_temperature=1e999", "loss.lambda_param=1e999", f"data.train={'x' * 100_000}",
@@ -114,3 +115,10 @@ def test_any_text_is_yaml_or_an_error(text: str) -> None:
 )
 def test_json_is_read_as_json_reads_it(value: object) -> None:
     assert parse_yaml(json.dumps(value)) == value
+
+
+def test_a_key_of_many_sections_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("data: {train: a}\nrun: {output_dir: b}\n")
+    with pytest.raises(RecipeError, match=r"is not section\.key=value"):
+        load_recipe(path, ["a." * 100_000 + "b=1"])
