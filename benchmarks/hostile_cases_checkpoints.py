@@ -254,9 +254,9 @@ def _attack(place: Place, where: str, attack: bytes, command: str) -> None:
     # Not everything is read by every command. What is read must be refused by its name.
     reads = where == "metadata" or (where == "a tensor") or command in ("pretrain", "named")
     if reads and command != "report":
-        refused(result, ("checkpoint-", "metadata"))
+        refused(result, ("checkpoint", "metadata"))
     else:
-        either(result, "checkpoint-")
+        either(result, "checkpoint")
 
 
 def all_tries() -> list[Try]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +23,7 @@ from accelerate.utils import (
 from bt_plugin import distributed
 from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.recipe import Launched
-from dali_pipelines.ranks import cores_per_rank
+from dali_pipelines.ranks import cores_per_rank, number_from_environment
 
 
 def build_accelerator(run: Launched, **options: Any) -> Accelerator:
@@ -54,6 +56,7 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
         # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
         torch.set_num_threads(cores_per_rank())
         _keep_freed_memory()
+    _wait_for_address(run.timeout_s)
     try:
         # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
         accelerator = Accelerator(
@@ -84,6 +87,25 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
     if is_sharded and cpu and accelerator.num_processes > 1:
         _shard_on_cpu(accelerator)
     return accelerator
+
+
+def _wait_for_address(timeout_s: float) -> None:
+    """Wait until rank 0's name resolves, which takes a while where a cluster starts; torch would fill the screen."""
+    address = os.environ.get("MASTER_ADDR")
+    if address is None or number_from_environment("WORLD_SIZE", 1) == 1:
+        return
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.getaddrinfo(address, None)
+            return
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > deadline_s:
+                raise LaunchError(
+                    f"$MASTER_ADDR={address[:100]!r} is no host that this machine knows, after run.timeout_s"
+                    f" ({timeout_s:g}): {error}; name rank 0's host or IP address"
+                ) from error
+        time.sleep(1)
 
 
 def _keep_freed_memory() -> None:

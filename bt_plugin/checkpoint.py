@@ -208,14 +208,17 @@ def _manifest_key(loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _newest_whole(found: list[Path]) -> Path | None:
+    told = []
     for checkpoint in reversed(found):
         damage = damage_of(checkpoint)
         if damage is None:
             return checkpoint
+        told.append(f"{checkpoint.name}: {damage}")
         logger.warning("%s is damaged, %s; it is passed over", checkpoint, damage)
     if found:
         raise RecipeError(
-            f"run.resume: every checkpoint of {found[0].parent} is damaged; restore one, or name another run.output_dir"
+            f"run.resume: every checkpoint of {found[0].parent} is damaged ({told[0]}); restore one, or name another"
+            " run.output_dir"
         )
     return None
 
