@@ -117,7 +117,6 @@ CASES = {
     "uint16.jp2": (saved(whole(65535, "u2"), "jpeg2000"), True),
     **{f"{mode}.png": (in_mode(mode, "png"), True) for mode in ("L", "LA", "P", "RGB", "RGBA")},
     **{f"{mode}.tiff": (in_mode(mode, "tiff"), True) for mode in ("L", "LA", "P", "RGB", "RGBA", "CMYK")},
-    "YCbCr.tiff": (in_mode("YCbCr", "tiff"), None),
     **{f"{mode}.jpg": (in_mode(mode, "jpeg"), True) for mode in ("L", "RGB", "CMYK", "YCbCr")},
     **{f"{mode}.webp": (in_mode(mode, "webp"), True) for mode in ("RGB", "RGBA")},
     **{f"{mode}.bmp": (in_mode(mode, "bmp"), True) for mode in ("L", "P", "RGB", "1")},
