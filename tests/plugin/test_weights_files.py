@@ -74,6 +74,20 @@ def test_what_is_left_out_may_be_damaged(tmp_path: Path) -> None:
     assert weights.dropped == ["optimizer", "the classifier, fc.weight"]
 
 
+def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    path, _ = official(tmp_path)
+    content = torch.load(path)
+    content["model"]["module.backbone.bn1.running_var"][3] = -1.0
+    with pytest.raises(WeightsError, match=r"bn1\.running_var has negative variances; take another checkpoint"):
+        read_weights(saved(content, path))
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "caf\udce9.safetensors"
+    path.write_bytes(save({"weight": torch.ones(3)}))
+    assert torch.equal(read_safetensors(path)["weight"], torch.ones(3))
+
+
 def test_a_projector_of_nan_is_refused(tmp_path: Path) -> None:
     path, _ = official(tmp_path)
     content = torch.load(path)
