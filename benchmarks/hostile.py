@@ -64,7 +64,7 @@ class Verdict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="kinds, such as A3,B1, or a part of a try's name after a colon, such as A3:gzip")
-    parser.add_argument("--most", type=int, default=15, help="tries of a kind at most (default 15; 0: all)")
+    parser.add_argument("--most", type=int, default=0, help="tries of a kind at most (default 0: all)")
     parser.add_argument("--list", action="store_true", help="print the tries, and make none")
     parser.add_argument("--no-record", action="store_true", help="write no record")
     parser.add_argument("--keep", type=Path, help="a folder that the failed tries' files are kept in")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +21,8 @@ from accelerate.utils import (
 from bt_plugin import distributed
 from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.recipe import Launched
-from dali_pipelines.ranks import cores_per_rank, number_from_environment
+from bt_plugin.terminal import stderr_unless_told
+from dali_pipelines.ranks import cores_per_rank
 
 
 def build_accelerator(run: Launched, **options: Any) -> Accelerator:
@@ -56,12 +55,24 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
         # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
         torch.set_num_threads(cores_per_rank())
         _keep_freed_memory()
-    _wait_for_address(run.timeout_s)
-    try:
+    # Where a rank does not come, torch prints pages of C++ frames around the one line that says so.
+    with stderr_unless_told():
         # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
-        accelerator = Accelerator(
-            cpu=cpu,
-            mixed_precision=precision,
+        accelerator = _joined(run, {"cpu": cpu, "mixed_precision": precision, **options})
+    distributed.check_launch()
+    if is_sharded and cpu and accelerator.num_processes > 1:
+        _shard_on_cpu(accelerator)
+    return accelerator
+
+
+def _joined(run: Launched, options: dict[str, Any]) -> Accelerator:
+    """Make the Accelerator, which waits for the other ranks.
+
+    Raises:
+        LaunchError: If they do not come.
+    """
+    try:
+        return Accelerator(
             kwargs_handlers=[
                 DistributedDataParallelKwargs(
                     gradient_as_bucket_view=run.gradient_as_bucket_view, static_graph=run.static_graph
@@ -83,29 +94,6 @@ def build_accelerator(run: Launched, **options: Any) -> Accelerator:
             f" ({run.timeout_s}): {says}. Check that every rank was started, and that $MASTER_ADDR and $MASTER_PORT"
             " are rank 0's and can be reached"
         ) from error
-    distributed.check_launch()
-    if is_sharded and cpu and accelerator.num_processes > 1:
-        _shard_on_cpu(accelerator)
-    return accelerator
-
-
-def _wait_for_address(timeout_s: float) -> None:
-    """Wait until rank 0's name resolves, which takes a while where a cluster starts; torch would fill the screen."""
-    address = os.environ.get("MASTER_ADDR")
-    if address is None or number_from_environment("WORLD_SIZE", 1) == 1:
-        return
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        try:
-            socket.getaddrinfo(address, None)
-            return
-        except (OSError, UnicodeError) as error:
-            if time.monotonic() > deadline_s:
-                raise LaunchError(
-                    f"$MASTER_ADDR={address[:100]!r} is no host that this machine knows, after run.timeout_s"
-                    f" ({timeout_s:g}): {error}; name rank 0's host or IP address"
-                ) from error
-        time.sleep(1)
 
 
 def _keep_freed_memory() -> None:

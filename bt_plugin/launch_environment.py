@@ -16,6 +16,7 @@ _NUMBERS = {
     "MASTER_PORT": 1,
     "NUMBA_NUM_THREADS": 1,
 }
+_MOST_PORT = 2**16 - 1
 _FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_DEBUG_MODE")
 # As Accelerate reads them.
 _FLAG_WORDS = {"1", "0", "y", "n", "yes", "no", "t", "f", "true", "false", "on", "off"}
@@ -33,6 +34,8 @@ def check_launch_environment() -> None:
         numbers = {name: number_from_environment(name, -1, least=least) for name, least in _NUMBERS.items()}
     except ValueError as error:
         raise LaunchError(str(error)) from error
+    if numbers["MASTER_PORT"] > _MOST_PORT:
+        raise LaunchError(f"$MASTER_PORT={numbers['MASTER_PORT']} is not allowed; it must be 1 to {_MOST_PORT}")
     for name in _FLAGS:
         value = os.environ.get(name, "no")
         if value.lower() not in _FLAG_WORDS:

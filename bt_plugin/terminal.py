@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from bt_plugin.errors import file_error
+from bt_plugin.errors import UserError, file_error
 
 # Control characters but line feed and tab; marks that change the direction of text; bytes that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MOST_CHARACTERS = 1000
+_STDERR = 2
 
 
 def printable(text: str) -> str:
@@ -30,6 +35,31 @@ def log_to_stderr() -> None:
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(handlers=[handler])
     threading.excepthook = _tell_of_thread
+
+
+@contextmanager
+def stderr_unless_told() -> Iterator[None]:
+    """Hold back what libraries print to stderr in the block, C++ ones too, and print it after the block.
+
+    It is dropped if the block ends with a UserError, which says the same in a line.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept, ExitStack() as after:
+        shown = os.dup(_STDERR)
+        after.callback(os.close, shown)
+        os.dup2(kept.fileno(), _STDERR)
+        is_told = False
+        try:
+            yield
+        except UserError:
+            is_told = True
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, _STDERR)
+            if not is_told:
+                kept.seek(0)
+                os.write(_STDERR, kept.read())
 
 
 def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:

@@ -49,8 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
             # Names of files need not be UTF-8.
             stream.reconfigure(errors="backslashreplace")
     log_to_stderr()
-    # torch's own warnings about an address that does not answer fill the screen before our error.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parser = argparse.ArgumentParser(prog="bt_plugin", description="Barlow Twins pretraining.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for command in _COMMANDS:

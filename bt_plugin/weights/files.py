@@ -23,6 +23,8 @@ STATES = ("state_dict", "model", "model_state_dict")
 # The first bytes of torch.save's newer format, as torch tells it.
 _ARCHIVE = b"PK\x03\x04"
 _CHUNK_BYTES = 1 << 20
+# The longest names of layers have some two hundred characters.
+MOST_KEY_LENGTH = 500
 
 
 def read_content(path: Path) -> dict[Any, Any]:
@@ -92,6 +94,11 @@ def _tensors(content: dict[Any, Any], path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} has the key {shown(repr(unnamed[0]))}, which is no text; save the model's state_dict() by"
             " torch.save"
+        )
+    if long := [key for key in found if len(key) > MOST_KEY_LENGTH]:
+        raise WeightsError(
+            f"{path} has a key of {len(long[0])} characters, {shown(long[0], most=40)}; at most {MOST_KEY_LENGTH} are"
+            " read. Save the model's own state_dict()"
         )
     return {key: plain(value, key, path) for key, value in found.items()}
 

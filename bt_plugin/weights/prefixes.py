@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bt_plugin.errors import WeightsError
 from bt_plugin.weights.architecture import Fitted, first_key, match_backbone, read_backbone
-from bt_plugin.weights.files import STATES
+from bt_plugin.weights.files import MOST_KEY_LENGTH, STATES
 from bt_plugin.weights.layouts import named_children, unwrapped
 from bt_plugin.weights.tensors import State, UnknownLayoutError, plain, shown, some
 
@@ -39,7 +39,6 @@ _PAIRS = (
 # Of real checkpoints, the deepest has four levels, and the largest some ten thousand tensors.
 _MOST_LEVELS = 8
 _MOST_ENTRIES = 200_000
-_MOST_KEY_LENGTH = 500
 _MOST_PREFIXES = 64
 
 
@@ -138,7 +137,7 @@ def _flattened(content: dict[Any, Any], path: Path) -> State:
             for key, value in dict.items(level):
                 entries += 1
                 # Other keys number an optimizer's parameters, and no network has them.
-                if entries > _MOST_ENTRIES or not isinstance(key, str) or len(prefix) + len(key) > _MOST_KEY_LENGTH:
+                if entries > _MOST_ENTRIES or not isinstance(key, str) or len(prefix) + len(key) > MOST_KEY_LENGTH:
                     continue
                 if isinstance(value, Tensor):
                     state.setdefault(unwrapped(f"{prefix}{key}"), plain(value, key, path))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ MOST_CHARACTERS = 4000
 
 # In memory where there is such a file system, for a fuzzer writes thousands of files a second.
 _FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 
 def recipe(content: bytes) -> None:

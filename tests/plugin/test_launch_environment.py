@@ -25,6 +25,7 @@ GROUP = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_POR
         ({"RANK": "٣"}, "RANK="),
         ({"LOCAL_RANK": "1.5"}, "LOCAL_RANK='1.5'"),
         ({"NUMBA_NUM_THREADS": "0"}, "NUMBA_NUM_THREADS='0'"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is not allowed; it must be 1 to 65535"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT='http'"),
         ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU='maybe'"),
         ({"ACCELERATE_MIXED_PRECISION": "fp7"}, "ACCELERATE_MIXED_PRECISION='fp7'"),

@@ -47,6 +47,27 @@ def test_reading_what_head_has_closed_is_no_traceback() -> None:
     assert result.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "printed"), [("", "c++\npython\n"), ("UserError('told')", ""), ("KeyError()", "c++\npython\n")]
+)
+def test_what_a_told_error_says_is_not_printed_before(error: str, printed: str) -> None:
+    program = f"""
+import os, sys
+from bt_plugin.errors import UserError
+from bt_plugin.terminal import stderr_unless_told
+try:
+    with stderr_unless_told():
+        os.write(2, b"c++\\n")
+        print("python", file=sys.stderr)
+        {f"raise {error}" if error else ""}
+except (UserError, KeyError):
+    pass
+os.write(2, b"after\\n")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stderr == printed + "after\n"
+
+
 def test_a_librarys_thread_that_cannot_write_is_told_in_a_line() -> None:
     program = """
 import threading

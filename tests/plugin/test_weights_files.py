@@ -74,6 +74,13 @@ def test_what_is_left_out_may_be_damaged(tmp_path: Path) -> None:
     assert weights.dropped == ["optimizer", "the classifier, fc.weight"]
 
 
+def test_a_key_longer_than_any_networks_is_refused(tmp_path: Path) -> None:
+    path = saved({**resnet().state_dict(), "x" * 10**6: torch.ones(1)}, tmp_path / "w.pth")
+    for backbone in (None, "torchvision/resnet18"):
+        with pytest.raises(WeightsError, match=r"w\.pth has a key of 1000000 characters, x+\.\.\.; at most 500"):
+            read_weights(path, backbone)
+
+
 def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
     path, _ = official(tmp_path)
     content = torch.load(path)
