@@ -75,8 +75,10 @@ def test_a_loader_replaces_them_as_bad_files(paths: dict[str, Path], backend: st
 def test_a_scan_ends_when_it_is_asked_to(tmp_path: Path, number: signal.Signals) -> None:
     for name in range(3000):
         os.symlink("/proc/self/mem", tmp_path / f"{name}.jpg")  # a regular file that cannot be read
+    # Where tests run in the background, a shell has them ignore SIGINT, and what they start inherits that.
     program = f"""
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from dali_pipelines import decoding
 decoding.why_unreadable = lambda *_: time.sleep(0.05)
 from bt_plugin.cli import main
