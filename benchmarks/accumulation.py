@@ -3,7 +3,7 @@
 python benchmarks/accumulation.py --batch 256 --steps 1 2 4 8
 
 Each number is measured in a process of its own, one after the other, on the same views. The step is that
-of bt_plugin.train without the optimizer.
+of bt_plugin.training.pretrain without the optimizer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from record import write_record
 from torch import Tensor
 
 from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector
-from bt_plugin.accumulate import accumulated_backward
+from bt_plugin.loss.accumulation import accumulated_backward
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from record import write_record
 
-from bt_plugin.demo_data import write_demo_data
+from bt_plugin.data.demo_data import write_demo_data
 
 BT_PLUGIN = [sys.executable, "-m", "bt_plugin"]
 # Of a run, whose first line has a cold start in it.

@@ -28,8 +28,10 @@ import torch
 from record import write_record
 from torch import nn
 
-from bt_plugin.optim import LARS, lr_scale, parameter_groups
-from bt_plugin.recipe_file import load_recipe
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.optim.lars import LARS
+from bt_plugin.optim.parameter_groups import parameter_groups
+from bt_plugin.optim.schedule import lr_scale
 
 RECIPE = "recipes/pretrain/cifar10_small_cpu.yaml"
 BATCH_SIZE = 256

@@ -18,12 +18,13 @@ import torch
 from accelerate import Accelerator
 from record import write_record
 
-from bt_plugin.build import build_model
-from bt_plugin.checkpoint import Progress, resume_from
-from bt_plugin.checkpoint_writer import CheckpointWriter
-from bt_plugin.optim import LARS, parameter_groups
-from bt_plugin.recipe_file import load_recipe
-from bt_plugin.state import TrainingState
+from bt_plugin.checkpoints.folder import Progress, resume_from
+from bt_plugin.checkpoints.state import TrainingState
+from bt_plugin.checkpoints.writer import CheckpointWriter
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.models.from_recipe import build_model
+from bt_plugin.optim.lars import LARS
+from bt_plugin.optim.parameter_groups import parameter_groups
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pretrain" / "imagenet_resnet50_1000ep.yaml"
 IMAGES = 1_281_167

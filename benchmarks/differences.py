@@ -24,8 +24,8 @@ from torchvision.transforms import functional as F
 
 from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector, lr_scale
 from dali_pipelines import PRESETS, TwoViewLoader
-from dali_pipelines.draws import draw_views
-from dali_pipelines.windows import crop_window
+from dali_pipelines.views.crop_windows import crop_window
+from dali_pipelines.views.draws import draw_views
 
 DATA = "data/demo"
 D = 512

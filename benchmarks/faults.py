@@ -23,7 +23,7 @@ from typing import Any
 from record import write_record
 from safetensors.torch import load_file
 
-from bt_plugin.checkpoint import checkpoints, read_progress
+from bt_plugin.checkpoints.folder import checkpoints, read_progress
 
 RECIPE = """
 data: {train: data/demo/train, num_threads: 1}

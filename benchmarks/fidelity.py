@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from record import write_record
 from torchvision.transforms import functional as F
 
-from bt_plugin.transform import view_of
 from dali_pipelines import PRESETS, Preset, TwoViewLoader, ViewParams, array_source
-from dali_pipelines.draws import ViewDraws, draw_views
+from dali_pipelines.pil.transform import view_of
+from dali_pipelines.views.draws import ViewDraws, draw_views
 
 DOCS = Path(__file__).parents[1] / "docs"
 SQUARE_PX = 224

@@ -138,11 +138,11 @@ def _import_all() -> None:
     import timm
     import torchvision  # noqa: F401
 
-    import bt_plugin.doctor
-    import bt_plugin.preview
     import bt_plugin.report.write
-    import bt_plugin.train
-    import dali_pipelines.fused_cpu  # noqa: F401
+    import bt_plugin.tools.doctor
+    import bt_plugin.tools.preview
+    import bt_plugin.training.pretrain
+    import dali_pipelines.native.stream  # noqa: F401
 
     # What is imported late, which would take most of the time of a try.
     for name in ("nvidia.dali", "lightly.utils.benchmarking", *_LATE):

@@ -156,7 +156,7 @@ _MUST_BE_READ = ("uint16.tif", "uint8.tif", "16 bit gray.png", "16 bit RGB.png",
 def level(path: Path, backend: str) -> Levels:
     """Mean levels of both halves, as a loader hands them out."""
     from dali_pipelines import EvalLoader
-    from dali_pipelines.params import EvalParams
+    from dali_pipelines.views.params import EvalParams
 
     view = EvalParams(32, 32, "bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
     loader = EvalLoader(path, 1, view, device="cpu", backend=backend)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def level(path: Path, backend: str) -> Levels:
 
 def transformed(path: Path) -> Levels:
     from bt_plugin import BarlowTwinsTransform
-    from dali_pipelines.params import Preset, ViewParams
+    from dali_pipelines.views.params import Preset, ViewParams
 
     off = {"flip_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, "solarize_p": 0.0}
     view = ViewParams(32, (1.0, 1.0), (1.0, 1.0), mean=(0.0,) * 3, std=(1.0,) * 3, **off)  # type: ignore[arg-type]

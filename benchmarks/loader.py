@@ -142,10 +142,10 @@ def hold_the_lock() -> None:
 
 def stages(data: Path) -> dict[str, float]:
     """Milliseconds of one thread for a sample with its two views, medians over passes of the same images."""
-    from dali_pipelines import fused_cpu
-    from dali_pipelines.draws import draw_views
-    from dali_pipelines.params import MOST_PIXELS
+    from dali_pipelines.native import stream as fused_cpu
     from dali_pipelines.plans import Plan
+    from dali_pipelines.views.draws import draw_views
+    from dali_pipelines.views.params import MOST_PIXELS
 
     torch.set_num_threads(1)
     source, preset = open_source(data), preset_for(data)

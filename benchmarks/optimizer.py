@@ -20,9 +20,10 @@ from lightly.utils import lars as lightlys
 from record import write_record
 from turns import Action, by_turns
 
-from bt_plugin.backbones import build_backbone
-from bt_plugin.method import build_projector
-from bt_plugin.optim import LARS, parameter_groups
+from bt_plugin.models.backbones import build_backbone
+from bt_plugin.models.barlow_twins import build_projector
+from bt_plugin.optim.lars import LARS
+from bt_plugin.optim.parameter_groups import parameter_groups
 
 WEIGHT_DECAY = 1e-6
 MOMENTUM = 0.9

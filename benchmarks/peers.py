@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bt_plugin.accelerator import build_accelerator
-from bt_plugin.backbones import build_backbone
-from bt_plugin.build import build_loader, build_model, open_sources
-from bt_plugin.recipe_file import load_recipe
-from bt_plugin.training import Training
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.data.from_recipe import build_loader, open_sources
+from bt_plugin.models.backbones import build_backbone
+from bt_plugin.models.from_recipe import build_model
+from bt_plugin.runtime.accelerator import build_accelerator
+from bt_plugin.training.loop import Training
 from dali_pipelines.loaders import Batch
 
 LAMBDA = 5.1e-3

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bt_plugin.versions import hardware, versions
+from bt_plugin.runs.provenance import hardware, versions
 
 RECORDS = Path(__file__).parent / "records"
 

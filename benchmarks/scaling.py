@@ -25,9 +25,9 @@ from network import Network, fitted, gathered_bytes, reduced_bytes
 from record import write_record
 from torch import Tensor, distributed
 
-import bt_plugin.distributed
+import bt_plugin.runtime.collectives
 from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector
-from bt_plugin.loss_cost import cheaper_form, loss_cost
+from bt_plugin.loss.cost_model import cheaper_form, loss_cost
 
 # DistributedDataParallel's.
 BUCKET_BYTES = 25 * 2**20
@@ -99,7 +99,7 @@ def communication(n: int, d: int, gradients: int, repeats: int) -> dict[str, Any
     found: dict[str, Any] = {
         "all_reduce": [(size, median_s(partial(reduce_all, [torch.ones(size // 4)]), repeats)) for size in SIZES],
         "all_gather": [
-            (size, median_s(partial(bt_plugin.distributed.all_gather, torch.ones(size // 4)), repeats))
+            (size, median_s(partial(bt_plugin.runtime.collectives.all_gather, torch.ones(size // 4)), repeats))
             for size in SIZES
         ],
         "gradients": {
@@ -125,7 +125,7 @@ def communication(n: int, d: int, gradients: int, repeats: int) -> dict[str, Any
 
 def reduce_all(tensors: list[Tensor]) -> None:
     for tensor in tensors:
-        bt_plugin.distributed.all_reduce_sum_(tensor)
+        bt_plugin.runtime.collectives.all_reduce_sum_(tensor)
 
 
 def median_s(action: Callable[[], object], repeats: int) -> float:
@@ -145,7 +145,7 @@ class Collectives:
         self.reduced: list[int] = []
         self.gathered: list[int] = []
         self.time_s = 0.0
-        package = bt_plugin.distributed
+        package = bt_plugin.runtime.collectives
         self._functions = package.all_reduce_sum_, package.all_gather
         reduce, gather = self._functions
         package.all_reduce_sum_ = partial(self._timed, reduce, self.reduced)
@@ -153,7 +153,7 @@ class Collectives:
         return self
 
     def __exit__(self, *_: object) -> None:
-        bt_plugin.distributed.all_reduce_sum_, bt_plugin.distributed.all_gather = self._functions
+        bt_plugin.runtime.collectives.all_reduce_sum_, bt_plugin.runtime.collectives.all_gather = self._functions
 
     def _timed(self, function: Callable[[Tensor], Tensor], sizes: list[int], tensor: Tensor) -> Tensor:
         distributed.barrier()
@@ -232,7 +232,7 @@ def loss_s(form: Literal["cross", "gram"], n: int, d: int, world_size: int, netw
     else:
         sent_s = statistics_s + 2 * network.all_gather_s(4 * n * d, world_size)
         sent_s += network.all_reduce_s(4 * 3 * d, world_size)
-    # A number of C in memory costs what bt_plugin.loss_cost says.
+    # A number of C in memory costs what bt_plugin.loss.cost_model says.
     computed = cost._replace(bytes_sent=0.0).in_multiply_adds
     return {"s": computed / MULTIPLY_ADDS_PER_S + sent_s, "sent_s": sent_s}
 

@@ -19,7 +19,7 @@ from peers import Step, Views, add_arguments, lightly, official, options, ours, 
 from record import write_record
 from turns import Action, by_turns, compared
 
-from bt_plugin.demo_data import write_demo_data
+from bt_plugin.data.demo_data import write_demo_data
 
 
 def main() -> None:

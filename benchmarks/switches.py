@@ -16,7 +16,7 @@ from typing import Any
 
 from record import write_record
 
-from bt_plugin.demo_data import write_demo_data
+from bt_plugin.data.demo_data import write_demo_data
 
 OFF = ["run.memory_format=contiguous", "run.gradient_as_bucket_view=false"]
 # What a change to the first line is.

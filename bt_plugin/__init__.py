@@ -6,21 +6,36 @@ The names are imported on first use, so that a mistyped recipe is answered befor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from bt_plugin.backbones import build_backbone
-    from bt_plugin.integrations.lightly_train import register
-    from bt_plugin.loss import BarlowTwinsLoss
-    from bt_plugin.method import BarlowTwins, build_projector
-    from bt_plugin.optim import LARS, lr_scale, parameter_groups
-    from bt_plugin.transform import BarlowTwinsTransform
+from bt_plugin.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from bt_plugin.integrations.lightly_train import register
+    from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
+    from bt_plugin.models.backbones import build_backbone
+    from bt_plugin.models.barlow_twins import BarlowTwins, build_projector
+    from bt_plugin.optim.lars import LARS
+    from bt_plugin.optim.parameter_groups import parameter_groups
+    from bt_plugin.optim.schedule import lr_scale
+    from dali_pipelines.pil.transform import BarlowTwinsTransform
+
+_MODULES = {
+    "LARS": "bt_plugin.optim.lars",
+    "BarlowTwins": "bt_plugin.models.barlow_twins",
+    "BarlowTwinsLoss": "bt_plugin.loss.barlow_twins",
+    "BarlowTwinsTransform": "dali_pipelines.pil.transform",
+    "build_backbone": "bt_plugin.models.backbones",
+    "build_projector": "bt_plugin.models.barlow_twins",
+    "lr_scale": "bt_plugin.optim.schedule",
+    "parameter_groups": "bt_plugin.optim.parameter_groups",
+    "register": "bt_plugin.integrations.lightly_train",
+}
 
 __all__ = [
     "LARS",
     "BarlowTwins",
     "BarlowTwinsLoss",
     "BarlowTwinsTransform",
+    "__version__",
     "build_backbone",
     "build_projector",
     "lr_scale",
@@ -28,12 +43,12 @@ __all__ = [
     "register",
 ]
 
-_MODULES = ("backbones", "loss", "method", "optim", "transform", "integrations.lightly_train")
-
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in _MODULES:
-            if hasattr(found := import_module(f"{__name__}.{module}"), name):
-                return getattr(found, name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

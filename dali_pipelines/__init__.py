@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dali_pipelines.errors import BadImageError
-    from dali_pipelines.loaders import Batch, EvalBatch, EvalLoader, TwoViewLoader
-    from dali_pipelines.params import PRESETS, EvalParams, Preset, Tuning, ViewParams
+    from dali_pipelines.eval_loader import EvalBatch, EvalLoader
+    from dali_pipelines.loaders import Batch, TwoViewLoader
     from dali_pipelines.sources import (
         ImageSource,
         array_source,
@@ -20,6 +20,27 @@ if TYPE_CHECKING:
         open_source,
         tar_shards,
     )
+    from dali_pipelines.views.params import PRESETS, EvalParams, Preset, Tuning, ViewParams
+
+_MODULES = {
+    "PRESETS": "dali_pipelines.views.params",
+    "BadImageError": "dali_pipelines.errors",
+    "Batch": "dali_pipelines.loaders",
+    "EvalBatch": "dali_pipelines.eval_loader",
+    "EvalLoader": "dali_pipelines.eval_loader",
+    "EvalParams": "dali_pipelines.views.params",
+    "ImageSource": "dali_pipelines.sources",
+    "Preset": "dali_pipelines.views.params",
+    "Tuning": "dali_pipelines.views.params",
+    "TwoViewLoader": "dali_pipelines.loaders",
+    "ViewParams": "dali_pipelines.views.params",
+    "array_source": "dali_pipelines.sources",
+    "file_list": "dali_pipelines.sources",
+    "flat_folder": "dali_pipelines.sources",
+    "image_folder": "dali_pipelines.sources",
+    "open_source": "dali_pipelines.sources",
+    "tar_shards": "dali_pipelines.sources",
+}
 
 __all__ = [
     "PRESETS",
@@ -41,12 +62,12 @@ __all__ = [
     "tar_shards",
 ]
 
-_MODULES = ("errors", "loaders", "params", "sources")
-
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in _MODULES:
-            if hasattr(found := import_module(f"{__name__}.{module}"), name):
-                return getattr(found, name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,26 +9,25 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dali_pipelines.backends import Backend, Device, eval_stream, resolve_maker, view_stream
-from dali_pipelines.bad_files import BadFiles
-from dali_pipelines.channels import check_channels, views_of_channels
-from dali_pipelines.draws import draw_views
+from dali_pipelines.backends import view_stream
+from dali_pipelines.decoding.bad_files import BadFiles
 from dali_pipelines.errors import BadImageError
+from dali_pipelines.maker import Backend, Device, resolve_maker
 from dali_pipelines.memory import check_memory
-from dali_pipelines.params import MOST_PIXELS, EvalParams, Preset, Tuning, resolve_views
 from dali_pipelines.plans import Plan
 from dali_pipelines.ranks import rank_and_world_size
-from dali_pipelines.shards import Shards, eval_indices
+from dali_pipelines.shards import Shards
 from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.views.channels import views_of_channels
+from dali_pipelines.views.draws import draw_views
+from dali_pipelines.views.params import MOST_PIXELS, Preset, Tuning, resolve_views
 
 if TYPE_CHECKING:
-    from dali_pipelines.fused_cpu import FusedStream
-    from dali_pipelines.stream import Stream
+    from dali_pipelines.dali.stream import Stream
+    from dali_pipelines.native.stream import FusedStream
 
 
 # Parts of a loader's state, where their names do not tell.
@@ -48,14 +47,6 @@ class Batch(NamedTuple):
     """
 
     views: tuple[Tensor, ...]
-    targets: Tensor
-    filenames: list[str]
-
-
-class EvalBatch(NamedTuple):
-    """A batch of the evaluation view: images (n, C, H, W), the rest as in Batch."""
-
-    images: Tensor
     targets: Tensor
     filenames: list[str]
 
@@ -224,76 +215,3 @@ class TwoViewLoader:
         size = len(indices) // self.micro_batches
         for rows in (slice(begin, begin + size) for begin in range(0, len(indices), size)):
             yield Plan(indices[rows], tuple(view.rows(rows) for view in mine))
-
-
-class EvalLoader:
-    """Every image once, in order, in its evaluation view.
-
-    Args:
-        source: The images, or where they are.
-        batch_size: Of this rank; the last batch may be smaller.
-        params: The view.
-        device: As for TwoViewLoader.
-        rank: As for TwoViewLoader; rank r takes the images r, r + world_size, ...
-        world_size: As for TwoViewLoader.
-        num_threads: As for TwoViewLoader.
-        prefetch: As for TwoViewLoader.
-        backend: As for TwoViewLoader.
-        max_pixels: As for TwoViewLoader.
-        max_bad_files: As for TwoViewLoader, but none by default: an evaluation is of the images that it names.
-
-    Raises:
-        ValueError: For an argument out of range.
-        ImportError: If DALI is to make the views and is not installed.
-    """
-
-    def __init__(
-        self,
-        source: ImageSource | str | Path,
-        batch_size: int,
-        params: EvalParams | None = None,
-        device: Device = "auto",
-        rank: int | None = None,
-        world_size: int | None = None,
-        num_threads: int | None = None,
-        prefetch: int = 2,
-        backend: Backend = "auto",
-        max_pixels: int = MOST_PIXELS,
-        max_bad_files: int = 0,
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size} is not allowed; it must be at least 1")
-        self.source = source if isinstance(source, ImageSource) else open_source(source)
-        self._params = params or EvalParams()
-        check_channels(self._params, self.source.channels)
-        self._batch_size = batch_size
-        self._maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
-        samples = min(batch_size, len(self.source))
-        check_memory([self._params], samples=samples, prefetch=prefetch, device=self._maker.device)
-        self.bad_files = BadFiles(len(self.source), max_bad_files) if max_bad_files else None
-        self._given = rank, world_size
-
-    def __len__(self) -> int:
-        """Batches of this rank."""
-        return len(self._batches())
-
-    def __iter__(self) -> Iterator[EvalBatch]:
-        batches = self._batches()
-        done = 0
-        while done < len(batches):
-            plans = (Plan(self._good(indices)) for indices in batches[done:])
-            try:
-                for plan, (images,) in eval_stream(self.source, self._params, plans, self._batch_size, self._maker):
-                    done += 1
-                    targets = torch.from_numpy(self.source.labels[plan.indices])
-                    yield EvalBatch(images, targets, [self.source.names[index] for index in plan.indices])
-            except BadImageError as error:
-                if self.bad_files is None:
-                    raise
-                self.bad_files.add(error)
-
-    def _good(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        return indices if self.bad_files is None else self.bad_files.replaced(indices)
-
-    def _batches(self) -> list[NDArray[np.int64]]:
-        return eval_indices(len(self.source), self._batch_size, *rank_and_world_size(*self._given))

@@ -8,8 +8,8 @@ from typing import Literal
 import psutil
 import torch
 
-from dali_pipelines.params import EvalParams, ViewParams
 from dali_pipelines.ranks import number_from_environment
+from dali_pipelines.views.params import EvalParams, ViewParams
 
 _FLOAT32_BYTES = 4
 # The one that is being used, and the one that is being made.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.draws import ViewDraws
+from dali_pipelines.views.draws import ViewDraws
 
 
 @dataclass(frozen=True)

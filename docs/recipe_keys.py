@@ -1,4 +1,4 @@
-"""Writes docs/recipe_keys.md from the types of bt_plugin/recipe.py: python docs/recipe_keys.py."""
+"""Writes docs/recipe_keys.md from the types of bt_plugin/config/recipe.py: python docs/recipe_keys.py."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter
 
-from bt_plugin.evaluate.protocol import Protocol
-from bt_plugin.recipe import Recipe, Section
-from bt_plugin.rundir import _FREE_KEYS
-from dali_pipelines.params import PRESETS, ViewParams
+from bt_plugin.config.evaluation_recipe import Protocol
+from bt_plugin.config.recipe import Recipe, Section
+from bt_plugin.runs.directory import _FREE_KEYS
+from dali_pipelines.views.params import PRESETS, ViewParams
 
 PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """# Every key of a recipe
 
-This page is written by `python docs/recipe_keys.py` from bt_plugin/recipe.py and bt_plugin/evaluate/protocol.py; a
-test compares it with them (tests/test_docs.py). `python -m bt_plugin check RECIPE` prints all keys of a recipe as they
-resolve.
+This page is written by `python docs/recipe_keys.py` from bt_plugin/config/recipe.py and
+bt_plugin/config/evaluation_recipe.py; a test compares it with them (tests/test_docs.py). `bt-plugin check RECIPE` prints
+all keys of a recipe as they resolve.
 
 A key is given in the recipe's file, or on the command line as `section.key=value`; the command line counts. *May
 change*: whether two launches of one run may give it different values. Where they may not, the run is another one, and

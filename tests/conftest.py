@@ -51,7 +51,7 @@ def seeded() -> None:
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole demo data set."""
-    from bt_plugin.demo_data import write_demo_data
+    from bt_plugin.data.demo_data import write_demo_data
 
     folder = tmp_path_factory.mktemp("demo") / "data"
     write_demo_data(folder)
@@ -101,9 +101,9 @@ eval: {{knn_k: 5}}
 @pytest.fixture(scope="session")
 def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's directory with the export of an untrained ResNet-18."""
-    from bt_plugin.build import build_model
-    from bt_plugin.export import export_model
-    from bt_plugin.recipe import Recipe
+    from bt_plugin.config.recipe import Recipe
+    from bt_plugin.models.from_recipe import build_model
+    from bt_plugin.weights.export_folder import write_run_export
 
     run_dir = tmp_path_factory.mktemp("exported") / "run"
     run_dir.mkdir()
@@ -114,7 +114,7 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "run": {"output_dir": str(run_dir)},
         }
     )
-    export_model(build_model(recipe), recipe, run_dir, step=0)
+    write_run_export(build_model(recipe), recipe, run_dir, step=0)
     return run_dir
 
 

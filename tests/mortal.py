@@ -73,8 +73,8 @@ def group(arguments: list[str], folder: Path, world_size: int, dies_at: int | No
 
 if __name__ == "__main__":
     # Before the forks, each of which would take seconds for them.
-    import bt_plugin.train  # noqa: F401
-    import dali_pipelines.fused_cpu  # noqa: F401
+    import bt_plugin.training.pretrain  # noqa: F401
+    import dali_pipelines.native.stream  # noqa: F401
 
     scenario = json.loads(Path(sys.argv[1]).read_text())
     killed = [

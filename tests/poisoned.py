@@ -9,8 +9,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from bt_plugin import train
 from bt_plugin.cli import main
+from bt_plugin.training import pretrain as train
 from dali_pipelines.loaders import Batch
 
 

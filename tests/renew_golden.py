@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from bt_plugin.demo_data import write_demo_data
-from bt_plugin.versions import hardware
+from bt_plugin.data.demo_data import write_demo_data
+from bt_plugin.runs.provenance import hardware
 from tests.other_processors import environment_of
 from tests.test_golden import CONFIGS, GOLDEN, losses
 

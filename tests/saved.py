@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from bt_plugin.checkpoint import Progress
-from bt_plugin.checkpoint_writer import CheckpointWriter
-from bt_plugin.optim import LARS
-from bt_plugin.state import TrainingState
+from bt_plugin.checkpoints.folder import Progress
+from bt_plugin.checkpoints.state import TrainingState
+from bt_plugin.checkpoints.writer import CheckpointWriter
+from bt_plugin.optim.lars import LARS
 
 LOADER = {"epoch": 1, "step": 2}
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bt_plugin import __version__
+from bt_plugin.version import __version__
 from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"

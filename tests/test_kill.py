@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bt_plugin.checkpoint import checkpoints, damage_of
+from bt_plugin.checkpoints.folder import checkpoints, damage_of
 from tests.conftest import REPOSITORY
 
 DEATHS = {1: 12, 2: 20}

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bt_plugin.distributed import check_launch
 from bt_plugin.errors import LaunchError
+from bt_plugin.runtime.collectives import check_launch
 from tests.conftest import REPOSITORY
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bt_plugin import BarlowTwinsLoss
-from bt_plugin.loss import EPS
+from bt_plugin.loss.barlow_twins import EPS
 from tests.conftest import REPOSITORY
 from tests.tolerance import rounding
 

@@ -8,7 +8,16 @@ import pytest
 
 from tests import other_processors
 from tests.conftest import REPOSITORY
-from tests.other_processors import NUMERIC_FILES, OLDEST, PROCESSORS, SETTINGS, Outcome, environment_of, outcome_of, run
+from tests.other_processors import (
+    NUMERIC_FILES,
+    OLDEST,
+    PROCESSORS,
+    SETTINGS,
+    Outcome,
+    environment_of,
+    outcome_of,
+    run,
+)
 
 PASSED = '<testcase classname="a" name="passes"/>'
 FAILED = '<testcase classname="a" name="fails"><failure/></testcase>'

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from bt_plugin.recipe_file import load_recipe
+from bt_plugin.config.recipe_file import load_recipe
 from tests.conftest import REPOSITORY
 
 PRETRAIN = sorted((REPOSITORY / "recipes" / "pretrain").glob("*.yaml"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bt_plugin.preemption import EXIT_PREEMPTED
+from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from tests.conftest import REPOSITORY
 from tests.test_launch import metrics, steps_done
 from tests.test_survival import wait_for

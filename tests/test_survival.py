@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bt_plugin.preemption import EXIT_PREEMPTED
+from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from tests.conftest import REPOSITORY
 from tests.saved import weights_in
 from tests.test_launch import ACCELERATE, CPU, CPU_2PROC, launch, metrics, steps_done

@@ -24,9 +24,9 @@ from bt_plugin.cli import (
     scan,
 )
 from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError, file_error
-from bt_plugin.launch_environment import check_launch_environment
-from bt_plugin.preemption import EXIT_PREEMPTED
-from bt_plugin.terminal import log_to_stderr, print_error
+from bt_plugin.runtime.launch_environment import check_launch_environment
+from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
+from bt_plugin.runtime.terminal import log_to_stderr, print_error
 from dali_pipelines.errors import BadImageError
 
 _COMMANDS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bt_plugin.cli.pretrain import add_recipe_arguments
+from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
-from bt_plugin.recipe_file import load_recipe
 from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 _ROWS = {
@@ -44,11 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output:
         check_output(arguments.output, "--output")
 
-    from bt_plugin import distributed
-    from bt_plugin.bench import bench
+    from bt_plugin.runtime import collectives
+    from bt_plugin.tools.bench import bench
 
     found = bench(recipe, arguments.seconds)
-    if not distributed.is_main():
+    if not collectives.is_main():
         return
     print(f"images/s of {found['world_size']} rank(s) on {found['device']}, mixed precision {found['mixed_precision']}")
     for name, label in _ROWS.items():

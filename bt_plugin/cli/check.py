@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bt_plugin.backbone_names import check_backbone_name
 from bt_plugin.cli.pretrain import add_recipe_arguments
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
-from bt_plugin.recipe import Recipe
-from bt_plugin.recipe_file import load_recipe
+from bt_plugin.models.backbone_names import check_backbone_name
 
 MOST_RANKS = 2**20
 
@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     n_images = arguments.num_images if arguments.num_images is not None else _count(recipe)
     steps = recipe.steps_per_epoch(n_images)
 
-    from bt_plugin.model_check import check_model
-    from bt_plugin.trackers import tracker_options
+    from bt_plugin.models.trial_forward import check_model
+    from bt_plugin.monitoring.trackers import tracker_options
 
     check_model(recipe)
     tracker_options(recipe)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _count(recipe: Recipe) -> int:
-    from bt_plugin.build import open_sources
+    from bt_plugin.data.from_recipe import open_sources
 
     try:
         train, _ = open_sources(recipe)

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the data and says so."""
-    from bt_plugin.demo_data import write_demo_data
+    from bt_plugin.data.demo_data import write_demo_data
 
     written = write_demo_data(arguments.folder)
     print(f"{arguments.folder}: " + (f"{written} images written" if written else "the demo data is there already"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bt_plugin.recipe_file import load_recipe
-from bt_plugin.terminal import printable
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.runtime.terminal import printable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,12 +27,12 @@ def run(arguments: argparse.Namespace) -> int:
     """
     recipe = load_recipe(arguments.recipe, arguments.overrides) if arguments.recipe else None
 
-    from bt_plugin import distributed
-    from bt_plugin.doctor import Finding, examine_machine, examine_recipe
+    from bt_plugin.runtime import collectives
+    from bt_plugin.tools.doctor import Finding, examine_machine, examine_recipe
 
     findings = examine_machine() + (examine_recipe(recipe) if recipe else [])
-    everyone: list[list[Finding]] = distributed.all_gather_objects(findings)
-    if distributed.is_main():
+    everyone: list[list[Finding]] = collectives.all_gather_objects(findings)
+    if collectives.is_main():
         for rank, of_rank in enumerate(everyone):
             for finding in of_rank:
                 # Of the others only what is wrong there, and not with rank 0.

@@ -21,14 +21,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embeds, and says where the features lie."""
-    from bt_plugin import distributed
-    from bt_plugin.accelerator import build_accelerator
-    from bt_plugin.build import open_named
+    from bt_plugin.config.evaluation_recipe import Protocol
+    from bt_plugin.config.recipe_file import load_as
+    from bt_plugin.data.from_recipe import open_named
     from bt_plugin.evaluate.embed import check_embeddings_output, write_embeddings
     from bt_plugin.evaluate.features import extract_features
-    from bt_plugin.evaluate.protocol import Protocol
     from bt_plugin.evaluate.run import Evaluation
-    from bt_plugin.recipe_file import load_as
+    from bt_plugin.runtime import collectives
+    from bt_plugin.runtime.accelerator import build_accelerator
 
     output = Path(arguments.output)
     check_embeddings_output(output)
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     accelerator = build_accelerator(protocol.run)
     evaluation = Evaluation(subject, protocol, accelerator, source, source)
     features = extract_features(evaluation.backbone(), evaluation.shown(source), accelerator.device)
-    distributed.from_main(lambda: write_embeddings(output, features, list(source.names), source.classes))
-    if distributed.is_main():
+    collectives.from_main(lambda: write_embeddings(output, features, list(source.names), source.classes))
+    if collectives.is_main():
         rows, columns = features.values.shape
         print(f"{rows} images, {columns} features each: {output}")
     accelerator.end_training()

@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bt_plugin.backbone_names import LIBRARIES, check_backbone_name
 from bt_plugin.errors import RecipeError
+from bt_plugin.models.backbone_names import LIBRARIES, check_backbone_name
 
 if TYPE_CHECKING:
-    from bt_plugin.evaluate.subject import Subject
+    from bt_plugin.evaluate.evaluated_model import Subject
 
 _HELP = {
     "knn": "classify by the nearest neighbours of features",
@@ -53,7 +53,7 @@ def subject_of(arguments: argparse.Namespace) -> Subject:
             # Before torch is imported, which takes seconds.
             check_backbone_name(name, key)
 
-    from bt_plugin.evaluate.subject import open_subject
+    from bt_plugin.evaluate.evaluated_model import open_subject
 
     return open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed, arguments.prefix)
 
@@ -64,17 +64,17 @@ def run(arguments: argparse.Namespace) -> None:
     if len(recipes) > 1:
         raise RecipeError(f"{' '.join(recipes)}: only one recipe is allowed; changes are section.key=value")
 
-    from bt_plugin import distributed
-    from bt_plugin.evaluate.protocol import Protocol
+    from bt_plugin.config.evaluation_recipe import Protocol
+    from bt_plugin.config.recipe_file import load_as
     from bt_plugin.evaluate.run import evaluate
-    from bt_plugin.recipe_file import load_as
+    from bt_plugin.runtime import collectives
 
-    logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    logging.getLogger("bt_plugin").setLevel(logging.INFO if collectives.is_main() else logging.WARNING)
     subject = subject_of(arguments)
     overrides = [text for text in arguments.overrides if "=" in text]
     protocol = load_as(Protocol, Path(recipes[0]) if recipes else None, overrides, subject.defaults)
     result = evaluate(arguments.command, subject, protocol)
-    if distributed.is_main():
+    if collectives.is_main():
         _print(result)
 
 

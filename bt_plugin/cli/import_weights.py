@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bt_plugin.backbone_names import check_backbone_name
 from bt_plugin.errors import WeightsError
-from bt_plugin.runs.model_file import export_folder
+from bt_plugin.models.backbone_names import check_backbone_name
 from bt_plugin.runs.new_path import check_new
+from bt_plugin.weights.model_file import export_folder
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,15 +30,14 @@ def run(arguments: argparse.Namespace) -> None:
         check_backbone_name(arguments.backbone, "--backbone")
     check_new(folder, "-o")
 
-    from bt_plugin.versions import versions
-    from bt_plugin.weights import OWN, read_weights
-    from bt_plugin.weights.folder import write_folder
+    from bt_plugin.weights.export_folder import write_imported_export
+    from bt_plugin.weights.read_weights import OWN, read_weights
 
     weights = read_weights(source, arguments.backbone, prefix=arguments.prefix)
     if weights.kind == OWN:
         export = export_folder(source)
         raise WeightsError(f"{source} needs no import: {export} has this layout already; name it where it is needed")
-    write_folder(weights, folder, source, versions())
+    write_imported_export(weights, folder, source)
     model = f"{weights.backbone_name}, stem {weights.stem}, in_chans {weights.in_chans}"
     print(f"{source}: {weights.kind}, {model}, {'projector' if weights.projector else 'no projector'}")
     print(f"  left out  {'; '.join(weights.dropped) or 'nothing'}")

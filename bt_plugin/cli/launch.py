@@ -9,7 +9,7 @@ import subprocess
 import threading
 from typing import Any
 
-from bt_plugin.preemption import SIGNALS
+from bt_plugin.runtime.stop_request import SIGNALS
 
 
 def add_parser(subparsers: Any) -> None:

@@ -8,8 +8,8 @@ import shlex
 import sys
 from typing import Any
 
-from bt_plugin.backbone_names import check_backbone_name
-from bt_plugin.recipe_file import load_recipe
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.models.backbone_names import check_backbone_name
 
 _KNN_LABELS = {
     "raw": "raw pixels",
@@ -38,17 +38,17 @@ def run(arguments: argparse.Namespace) -> None:
     # Before torch is imported, which takes seconds.
     check_backbone_name(recipe.model.backbone)
 
-    from bt_plugin import distributed
-    from bt_plugin.train import pretrain
+    from bt_plugin.runtime import collectives
+    from bt_plugin.training.pretrain import pretrain
 
-    logging.getLogger("bt_plugin").setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    logging.getLogger("bt_plugin").setLevel(logging.INFO if collectives.is_main() else logging.WARNING)
     try:
         summary = pretrain(recipe)
     except KeyboardInterrupt:
-        if distributed.is_main():
+        if collectives.is_main():
             print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
         raise
-    if distributed.is_main():
+    if collectives.is_main():
         _print_summary(summary)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bt_plugin.cli.pretrain import add_recipe_arguments
+from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
-from bt_plugin.recipe_file import load_recipe
 from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_output(output, "--output")
 
-    from bt_plugin.preview import preview
+    from bt_plugin.tools.preview import preview
 
     content = io.BytesIO()
     preview(recipe, arguments.images).save(content, "png")

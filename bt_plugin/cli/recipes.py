@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bt_plugin.shipped import located, shipped
+from bt_plugin.config.bundled_recipes import located, shipped
 
 
 def add_parser(subparsers: Any) -> None:

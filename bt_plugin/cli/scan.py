@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bt_plugin.errors import FileError, UserError, file_error
 from bt_plugin.runs.atomic_file import check_output, write_atomically
-from dali_pipelines.params import MOST_PIXELS
+from dali_pipelines.views.params import MOST_PIXELS
 
 if TYPE_CHECKING:
     from dali_pipelines.sources import ImageSource
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from tqdm.auto import tqdm
 
-    from dali_pipelines.decoding import why_unreadable
+    from dali_pipelines.decoding.read_pixels import why_unreadable
     from dali_pipelines.ranks import cores_per_rank
     from dali_pipelines.sources import open_source
 

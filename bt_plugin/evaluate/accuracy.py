@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bt_plugin import distributed
+from bt_plugin.runtime import collectives
 
 # Of the normal distribution, both sides: 95 %.
 _Z = 1.959964
@@ -34,7 +34,7 @@ class Accuracy(NamedTuple):
 
     def over_ranks(self) -> Accuracy:
         """The sum over ranks, each of which has images of its own. To be called on every rank."""
-        parts = torch.tensor(distributed.all_gather_objects(tuple(self)))
+        parts = torch.tensor(collectives.all_gather_objects(tuple(self)))
         return Accuracy(*parts.sum(dim=0).tolist())
 
     def report(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bt_plugin.loss import EPS
+from bt_plugin.loss.barlow_twins import EPS
 
 
 def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:

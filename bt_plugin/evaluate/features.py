@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bt_plugin import distributed
-from dali_pipelines.loaders import EvalLoader
+from bt_plugin.runtime import collectives
+from dali_pipelines.eval_loader import EvalLoader
 
 # 32 x 32 pixels, CIFAR's size, are enough to tell pictures apart by their pixels.
 RAW_PX = 32
@@ -42,10 +42,10 @@ def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, devi
         targets.append(labels)
     # A rank may have no image at all.
     mine = Features(torch.cat(values), torch.cat(targets)) if values else None
-    ranks = [part for part in distributed.all_gather_objects(mine) if part is not None]
+    ranks = [part for part in collectives.all_gather_objects(mine) if part is not None]
     n = sum(len(part.targets) for part in ranks)
     # Rank r has the images r, r + world_size, ...
-    at = torch.cat([torch.arange(rank, n, distributed.world_size()) for rank in range(len(ranks))]).argsort()
+    at = torch.cat([torch.arange(rank, n, collectives.world_size()) for rank in range(len(ranks))]).argsort()
     return Features(torch.cat([part.values for part in ranks])[at], torch.cat([part.targets for part in ranks])[at])
 
 

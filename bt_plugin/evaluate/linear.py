@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bt_plugin.config.evaluation_recipe import Linear
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.features import Features
-from bt_plugin.evaluate.protocol import Linear
 
 # Of the training images, for the choice of the rate.
 _HELD_OUT = 0.1

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bt_plugin import distributed
-from bt_plugin.build import build_eval_loader, build_model, loader_options
+from bt_plugin.checkpoints.state import with_weights_of
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.data.from_recipe import build_eval_loader, loader_options
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.correlation import correlation_report, cross_correlation
 from bt_plugin.evaluate.features import extract_features
@@ -18,11 +19,11 @@ from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.online_probe import OnlineProbe
 from bt_plugin.evaluate.spectrum import effective_rank, rankme, singular_values
 from bt_plugin.evaluate.subsets import at_most
-from bt_plugin.method import BarlowTwins
-from bt_plugin.recipe import Recipe
-from bt_plugin.shown import rows_of
-from bt_plugin.snapshot import BIN_EDGES, SIDE, Array, Snapshot
-from bt_plugin.state import with_weights_of
+from bt_plugin.models.barlow_twins import BarlowTwins
+from bt_plugin.models.from_recipe import build_model
+from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Array, Snapshot
+from bt_plugin.monitoring.view_pixels import rows_of
+from bt_plugin.runtime import collectives
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
@@ -106,7 +107,7 @@ class OnlineEvaluation:
 
     def _two_views(self, model: BarlowTwins) -> tuple[Array, Tensor, Tensor, Tensor]:
         """A picture of this rank's first views; features of the first views, and embeddings of both, of all ranks."""
-        batch_size = max(1, min(self._recipe.eval.batch_size, len(self._train) // distributed.world_size()))
+        batch_size = max(1, min(self._recipe.eval.batch_size, len(self._train) // collectives.world_size()))
         loader = TwoViewLoader(
             self._train,
             batch_size,
@@ -123,7 +124,7 @@ class OnlineEvaluation:
             z_b = model.projector(model.backbone(view_b.to(self._device)))
             parts.append((features, model.projector(features), z_b))
         mine = [torch.cat(columns).float().cpu() for columns in zip(*parts)]
-        features, z_a, z_b = (torch.cat(columns) for columns in zip(*distributed.all_gather_objects(mine)))
+        features, z_a, z_b = (torch.cat(columns) for columns in zip(*collectives.all_gather_objects(mine)))
         assert picture is not None
         return picture, features, z_a, z_b
 

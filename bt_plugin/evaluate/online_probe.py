@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bt_plugin import distributed
+from bt_plugin.runtime import collectives
 
 
 class OnlineProbe:
@@ -50,7 +50,7 @@ class OnlineProbe:
         self._optimizer.zero_grad()
         loss.backward()
         for parameter in self.classifier.parameters():
-            distributed.all_reduce_sum_(parameter.grad).div_(distributed.world_size())
+            collectives.all_reduce_sum_(parameter.grad).div_(collectives.world_size())
         # As GradScaler tells torch's fused optimizers.
         setattr(self._optimizer, "found_inf", found_inf)  # noqa: B010 - torch does not declare it
         self._optimizer.step()

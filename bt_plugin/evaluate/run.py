@@ -16,20 +16,21 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_plugin import distributed
-from bt_plugin.accelerator import build_accelerator
-from bt_plugin.build import loader_options, open_named, with_classes_of
+from bt_plugin.config.evaluation_recipe import Protocol, Supervised
+from bt_plugin.data.from_recipe import loader_options, open_named, with_classes_of
 from bt_plugin.errors import RecipeError, file_error
+from bt_plugin.evaluate.evaluated_model import Subject
 from bt_plugin.evaluate.features import Features, extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.linear import linear_on_features
-from bt_plugin.evaluate.protocol import Protocol, Supervised
-from bt_plugin.evaluate.subject import Subject
 from bt_plugin.evaluate.subsets import class_balanced, listed
 from bt_plugin.evaluate.supervised import Classifier, train_classifier
 from bt_plugin.runs.atomic_file import check_output, write_atomically
-from bt_plugin.versions import versions
-from dali_pipelines.loaders import EvalLoader, TwoViewLoader
+from bt_plugin.runs.provenance import versions
+from bt_plugin.runtime import collectives
+from bt_plugin.runtime.accelerator import build_accelerator
+from dali_pipelines.eval_loader import EvalLoader
+from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
 
@@ -124,7 +125,7 @@ def evaluate(method: str, subject: Subject, protocol: Protocol) -> dict[str, Any
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    content["file"] = distributed.from_main(lambda: str(_written(content, _output_dir(subject, protocol))))
+    content["file"] = collectives.from_main(lambda: str(_written(content, _output_dir(subject, protocol))))
     accelerator.end_training()
     return content
 

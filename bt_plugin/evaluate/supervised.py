@@ -14,14 +14,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bt_plugin import distributed
-from bt_plugin.checkpoint import Progress, read_progress, resume_from
-from bt_plugin.checkpoint_writer import CheckpointWriter
+from bt_plugin.checkpoints.folder import Progress, read_progress, resume_from
+from bt_plugin.checkpoints.state import TrainingState
+from bt_plugin.checkpoints.writer import CheckpointWriter
+from bt_plugin.config.evaluation_recipe import Finetune, Protocol, Supervised
 from bt_plugin.errors import DivergenceError, RecipeError
 from bt_plugin.evaluate.accuracy import Accuracy
-from bt_plugin.evaluate.protocol import Finetune, Protocol, Supervised
-from bt_plugin.state import TrainingState
-from dali_pipelines.loaders import EvalLoader, TwoViewLoader
+from bt_plugin.runtime import collectives
+from dali_pipelines.eval_loader import EvalLoader
+from dali_pipelines.loaders import TwoViewLoader
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def _epoch(
         accelerator.backward(loss)
         optimizer.step()
         if step % log_every_steps == 0 or step == len(loader) - 1:
-            value = sum(distributed.all_gather_objects(loss.item())) / accelerator.num_processes
+            value = sum(collectives.all_gather_objects(loss.item())) / accelerator.num_processes
             if not math.isfinite(value):
                 raise DivergenceError(f"epoch {epoch + 1}, step {step + 1}: the loss is {value}; take lower rates")
             logger.info("epoch %d, step %d, loss %.4f", epoch + 1, step + 1, value)
@@ -152,16 +153,16 @@ def _checkpoint_folder(folder: Path, backbone: nn.Module, protocol: Protocol, op
     for value in backbone.state_dict().values():
         digest.update(value.cpu().contiguous().numpy().data)
     places = folder / f".{type(options).__name__.lower()}-{digest.hexdigest()[:12]}"
-    distributed.from_main(lambda: places.mkdir(parents=True, exist_ok=True))
+    collectives.from_main(lambda: places.mkdir(parents=True, exist_ok=True))
     return places
 
 
 def _resumed(state: TrainingState, loader: TwoViewLoader, places: Path) -> int:
-    checkpoint = distributed.from_main(lambda: resume_from(places, "latest"))
+    checkpoint = collectives.from_main(lambda: resume_from(places, "latest"))
     if checkpoint is None:
         return 0
     progress = read_progress(checkpoint)
-    state.restore(checkpoint, with_random_states=progress.world_size == distributed.world_size())
+    state.restore(checkpoint, with_random_states=progress.world_size == collectives.world_size())
     try:
         loader.load_state_dict(progress.loader)
     except ValueError as error:

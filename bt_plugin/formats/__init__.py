@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from bt_plugin.errors import WeightsError
-from bt_plugin.runs.model_file import MODEL, export_folder, read_model_file
 from bt_plugin.runs.new_path import check_new, new_path
+from bt_plugin.weights.model_file import find_export, read_model_file
 
 if TYPE_CHECKING:
     from bt_plugin.formats.exported import Exported
 
-_FILES = (MODEL, "backbone.safetensors")
 FORMATS = ("torchvision", "timm", "safetensors", "onnx", "torch-export", "detectron2", "hf")
 
 
@@ -50,12 +49,7 @@ def convert(source: str | Path, to: str, out: str | Path | None = None) -> tuple
     if to not in FORMATS:
         raise WeightsError(f"--to: {to!r} is not allowed; it must be one of {', '.join(FORMATS)}")
     # What is wrong with names and paths is told before torch is imported.
-    folder = export_folder(Path(source))
-    if missing := [name for name in _FILES if not (folder / name).is_file()]:
-        raise WeightsError(
-            f"{source} has no {' and no '.join(missing)}; name the directory of a run that is finished, its export"
-            " folder, or what `import` has made of a checkpoint"
-        )
+    folder = find_export(Path(source))
     description = read_model_file(folder)
     if out:
         check_new(Path(out), "-o")

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.formats.exported import Exported
-from bt_plugin.recipe import Recipe
-from bt_plugin.recipe_file import load_recipe
-from bt_plugin.rundir import RECIPE, SUMMARY
-from bt_plugin.runs.model_file import ModelDescription
+from bt_plugin.runs.directory import RECIPE, SUMMARY
 from bt_plugin.runs.result_files import Summary, read_result
+from bt_plugin.weights.model_file import ModelDescription
 
 _KNN = {
     "raw": "raw pixels",

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bt_plugin.errors import WeightsError
-from bt_plugin.export import load_backbone
-from bt_plugin.rundir import RECIPE
-from bt_plugin.runs.model_file import EvalView, ModelDescription
+from bt_plugin.runs.directory import RECIPE
+from bt_plugin.weights.export_folder import load_backbone
+from bt_plugin.weights.model_file import EvalView, ModelDescription
 from bt_plugin.weights.tensors import shown
 
 # Relative to the largest feature.

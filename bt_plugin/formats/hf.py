@@ -12,7 +12,7 @@ from bt_plugin.formats.card import model_card
 from bt_plugin.formats.exported import Exported
 from bt_plugin.formats.libraries import as_model_of
 from bt_plugin.runs.atomic_file import write_atomically
-from bt_plugin.tensors import save_tensors
+from bt_plugin.weights.safetensors_file import save_tensors
 
 SUFFIX = "_hf"
 

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bt_plugin.backbones import build_backbone
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
+from bt_plugin.models.backbones import build_backbone
 from bt_plugin.runs.atomic_file import write_atomically
 
 _KEPT_BY = "safetensors, onnx and torch-export can hold it"

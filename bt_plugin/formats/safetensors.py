@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bt_plugin.formats.exported import Exported
-from bt_plugin.tensors import save_tensors
+from bt_plugin.weights.safetensors_file import save_tensors
 
 SUFFIX = ".safetensors"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
 from bt_plugin.formats.libraries import as_model_of, write_state
-from bt_plugin.tensors import save_tensors
+from bt_plugin.weights.safetensors_file import save_tensors
 
 SUFFIX = "_timm.safetensors"
 

@@ -22,13 +22,15 @@ from lightly.utils.benchmarking import OnlineLinearClassifier
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from bt_plugin.backbones import build_backbone
-from bt_plugin.loss import BarlowTwinsLoss
-from bt_plugin.method import BarlowTwins as Model
-from bt_plugin.method import build_projector
-from bt_plugin.optim import LARS, lr_scale, parameter_groups
-from bt_plugin.transform import BarlowTwinsTransform
+from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
+from bt_plugin.models.backbones import build_backbone
+from bt_plugin.models.barlow_twins import BarlowTwins as Model
+from bt_plugin.models.barlow_twins import build_projector
+from bt_plugin.optim.lars import LARS
+from bt_plugin.optim.parameter_groups import parameter_groups
+from bt_plugin.optim.schedule import lr_scale
 from dali_pipelines.loaders import TwoViewLoader
+from dali_pipelines.pil.transform import BarlowTwinsTransform
 
 
 class BarlowTwins(LightningModule):

@@ -10,8 +10,8 @@ from typing import Any
 
 from bt_plugin.integrations.lightly_train_method import BarlowTwinsTransform, BarlowTwinsTransformArgs
 from dali_pipelines.loaders import TwoViewLoader
-from dali_pipelines.params import Preset, ViewParams
 from dali_pipelines.sources import FileSource
+from dali_pipelines.views.params import Preset, ViewParams
 
 
 class LightlyTrainLoader:

@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from bt_plugin.collapse import warn_of_lambda
-from bt_plugin.loss import BarlowTwinsLoss
-from bt_plugin.method import build_projector
-from bt_plugin.optim import LARS
+from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
+from bt_plugin.models.barlow_twins import build_projector
+from bt_plugin.monitoring.collapse_warning import warn_of_lambda
+from bt_plugin.optim.lars import LARS
 
 # The crop's own arguments changed their name with 0.16.
 _CropArgs: Any = getattr(steps, "RandomResizeArgs", None) or steps.RandomResizedCropArgs

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bt_plugin.build import build_eval_loader, open_named
-from bt_plugin.checkpoint import checkpoints
+from bt_plugin.checkpoints.folder import checkpoints
+from bt_plugin.data.from_recipe import build_eval_loader, open_named
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.subject import open_subject
+from bt_plugin.evaluate.evaluated_model import open_subject
 from bt_plugin.evaluate.subsets import at_most
+from bt_plugin.monitoring.view_pixels import pixels_of
 from bt_plugin.report.record import RunRecord
-from bt_plugin.runs.model_file import EXPORT, MODEL
-from bt_plugin.shown import pixels_of
+from bt_plugin.weights.model_file import has_export
 
 THUMBNAIL_PX = 56
 COLUMNS = 32
@@ -109,7 +109,7 @@ def sprite(thumbnails: list[Image.Image]) -> bytes:
 
 
 def _weights_of(run: RunRecord) -> Path:
-    if (run.folder / EXPORT / MODEL).is_file():
+    if has_export(run.folder):
         return run.folder
     found = checkpoints(run.folder)
     if not found:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bt_plugin.figures import Line, as_png, as_svg, curves, snapshot_figures
+from bt_plugin.monitoring.figures import Line, as_png, as_svg, curves, snapshot_figures
+from bt_plugin.monitoring.snapshot import Snapshot
+from bt_plugin.monitoring.view_pixels import COLORS
 from bt_plugin.report.embedding_map import COLUMNS, THUMBNAIL_PX, EmbeddingMap
 from bt_plugin.report.palette import class_colors
 from bt_plugin.report.record import RunRecord
 from bt_plugin.report.tables import differing_keys, result_rows, summary_rows
-from bt_plugin.shown import COLORS
-from bt_plugin.snapshot import Snapshot
 
 # Frames of a slider; of more snapshots so many are taken, the first and the last among them.
 _MOST_FRAMES = 20

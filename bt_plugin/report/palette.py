@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 
-from bt_plugin.shown import COLORS
+from bt_plugin.monitoring.view_pixels import COLORS
 
 # Hues that are far from all before them, whatever their number.
 _GOLDEN = 0.618033988749895

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.errors import FileError, RecipeError, WeightsError
+from bt_plugin.monitoring.figures import Line
+from bt_plugin.monitoring.metrics_file import read_lines
+from bt_plugin.monitoring.snapshot import PICTURES, VIEWS, Snapshot, read_album
+from bt_plugin.runs.directory import EVALUATIONS, METRICS, RECIPE, SUMMARY
+from bt_plugin.runs.result_files import EvaluationResult, Summary, read_result
+from bt_plugin.weights.model_file import find_export, has_export, read_model_file
 
-from bt_plugin.errors import RecipeError
-from bt_plugin.figures import Line
-from bt_plugin.monitor import read_lines
-from bt_plugin.recipe import Recipe
-from bt_plugin.recipe_file import load_recipe
-from bt_plugin.rundir import EVALUATIONS, METRICS, RECIPE, SUMMARY
-from bt_plugin.runs.model_file import EXPORT, MODEL
-from bt_plugin.runs.result_files import EvaluationResult, Result, Summary, read_result
-from bt_plugin.snapshot import PICTURES, VIEWS, Snapshot, read_album
+logger = logging.getLogger(__name__)
 
 
 class RunRecord(NamedTuple):
@@ -83,7 +84,7 @@ def _read(folder: Path, name: str) -> RunRecord:
         views=views if views.is_file() else None,
         summary=read_result(folder / SUMMARY, Summary),
         results=list(filter(None, (read_result(path, EvaluationResult) for path in _oldest_first(folder / "eval")))),
-        versions=read_result(folder / EXPORT / MODEL, _Described).get("versions", {}),
+        versions=_versions_of(folder),
     )
 
 
@@ -96,7 +97,12 @@ def _oldest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"), key=lambda path: path.lstat().st_mtime)
 
 
-class _Described(Result):
-    """RUN/export/model.json, what a report shows of it."""
-
-    versions: dict[str, str] = Field(default_factory=dict)
+def _versions_of(folder: Path) -> dict[str, str]:
+    """Return the versions in model.json; a damaged file is left out with a warning."""
+    if not has_export(folder):
+        return {}
+    try:
+        return read_model_file(find_export(folder)).versions
+    except (WeightsError, FileError) as error:
+        logger.warning("%s; left out of the report", error)
+        return {}

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bt_plugin.figures import Line
+from bt_plugin.monitoring.figures import Line
 from bt_plugin.report.record import RunRecord
 
 _NONE = "-"

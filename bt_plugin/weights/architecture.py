@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bt_plugin.backbones import Stem, build_backbone
 from bt_plugin.errors import WeightsError
+from bt_plugin.models.backbones import Stem, build_backbone
 from bt_plugin.weights.tensors import State, UnknownLayoutError, check_finite, check_tensors, some
 
 # timm's of the same names have the same keys, shapes and features.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bt_plugin.errors import WeightsError
 from bt_plugin.weights.architecture import Fitted, first_key, match_backbone, read_backbone
-from bt_plugin.weights.files import MOST_KEY_LENGTH, STATES
-from bt_plugin.weights.layouts import named_children, unwrapped
+from bt_plugin.weights.checkpoint_file import MOST_KEY_LENGTH, STATES
+from bt_plugin.weights.key_layouts import named_children, unwrapped
 from bt_plugin.weights.tensors import State, UnknownLayoutError, plain, shown, some
 
 # A ResNet by its names, and one that was cut into nn.Sequential: its first key, and one more.

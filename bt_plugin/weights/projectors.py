@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bt_plugin.method import build_projector
+from bt_plugin.models.barlow_twins import build_projector
 from bt_plugin.weights.tensors import State
 
 

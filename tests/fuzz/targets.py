@@ -18,8 +18,8 @@ atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 def recipe(content: bytes) -> None:
     """A recipe's text."""
+    from bt_plugin.config.recipe_file import load_recipe
     from bt_plugin.errors import UserError
-    from bt_plugin.recipe_file import load_recipe
 
     path = _file("recipe.yaml", content)
     try:
@@ -47,7 +47,7 @@ def arrays(content: bytes) -> None:
 def weights(content: bytes) -> None:
     """A file of weights: of torch.save or of safetensors, which the content tells."""
     from bt_plugin.errors import UserError
-    from bt_plugin.weights import read_weights
+    from bt_plugin.weights.read_weights import read_weights
 
     is_torch = content[:2] == b"PK" or content[:1] == b"\x80"
     path = _file("weights.pth" if is_torch else "weights.safetensors", content)
@@ -59,7 +59,7 @@ def weights(content: bytes) -> None:
 
 def metrics(content: bytes) -> None:
     """RUN/metrics.jsonl, of which damaged lines are left out; read by a report and by a run that resumes."""
-    from bt_plugin.monitor import MetricsFile, read_lines
+    from bt_plugin.monitoring.metrics_file import MetricsFile, read_lines
 
     path = _file("metrics.jsonl", content)
     lines = read_lines(path)
@@ -72,7 +72,7 @@ def metrics(content: bytes) -> None:
 def model(content: bytes) -> None:
     """EXPORT/model.json."""
     from bt_plugin.errors import UserError
-    from bt_plugin.runs.model_file import read_model_file
+    from bt_plugin.weights.model_file import read_model_file
 
     path = _file("model.json", content)
     try:

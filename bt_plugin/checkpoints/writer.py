@@ -1,0 +1,106 @@
+"""Checkpoints are written while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from bt_plugin.checkpoints.folder import NewCheckpoint, Progress, checkpoints, prune
+from bt_plugin.checkpoints.reader import first_failure
+from bt_plugin.checkpoints.state import TrainingState
+from bt_plugin.errors import CheckpointError, file_error
+from bt_plugin.runtime import collectives
+
+
+class CheckpointWriter:
+    """Writes RUN/checkpoint-STEP in a thread, each rank its part, one checkpoint at a time.
+
+    Training waits while the state is copied, and for an earlier checkpoint that is still being written. Methods are
+    to be called on every rank.
+
+    Args:
+        state: Of the run.
+        run_dir: Of the run, on a file system that all ranks share.
+        keep: Checkpoints to keep, at least 1; older ones go when a new one is complete.
+    """
+
+    def __init__(self, state: TrainingState, run_dir: Path, keep: int) -> None:
+        self._state = state
+        self._run_dir = run_dir
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future[None] | None = None
+        self._step = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this rank knows already that the checkpoint under way will not be."""
+        return self._under_way is not None and self._under_way.done() and self._under_way.exception() is not None
+
+    def write(self, progress: Progress) -> None:
+        """Begins a checkpoint of the present state.
+
+        Args:
+            progress: Rank 0's is kept.
+
+        Raises:
+            CheckpointError: On every rank, if this one or the one before cannot be written on any.
+        """
+        self.settle()
+        new = NewCheckpoint(self._run_dir, progress.step)
+        self._check(progress.step, [collectives.from_main(lambda: _failure_of(new.begin))])
+        self._step = progress.step
+        self._under_way = self._thread.submit(self._write, new, self._state.copied(), progress)
+
+    def settle(self) -> None:
+        """Waits until the checkpoint under way is complete.
+
+        Raises:
+            CheckpointError: On every rank, if any could not write; what was there before is there still.
+        """
+        if self._under_way is None:
+            return
+        under_way, self._under_way = self._under_way, None
+        self._check(self._step, collectives.all_gather_objects(_failure_of(under_way.result)))
+
+    def close(self) -> None:
+        """Waits for the thread, whatever came of it."""
+        self._thread.shutdown()
+
+    def _write(self, new: NewCheckpoint, state: dict[str, Any], progress: Progress) -> None:
+        try:
+            dcp.save(state, storage_writer=dcp.FileSystemWriter(new.folder), process_group=self._state.group)
+            if collectives.is_main():
+                new.complete(progress)
+                prune(self._run_dir, self._keep)
+        except BaseException:
+            if collectives.is_main():
+                new.abandon()
+            raise
+
+    def _check(self, step: int, failures: Sequence[str | None]) -> None:
+        for failure in filter(None, failures):
+            newest = collectives.from_main(lambda: next(reversed(checkpoints(self._run_dir)), None))
+            raise CheckpointError(
+                f"{self._run_dir}/checkpoint-{step} cannot be written: {failure}."
+                f" {f'{newest.name} is intact' if newest else 'There is no earlier checkpoint'}. Check that the folder"
+                " exists and has free space, then rerun the same command"
+            )
+
+
+def _failure_of(action: Callable[[], object]) -> str | None:
+    # Python, torch and its checkpoints each have an error of their own for a full disk.
+    try:
+        action()
+    except CheckpointException as error:
+        return first_failure(error)
+    except OSError as error:
+        return str(file_error(error))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,132 @@
+"""From a YAML file and `section.key=value` overrides to a recipe, or to an error that says what to correct."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from bt_plugin.config.bundled_recipes import located
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.yaml12 import MOST_BYTES, YamlError, parse_yaml
+from bt_plugin.errors import RecipeError
+from dali_pipelines.regular_files import read_regular
+
+# Of a key: views.both.size_px has two.
+_MOST_SECTIONS = 8
+S = TypeVar("S", bound=BaseModel)
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe, a file or one of the package by its name, and applies `section.key=value` overrides to it.
+
+    Raises:
+        RecipeError: For a file that cannot be read, and for every key that is wrong.
+    """
+    return load_as(Recipe, path, overrides)
+
+
+def load_as(
+    kind: type[S], path: str | Path | None, overrides: list[str] | None = None, beneath: dict[str, Any] | None = None
+) -> S:
+    """Reads a recipe of some kind.
+
+    Args:
+        kind: Of recipe.
+        path: Of the YAML file, or the name of one that comes with the package; without one there is what is beneath.
+        overrides: `section.key=value`, which come last.
+        beneath: Sections and keys that count where the file does not give them.
+
+    Raises:
+        RecipeError: For a file that cannot be read, and for every key that is wrong.
+    """
+    content = _merged(beneath or {}, _read(path, kind) if path is not None else {})
+    for override in overrides or []:
+        _apply(content, override)
+    text = json.dumps(content, default=str, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RecipeError(
+            f"{path or 'recipe'}: a value has bytes that are not UTF-8; rename that file or folder, or give a symbolic"
+            " link to it whose name is plain"
+        )
+    try:
+        # As JSON, because pydantic's strict mode then takes lists for tuples, and nothing else for another.
+        return kind.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        lines = "\n".join(f"  {_explained(detail, kind)}" for detail in details)
+        raise RecipeError(f"{path or 'recipe'}: {len(details)} thing(s) to correct\n{lines}") from error
+
+
+def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
+    try:
+        content = parse_yaml(read_regular(located(path), MOST_BYTES).removeprefix(codecs.BOM_UTF8).decode())
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}; give the path of a recipe") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 at byte {error.start}; give the path of a recipe") from error
+    except YamlError as error:
+        raise RecipeError(f"{path}: is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: must hold the sections {', '.join(kind.model_fields)}")
+    return content
+
+
+def _merged(beneath: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {**beneath, **above}
+    for key in beneath.keys() & above.keys():
+        if isinstance(beneath[key], dict) and isinstance(above[key], dict):
+            both[key] = _merged(beneath[key], above[key])
+    return both
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    *sections, key = path.split(".")
+    if not equals or not 0 < len(sections) <= _MOST_SECTIONS or not key:
+        raise RecipeError(f"{_shortened(override)}: is not section.key=value, such as optim.epochs=100")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"{_shortened(override)}: {_shortened(section)} is not a section")
+    try:
+        content[key] = parse_yaml(value)
+    except YamlError as error:
+        raise RecipeError(f"{_shortened(override)}: the value is not YAML: {error}") from error
+
+
+def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:
+    """One error of pydantic's, with the remedy."""
+    where = ".".join(str(part)[:80] for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        keys = _keys_beside(detail["loc"], kind)
+        near = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys)}"
+        return f"{where}: {_shortened(detail['input'])} is given to an unknown key; {remedy}"
+    if detail["type"] == "missing":
+        return f"{where}: is missing; every recipe must give it"
+    message = detail["msg"].removeprefix("Value error, ")
+    if not where:
+        return message  # names its key itself
+    if isinstance(detail["input"], dict):
+        return f"{where}: {message}"
+    return f"{where}: {_shortened(detail['input'])} is not allowed; {message[0].lower()}{message[1:]}"
+
+
+def _keys_beside(loc: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
+    model = kind
+    for part in loc[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type), "only sections have keys"
+        model = annotation
+    return list(model.model_fields)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:80]}... ({len(text)} characters)"

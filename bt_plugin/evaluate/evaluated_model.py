@@ -1,0 +1,129 @@
+"""What is evaluated: a run, weights from a file, or a network by its name."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from bt_plugin.checkpoints.folder import check_undamaged, checkpoints
+from bt_plugin.checkpoints.reader import read_state
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.errors import RecipeError
+from bt_plugin.evaluate.features import RAW_PX, RawPixels
+from bt_plugin.models.backbones import build_backbone
+from bt_plugin.models.from_recipe import build_model
+from bt_plugin.runs.directory import RECIPE
+from bt_plugin.weights.export_folder import load_backbone
+from bt_plugin.weights.model_file import EXPORT, MODEL, find_export, has_export, read_model_file
+from bt_plugin.weights.read_weights import read_weights
+
+logger = logging.getLogger(__name__)
+
+
+class Subject(NamedTuple):
+    """A backbone, and what is known of it.
+
+    Args:
+        name: As it was asked for.
+        backbone: From images to features.
+        feature_dim: Of the features.
+        defaults: Sections of a Protocol that it brings: its views, and where it is a run, its data.
+        output_dir: Where its results belong.
+    """
+
+    name: str
+    backbone: nn.Module
+    feature_dim: int
+    defaults: dict[str, Any]
+    output_dir: Path
+
+
+def open_subject(
+    name: str, backbone: str | None = None, pretrained: bool = False, seed: int = 0, prefix: str | None = None
+) -> Subject:
+    """Build what is named.
+
+    Args:
+        name: A run's directory, one of its checkpoints, a folder with an export, a file of weights,
+            torchvision/NAME or timm/NAME, or pixels, which are the images themselves.
+        backbone: The architecture of a file's weights, where they do not tell it.
+        pretrained: Whether a network by its name has its library's weights, or random ones.
+        seed: Of random weights.
+        prefix: What the keys of a file's network begin with, where the file has several networks.
+
+    Raises:
+        RecipeError: If there is no such thing.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _from_file(name, path, backbone, prefix)
+    if path.is_dir():
+        return _from_folder(name, path)
+    if name == "pixels":
+        return Subject(name, RawPixels(), 3 * RAW_PX**2, {}, Path("eval") / name)
+    if name.split("/")[0] in ("torchvision", "timm"):
+        return _by_name(name, pretrained, seed)
+    raise RecipeError(
+        f"{name}: there is no such thing; give a run's directory, a file of weights,"
+        " torchvision/NAME or timm/NAME, or pixels"
+    )
+
+
+def _from_folder(name: str, path: Path) -> Subject:
+    if (path / "manifest.json").is_file():
+        return _from_checkpoint(name, path)
+    if not has_export(path):
+        found = checkpoints(path)
+        remedy = f"it is not done; take {found[-1]}" if found else "give a run's directory or its export"
+        raise RecipeError(f"{name}: has no {EXPORT}/{MODEL}; {remedy}")
+    folder = find_export(path)
+    view = read_model_file(folder).eval_view
+    backbone = load_backbone(folder)
+    run_dir = folder.parent if folder.name == EXPORT else folder
+    defaults = {"view": view.model_dump() if view else {}, **_data_of(run_dir)}
+    return Subject(name, backbone.module, backbone.feature_dim, defaults, run_dir / "eval")
+
+
+def _from_checkpoint(name: str, path: Path) -> Subject:
+    check_undamaged(path)
+    recipe = load_recipe(path.parent / RECIPE)
+    model = build_model(recipe)
+    state = {"model": model.state_dict()}
+    read_state(path, state, alone=True)
+    model.load_state_dict(state["model"])
+    view = vars(recipe.preset.eval_params())
+    feature_dim = model.projector[0].in_features
+    assert isinstance(feature_dim, int)
+    return Subject(
+        name, model.backbone, feature_dim, {"view": view, **_data_of(path.parent)}, path.parent / "eval" / path.name
+    )
+
+
+def _data_of(run_dir: Path) -> dict[str, Any]:
+    if not (run_dir / RECIPE).is_file():
+        return {}
+    data = load_recipe(run_dir / RECIPE).data.model_dump()
+    return {"data": {key: value for key, value in data.items() if value is not None}}
+
+
+def _from_file(name: str, path: Path, backbone: str | None, prefix: str | None) -> Subject:
+    weights = read_weights(path, backbone, prefix=prefix)
+    if weights.dropped:
+        logger.warning("%s: left out: %s", name, "; ".join(weights.dropped))
+    module, feature_dim = build_backbone(weights.backbone_name, weights.stem, weights.in_chans)
+    module.load_state_dict(weights.backbone)
+    return Subject(name, module, feature_dim, {"view": {"channels": weights.in_chans}}, Path("eval") / path.stem)
+
+
+def _by_name(name: str, pretrained: bool, seed: int) -> Subject:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module, feature_dim = build_backbone(name, pretrained=pretrained)
+        except (ValueError, ImportError) as error:
+            raise RecipeError(f"{name}: {error}") from error
+    return Subject(name, module, feature_dim, {}, Path("eval") / name.replace("/", "-"))

@@ -1,0 +1,28 @@
+"""Build the untrained model that a recipe describes."""
+
+from __future__ import annotations
+
+import torch
+
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.errors import RecipeError
+from bt_plugin.models.backbones import build_backbone
+from bt_plugin.models.barlow_twins import BarlowTwins, build_projector
+
+
+def build_model(recipe: Recipe) -> BarlowTwins:
+    """The untrained model, a function of the recipe alone.
+
+    Raises:
+        RecipeError: If there is no such backbone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.run.seed)
+        choice = recipe.model
+        try:
+            backbone, feature_dim = build_backbone(
+                choice.backbone, choice.stem, choice.in_chans, choice.zero_init_residual
+            )
+        except (ValueError, ImportError) as error:
+            raise RecipeError(f"model.backbone: {error}") from error
+        return BarlowTwins(backbone, build_projector(feature_dim, choice.projector))

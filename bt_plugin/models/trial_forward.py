@@ -1,0 +1,86 @@
+"""Find out before a run whether its model can embed its views: a forward pass of two images without memory."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.errors import RecipeError
+from bt_plugin.models.backbone_names import check_backbone_name
+from bt_plugin.models.barlow_twins import BarlowTwins
+from bt_plugin.models.from_recipe import build_model
+
+# Weights, gradients and momenta.
+_COPIES = 3
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse a model that does not exist, does not fit into memory, or cannot embed views of the recipe's size.
+
+    Raises:
+        RecipeError: If the run would fail at its first step; the message names the key and what the network says.
+    """
+    check_backbone_name(recipe.model.backbone)
+    _check_weights(sum(inputs * outputs for inputs, outputs in pairwise(recipe.model.projector)), recipe)
+    try:
+        _try(recipe, torch.device("meta"))
+    except RecipeError:
+        raise
+    except Exception:  # some networks cannot be built or run without memory; this device decides
+        try:
+            _try(recipe, torch.device("cpu"))
+        except RecipeError:
+            raise
+        except Exception as error:
+            raise RecipeError(_explained(recipe, error)) from error
+
+
+def _try(recipe: Recipe, device: torch.device) -> None:
+    with device:
+        model = build_model(recipe)
+    _check_weights(sum(each.numel() for each in model.parameters()), recipe)
+    model.train()
+    with torch.no_grad():
+        for view in recipe.preset.views:
+            features = model.backbone(torch.zeros(2, view.channels, view.size_px, view.size_px, device=device))
+            _check_features(features, model, recipe)
+            model.projector(features)
+
+
+def _check_features(features: object, model: BarlowTwins, recipe: Recipe) -> None:
+    first = next(layer for layer in model.projector if isinstance(layer, nn.Linear))
+    if not isinstance(features, Tensor):
+        found = f"a {type(features).__name__}"
+    elif features.shape != (2, first.in_features):
+        found = f"shape {tuple(features.shape)}"
+    else:
+        return
+    raise RecipeError(
+        f"model.backbone: {recipe.model.backbone} gives {found} for two images, and must give one tensor of shape"
+        f" (2, {first.in_features}); take another backbone"
+    )
+
+
+def _check_weights(parameters: int, recipe: Recipe) -> None:
+    on_gpu = torch.cuda.is_available() and recipe.run.device != "cpu"
+    memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
+    needed = _COPIES * 4 * parameters
+    if needed > memory:
+        raise RecipeError(
+            f"model.projector: {recipe.model.projector} and {recipe.model.backbone} have {parameters:,} weights, which"
+            f" with gradients and momenta take {needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f};"
+            " take narrower layers"
+        )
+
+
+def _explained(recipe: Recipe, error: Exception) -> str:
+    sizes = " and ".join(dict.fromkeys(f"{view.size_px} px" for view in recipe.preset.views))
+    says = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return (
+        f"model.backbone: {recipe.model.backbone} cannot embed views of {sizes} with {recipe.model.in_chans}"
+        f" channel(s): {says}; take the size that it is made for (views.both.size_px=224 for most), or another backbone"
+    )

@@ -1,0 +1,68 @@
+"""Meters of a run: the best value of each metric, and how fast it trains."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Best:
+    """The best value of each metric so far, and the step it is of.
+
+    Args:
+        best: So far, from a checkpoint.
+    """
+
+    def __init__(self, best: dict[str, tuple[float, int]] | None = None) -> None:
+        self.values = dict(best or {})
+
+    def watch(self, step: int, lower: dict[str, float] | None = None, higher: dict[str, float] | None = None) -> None:
+        """Of metrics that are better lower, and of those that are better higher; the earliest of equal ones stays."""
+        for sign, metrics in ((1, lower), (-1, higher)):
+            for name, value in (metrics or {}).items():
+                if math.isfinite(value) and sign * value < sign * self.values.get(name, (sign * math.inf, 0))[0]:
+                    self.values[name] = (value, step)
+
+
+class Speed:
+    """Images per second and the share of time spent waiting for data, since the last report.
+
+    Args:
+        global_batch_size: Images a step, over all ranks.
+    """
+
+    def __init__(self, global_batch_size: int) -> None:
+        self._global_batch_size = global_batch_size
+        self._reset()
+
+    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+        """Hands out the batches, and counts them and the time that each takes to come."""
+        iterator = iter(batches)
+        while True:
+            asked_s = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited_s += time.perf_counter() - asked_s
+            self._steps += 1
+            yield batch
+
+    def report(self) -> dict[str, float]:
+        """{"images_per_s", "data_wait"} since the last call, data_wait as a fraction of 1."""
+        elapsed_s = time.perf_counter() - self._since_s
+        report = {
+            "images_per_s": self._steps * self._global_batch_size / elapsed_s,
+            "data_wait": self._waited_s / elapsed_s,
+        }
+        self._reset()
+        return report
+
+    def _reset(self) -> None:
+        self._since_s = time.perf_counter()
+        self._waited_s = 0.0
+        self._steps = 0

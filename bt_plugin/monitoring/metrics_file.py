@@ -1,0 +1,87 @@
+"""What is logged of a run, and how fast it goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bt_plugin.errors import file_error
+from bt_plugin.runs.atomic_file import write_atomically
+from bt_plugin.runs.directory import METRICS
+from dali_pipelines.regular_files import read_regular
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class MetricsFile:
+    """RUN/metrics.jsonl, or another, in which every step stands at most once.
+
+    Args:
+        run_dir: Of the run.
+        step: That the run continues from; later lines are of steps that will be done again, and go.
+        name: Of the file.
+    """
+
+    def __init__(self, run_dir: Path, step: int, name: str = METRICS) -> None:
+        path = run_dir / name
+        # Damaged lines stay where they are: every reader passes them over, and they are the user's.
+        kept = (line for line, values in _lines(path) if values is None or values["step"] <= step)
+        write_atomically(path, b"".join(kept))
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        self._file.write(json.dumps(metrics) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl or evaluations.jsonl, also while it is written.
+
+    Returns:
+        A dict of numbers for each line, with its step; none where there is no such file. Lines that are damaged are
+        left out, with one warning. A last line that a kill cut short is left out without.
+    """
+    lines = [values for _, values in _lines(path)]
+    damaged = [number for number, values in enumerate(lines, start=1) if values is None]
+    if damaged:
+        logger.warning("%s: %d damaged lines are left out; the first is line %d", path, len(damaged), damaged[0])
+    return [values for values in lines if values is not None]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Each whole line, and what it says; None for one that is damaged."""
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise file_error(error, path) from error
+    for line in content.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield line, _numbers_of(line)
+
+
+def _numbers_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or not _is_count(values.get("step")):
+        return None
+    # An integer of hundreds of digits is no number of ours, and no float.
+    is_sound = all(
+        value is None or type(value) is float or (type(value) is int and abs(value) < 2**63)
+        for value in values.values()
+    )
+    return values if is_sound else None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63

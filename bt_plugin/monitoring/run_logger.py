@@ -1,0 +1,136 @@
+"""What is told of a run while it goes: metrics.jsonl, trackers, the bar, and signs that nothing is learnt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.loss.barlow_twins import LossTerms
+from bt_plugin.monitoring.collapse_warning import CollapseSigns
+from bt_plugin.monitoring.meters import Best, Speed
+from bt_plugin.monitoring.metrics_file import MetricsFile
+from bt_plugin.monitoring.progress_bar import Progress
+from bt_plugin.monitoring.snapshot import Album, Array, Snapshot
+from bt_plugin.monitoring.trackers import start_trackers, tell_metrics, tell_pictures
+from bt_plugin.runs.directory import EVALUATIONS, METRICS
+from bt_plugin.runtime.async_copy import Fetched
+from dali_pipelines.loaders import Batch, TwoViewLoader
+
+# Logged of LossTerms, in this order.
+_TERMS = ("loss", "invariance", "redundancy", "diagonal_mean", "embedding_std")
+
+
+class _Line(NamedTuple):
+    """Of metrics, whose numbers may be on their way from the device."""
+
+    step: int
+    epoch: int
+    fetched: Fetched
+    known: dict[str, float]
+
+
+class Journal:
+    """Of a run, from the step that it goes on from. On every rank; rank 0 tells.
+
+    Args:
+        accelerator: Of this rank.
+        recipe: Of the run.
+        step: Steps done.
+        last_step: That the run ends with.
+        run_id: By which trackers know it again.
+        best: Of the run so far.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, recipe: Recipe, step: int, last_step: int, run_id: str, best: Best
+    ) -> None:
+        self._accelerator = accelerator
+        self._best = best
+        self._collapse = CollapseSigns()
+        self._speed = Speed(recipe.optim.global_batch_size // recipe.optim.accumulation_steps)
+        is_main = accelerator.is_main_process
+        run_dir, names = Path(recipe.run.output_dir), (METRICS, EVALUATIONS) if is_main else ()
+        self._files = {name: MetricsFile(run_dir, step, name) for name in names}
+        self._album = Album(run_dir, step) if is_main else None
+        start_trackers(accelerator, recipe, run_id, step)
+        self._progress = Progress(last_step, step, is_main)
+        self._line: _Line | None = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A device that failed has no numbers, and its own error is the one to be seen.
+        with contextlib.suppress(RuntimeError):
+            self.settle()
+        self._progress.close()
+        for file in self._files.values():
+            file.close()
+
+    def watch(self, loader: TwoViewLoader) -> Iterator[Batch]:
+        """Hands out the batches of an epoch, and takes the time that each takes to come."""
+        return self._speed.watch(loader)
+
+    def step_done(self) -> None:
+        """Moves the bar, and tells the line before once its numbers are here."""
+        self._progress.step_done()
+        if self._line and self._line.fetched.is_here:
+            self.settle()
+
+    def log(self, step: int, epoch: int, terms: LossTerms, optimizer: torch.optim.Optimizer, nonfinite: Tensor) -> None:
+        """A line of metrics, told when its numbers have come from the device, for which nobody waits."""
+        if not self._accelerator.is_main_process:
+            return
+        self.settle()
+        weights, biases = optimizer.param_groups
+        fetched = Fetched(torch.stack([*(getattr(terms, name) for name in _TERMS), nonfinite]))
+        known = {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **self._speed.report()}
+        self._line = _Line(step, epoch, fetched, known)
+        if fetched.is_here:
+            self.settle()
+
+    def settle(self) -> None:
+        """Tells the last line, and waits for its numbers if need be."""
+        if self._line is None:
+            return
+        line, self._line = self._line, None
+        *terms, nonfinite = line.fetched.tolist()
+        values = dict(zip(_TERMS, terms)) | line.known | {"nonfinite_steps": int(nonfinite)}
+        self._collapse.watch(line.step, values["diagonal_mean"], values["embedding_std"])
+        self._best.watch(line.step, lower={"loss": values["loss"]})
+        self._tell(METRICS, line.step, line.epoch, values)
+        self._progress.tell(
+            f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}"
+        )
+
+    def evaluated(self, step: int, epoch: int, values: dict[str, float], snapshot: Snapshot, views: Array) -> None:
+        """A line of evaluations, and pictures; the time that they took counts for no speed."""
+        self.settle()
+        if self._album is not None:
+            self._best.watch(step, higher={name: values[name] for name in values if name.endswith("_top1")})
+            self._tell(EVALUATIONS, step, epoch, values)
+            self._album.add(step, snapshot)
+            pictures = {"views": views} if self._album.add_views(views) else {}
+            if self._accelerator.trackers:
+                # Brings matplotlib, a third of a second that a run without evaluations need not wait for.
+                from bt_plugin.monitoring.figures import as_pixels, snapshot_figures
+
+                pictures |= {name: as_pixels(figure) for name, figure in snapshot_figures(snapshot).items()}
+                tell_pictures(self._accelerator, pictures, step)
+        self._speed.report()
+
+    def _tell(self, file: str, step: int, epoch: int, values: dict[str, Any]) -> None:
+        self._files[file].write({"step": step, "epoch": epoch, **values})
+        # Of the same names, some are of the training batch and some of the images that are evaluated on.
+        prefix = "eval/" if file == EVALUATIONS else ""
+        tell_metrics(self._accelerator, {f"{prefix}{name}": value for name, value in values.items()}, step)

@@ -1,0 +1,109 @@
+"""A run from end to end: from a recipe to an exported, evaluated backbone."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from bt_plugin.checkpoints.state import with_weights_of
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.data.from_recipe import build_loader, open_sources
+from bt_plugin.errors import LostRankError, RecipeError
+from bt_plugin.evaluate.final_knn import evaluate_knn
+from bt_plugin.models.from_recipe import build_model
+from bt_plugin.models.trial_forward import check_model
+from bt_plugin.monitoring.collapse_warning import warn_of_lambda
+from bt_plugin.monitoring.trackers import finish_trackers, tracker_options
+from bt_plugin.runs.atomic_file import write_atomically
+from bt_plugin.runs.directory import SUMMARY, check_run_dir, check_shared, claim_run_dir
+from bt_plugin.runs.provenance import versions
+from bt_plugin.runtime import collectives
+from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
+from bt_plugin.runtime.stop_request import StopRequest
+from bt_plugin.training.loop import Training
+from bt_plugin.weights.export_folder import write_run_export
+from dali_pipelines.sources import ImageSource
+
+
+def pretrain(recipe: Recipe) -> dict[str, Any]:
+    """Trains, exports and evaluates, and returns the summary. To be called on every rank.
+
+    Raises:
+        RecipeError: For whatever cannot be run as the recipe says, before anything is written.
+        LaunchError: If the launcher's ranks are not one group.
+        DivergenceError: If too many steps in a row are not finite.
+        CheckpointError: If a checkpoint cannot be written or restored.
+        LostRankError: If another rank ended, or its host or network.
+        PreemptedError: If a signal asked the run to stop; a checkpoint is written.
+    """
+    with StopRequest() as stop, ExitStack() as held:
+        try:
+            return _pretrain(recipe, stop, held)
+        except torch.OutOfMemoryError as error:
+            raise RecipeError(
+                f"optim.accumulation_steps: {recipe.optim.accumulation_steps} is too few, the GPU's memory is full"
+                f" ({str(error).partition('.')[0]}); take twice as many, or a smaller optim.global_batch_size"
+            ) from error
+        except RuntimeError as error:
+            if not collectives.is_lost_rank(error):
+                raise
+            raise LostRankError(
+                "contact with another rank is lost, or it did not answer within run.timeout_s"
+                f" ({recipe.run.timeout_s}); its own message says why. The same line goes on from the last checkpoint."
+                f" {error}"
+            ) from error
+
+
+def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, Any]:
+    accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
+    check_run_dir(recipe)
+    check_compiler(recipe.run)
+    check_model(recipe)
+    model = build_model(recipe)
+    train_source, val_source = open_sources(recipe)
+    recipe.steps_per_epoch(len(train_source))
+    loader = build_loader(recipe, train_source, accelerator)
+    if accelerator.is_main_process:
+        warn_of_lambda(recipe.loss.lambda_param, recipe.model.projector[-1])
+    accelerator.wait_for_everyone()
+
+    def claim() -> None:
+        held.callback(claim_run_dir(recipe).release)
+
+    collectives.from_main(claim)
+    check_shared(recipe)
+    training = Training(recipe, accelerator, model, loader, val_source)
+    # Before the directory is another's: nobody writes there unseen.
+    held.callback(training.writer.close)
+    training.run(stop)
+    return _finish(training, train_source, val_source)
+
+
+def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> dict[str, Any]:
+    """Export, evaluation, summary."""
+    recipe, accelerator = training.recipe, training.accelerator
+    model = with_weights_of(training.model, build_model(recipe)).to(accelerator.device)
+    if accelerator.is_main_process:
+        write_run_export(model, recipe, training.run_dir, training.step)
+    knn = evaluate_knn(recipe, model, build_model(recipe), train, val, accelerator.device)
+    summary = {
+        "run": str(training.run_dir),
+        "step": training.step,
+        "epochs": training.step / training.steps_per_epoch,
+        "world_size": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "mixed_precision": accelerator.mixed_precision,
+        "best": {name: {"value": value, "step": step} for name, (value, step) in training.best.values.items()},
+        "knn_top1": knn,
+        "versions": versions(),
+    }
+    if accelerator.is_main_process:
+        write_atomically(training.run_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    # Closes the trackers, and the process group with them; no rank may leave it before the others.
+    accelerator.wait_for_everyone()
+    finish_trackers(accelerator)
+    accelerator.end_training()
+    return summary

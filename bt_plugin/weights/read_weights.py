@@ -1,0 +1,122 @@
+"""Read weights of other programs: find their backbone, and give it the keys of torchvision or timm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bt_plugin.errors import WeightsError
+from bt_plugin.models.backbones import Stem
+from bt_plugin.weights.architecture import Fitted, check_fits, read_backbone
+from bt_plugin.weights.checkpoint_file import read_content, state_of
+from bt_plugin.weights.export_folder import mismatch, read_export
+from bt_plugin.weights.key_layouts import split
+from bt_plugin.weights.model_file import find_export
+from bt_plugin.weights.prefixes import find_network, network_under
+from bt_plugin.weights.projectors import to_official
+from bt_plugin.weights.tensors import UnknownLayoutError, check_finite, check_tensors
+
+OWN = "bt-plugin"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A backbone's weights, and its projector's where the file has one that fits.
+
+    Args:
+        kind: Whose layout the file has: official, lightly, solo-learn, state-dict, or bt-plugin for our own.
+        backbone_name: "torchvision/NAME" or "timm/NAME".
+        stem: standard or small, as in build_backbone.
+        in_chans: Channels of the images.
+        backbone: The weights in float32, in its library's own keys, without a classifier.
+        projector: The weights in the keys of build_projector, or None.
+        dropped: What else is in the file, in words.
+        feature_dim: Number of the backbone's features.
+    """
+
+    kind: str
+    backbone_name: str
+    stem: Stem
+    in_chans: int
+    backbone: dict[str, Tensor]
+    projector: dict[str, Tensor] | None
+    dropped: list[str]
+    feature_dim: int
+
+
+def read_weights(path: str | Path, backbone: str | None = None, *, prefix: str | None = None) -> Weights:
+    """Read a checkpoint, a state dict or an export. No code of the file is run.
+
+    Args:
+        path: A file of torch.save or safetensors, or a folder that a run or `import` has written.
+        backbone: "torchvision/NAME" or "timm/NAME"; needed where keys and shapes are no ResNet's of torchvision.
+        prefix: What the keys of the network begin with; needed where a file has several networks.
+
+    Raises:
+        WeightsError: If it cannot be read, holds more than tensors, or does not fit the backbone.
+        FileError: If it cannot be opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, prefix)
+    content = read_content(path)
+    if prefix is not None:
+        return _without_projector(*network_under(content, prefix, backbone, path))
+    try:
+        return _in_known_layout(content, backbone, path)
+    except UnknownLayoutError as reason:
+        return _without_projector(*find_network(content, backbone, path, reason))
+
+
+def _in_known_layout(content: dict[object, object], backbone: str | None, path: Path) -> Weights:
+    tensors, outside = state_of(content, path)
+    parts = split(tensors, path)
+    fitted = read_backbone(parts.backbone, backbone, path)
+    check_tensors(parts.projector, path)
+    projector, changed = to_official(parts.projector, fitted.feature_dim)
+    check_finite(projector or {}, path)
+    return Weights(
+        kind=parts.kind,
+        backbone_name=fitted.name,
+        stem=fitted.stem,
+        in_chans=fitted.in_chans,
+        backbone=fitted.state,
+        projector=projector,
+        dropped=[*outside, *parts.dropped, *fitted.dropped, *changed],
+        feature_dim=fitted.feature_dim,
+    )
+
+
+def _without_projector(fitted: Fitted, dropped: list[str]) -> Weights:
+    return Weights(
+        kind="state-dict",
+        backbone_name=fitted.name,
+        stem=fitted.stem,
+        in_chans=fitted.in_chans,
+        backbone=fitted.state,
+        projector=None,
+        dropped=[*dropped, *fitted.dropped],
+        feature_dim=fitted.feature_dim,
+    )
+
+
+def _read_folder(path: Path, prefix: str | None) -> Weights:
+    folder = find_export(path)
+    if prefix is not None:
+        raise WeightsError(f"--prefix: {folder} has its backbone in a file of its own; leave the option out")
+    description, backbone, projector = read_export(folder)
+    model = description.model
+    if difference := check_fits(backbone, model.backbone, model.stem, model.in_chans):
+        raise mismatch(folder, difference)
+    return Weights(
+        kind=OWN,
+        backbone_name=model.backbone,
+        stem=model.stem,
+        in_chans=model.in_chans,
+        backbone=backbone,
+        projector=projector,
+        dropped=[],
+        feature_dim=description.feature_dim,
+    )

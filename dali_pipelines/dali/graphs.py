@@ -1,0 +1,145 @@
+"""The DALI graphs: encoded files in, normalised views out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.pipeline import DataNode
+
+from dali_pipelines.dali import augment
+from dali_pipelines.sources.base import Kind
+from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws
+from dali_pipelines.views.params import EvalParams, Tuning, ViewParams
+
+# Decoded in the place of what is refused.
+_ONE_PIXEL = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((1, 1, 3), dtype=np.uint8)), dtype=np.uint8)
+_CROP = ("crop_area", "crop_ratio", "crop_position", "flip")
+_JITTER = ("jitter", "color_order", *COLOR_STEPS)
+
+
+def draws_used(view: ViewParams) -> tuple[str, ...]:
+    """The fields of ViewDraws that a view's graph takes; DALI wants no input that it does not use."""
+    return (
+        *_CROP,
+        *(_JITTER if view.jitter_p > 0 else ()),
+        *(("gray",) if view.gray_p > 0 else ()),
+        *(("blur", "blur_sigma_px") if view.blur_p > 0 else ()),
+        *(("solarize",) if view.solarize_p > 0 else ()),
+    )
+
+
+def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...]) -> list[Any]:
+    """The draws of one batch in the order in which `two_views` takes them after the images."""
+    return [getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view)]
+
+
+@pipeline_def(enable_conditionals=True)
+def two_views(
+    source: Callable[[], list[Any]],
+    kind: Kind,
+    max_pixels: int,
+    views: tuple[ViewParams, ...],
+    device: str,
+    tuning: Tuning,
+) -> tuple[DataNode, ...]:
+    """Makes every view of each image, which is decoded once unless tuning says otherwise.
+
+    Args:
+        source: Called once a batch for the images and what `inputs_of` returns.
+        kind: What the images come as: bytes of files ("encoded") or pixels.
+        max_pixels: Height times width that an encoded image may have.
+        views: The views' parameters; two for Barlow Twins, any number works.
+        device: "cpu" or "gpu": where the pixels are decoded and changed.
+        tuning: Of the graph.
+
+    Shape:
+        Output: one a view, (size_px, size_px, C) float32 or float16 a sample, layout HWC; then whether the image was
+        refused.
+    """
+    names = [draws_used(view) for view in views]
+    first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
+    image, shape, refused = opened(first, kind, max_pixels)
+    by_region = tuning.decode == "region" and kind != "pixels"
+    whole = None if by_region else pixels_of(image, kind, device, tuning)
+    outputs = []
+    for view, used in zip(views, names):
+        draws = {name: inputs.pop(0) for name in used}
+        start, end = augment.crop_window(shape, draws["crop_area"], draws["crop_ratio"], draws["crop_position"], view)
+        if by_region:
+            window = augment.decode_window(image, start, end, device, tuning.hw_decoder_load)
+        else:
+            window = augment.cut(whole, start, end)
+        outputs.append(one_view(augment.resize(window, view), draws, view, tuning.float16))
+    return *outputs, refused
+
+
+@pipeline_def(enable_conditionals=True)
+def eval_view(
+    source: Callable[[], list[Any]], kind: Kind, max_pixels: int, params: EvalParams, device: str, tuning: Tuning
+) -> tuple[DataNode, ...]:
+    """Decodes each image and makes its one deterministic view; arguments and output as of `two_views`."""
+    (first,) = fn.external_source(source=source, num_outputs=1, batch=True)
+    image, shape, refused = opened(first, kind, max_pixels)
+    x = augment.resize_center_crop(pixels_of(image, kind, device, tuning), shape, params)
+    return augment.normalize(x, params), refused
+
+
+def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, DataNode, DataNode]:
+    """Bytes or pixels on the host, the image's shape, and whether it is too large to be decoded."""
+    if kind == "pixels":
+        shape = first.shape()
+        return first, shape, shape[0] < 0
+    encoded = first
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    refused = shape[0] * shape[1] > max_pixels
+    if refused:
+        encoded = types.Constant(_ONE_PIXEL, device="cpu")
+        shape = types.Constant(np.array([1, 1, 3]), device="cpu")
+    return encoded, shape, refused
+
+
+def pixels_of(image: DataNode, kind: Kind, device: str, tuning: Tuning) -> DataNode:
+    """All pixels of an opened image, on the device."""
+    if kind != "pixels":
+        return augment.decode(image, device, tuning.hw_decoder_load)
+    pixels = fn.reshape(image, layout="HWC")
+    return pixels.gpu() if device == "gpu" else pixels
+
+
+def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16: bool) -> DataNode:
+    """The augmentations of one view after its crop, in the order of the official transform."""
+    if view.jitter_p > 0:
+        if draws["jitter"]:
+            x = color_jitter(x, draws, view.hue_space)
+    if view.gray_p > 0:
+        if draws["gray"]:
+            x = augment.to_gray(x)
+    if view.blur_p > 0:
+        if draws["blur"]:
+            x = augment.gaussian_blur(x, draws["blur_sigma_px"])
+    if view.solarize_p > 0:
+        if draws["solarize"]:
+            x = augment.solarize(x)
+    return augment.normalize(x, view, fn.cast(draws["flip"], dtype=types.INT32), float16)
+
+
+def color_jitter(x: DataNode, draws: dict[str, DataNode], hue_space: str) -> DataNode:
+    """The four colour steps in the order that was drawn for each sample."""
+    order = draws["color_order"]
+    for turn in range(len(COLOR_STEPS)):
+        step = order[turn]
+        if step == COLOR_STEPS.index("brightness"):
+            x = augment.adjust_brightness(x, draws["brightness"])
+        elif step == COLOR_STEPS.index("contrast"):
+            x = augment.adjust_contrast(x, draws["contrast"])
+        elif step == COLOR_STEPS.index("saturation"):
+            x = augment.adjust_saturation(x, draws["saturation"])
+        elif hue_space == "hsv":
+            x = augment.shift_hue(x, draws["hue"])
+        else:
+            x = augment.rotate_hue(x, draws["hue"])
+    return x

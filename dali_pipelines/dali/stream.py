@@ -1,0 +1,159 @@
+"""Runs a DALI graph over a planned sequence of batches, and keeps the plan beside the pixels."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dali_pipelines.decoding.read_pixels import bad_image, for_dali, why_unreadable
+from dali_pipelines.errors import BadImageError
+from dali_pipelines.maker import Maker
+from dali_pipelines.plans import Plan
+from dali_pipelines.sources import ImageSource
+
+# Threads that read images, a rank. They wait for storage rather than compute.
+_READERS = 8
+
+
+class _Ahead(NamedTuple):
+    plan: Plan
+    images: list[Future[NDArray[np.uint8]]]
+
+
+class Stream:
+    """The batches of a plan, made ahead by DALI's threads.
+
+    Args:
+        source: What the plans' indices point into.
+        graph: Builds the pipeline from its input callback and DALI's own arguments.
+        draws_of: What the graph's external source takes for a plan, after the images.
+        plans: The batches, in order; may be endless.
+        batch_size: The largest batch.
+        maker: Where, by how many threads (for reading, decoding and CPU operators), how far ahead.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        graph: Callable[..., Any],
+        draws_of: Callable[[Plan], list[Any]],
+        plans: Iterator[Plan],
+        batch_size: int,
+        maker: Maker,
+    ) -> None:
+        self._source = source
+        self._draws_of = draws_of
+        self._plans = plans
+        self._maker = maker
+        self._readers = ThreadPoolExecutor(_READERS, "dali_pipelines")
+        self._ahead: deque[_Ahead] = deque()
+        self._in_flight: deque[Plan] = deque()
+        self._on_gpu = maker.device == "gpu"
+        # Images that DALI refuses though PIL reads them.
+        self._on_host: set[int] = set()
+        self._build = partial(
+            graph,
+            source=self._feed,
+            kind="pixels" if source.kind == "pixels" else "encoded",
+            max_pixels=maker.max_pixels,
+            tuning=maker.tuning,
+            device=maker.device,
+            batch_size=batch_size,
+            num_threads=maker.num_threads,
+            device_id=torch.cuda.current_device() if self._on_gpu else None,
+            prefetch_queue_depth=maker.prefetch,
+        )
+        self._pipeline = self._build()
+
+    def __iter__(self) -> Iterator[tuple[Plan, tuple[Tensor, ...]]]:
+        return self
+
+    def __next__(self) -> tuple[Plan, tuple[Tensor, ...]]:
+        """One batch.
+
+        Returns:
+            The plan, and the graph's views.
+
+        Shape:
+            Views: (n, C, H, W) float32 in channels_last, DALI's own memory, safe to hold.
+
+        Raises:
+            BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
+        """
+        try:
+            # On the GPU DALI then orders its work before whatever torch queues on its current stream.
+            outputs = self._pipeline.run(torch.cuda.current_stream()) if self._on_gpu else self._pipeline.run()
+        except RuntimeError as error:
+            if bad := self._bad_image_in(list(self._in_flight)):
+                raise bad from error
+            if not self._decode_on_host():
+                raise
+            return next(self)
+        plan = self._in_flight.popleft()
+        *views, refused = outputs
+        if np.any(refused.as_array()):
+            bad = self._bad_image_in([plan])
+            assert bad, "a refused image is found again"
+            raise bad
+        return plan, tuple(torch.from_dlpack(view.as_tensor()).permute(0, 3, 1, 2) for view in views)
+
+    def restart(self, plans: Iterator[Plan]) -> None:
+        """Goes on with other plans; the batches already under way are thrown away."""
+        self._plans = plans
+        self._ahead.clear()
+        for _ in range(len(self._in_flight)):
+            next(self)
+
+    def _feed(self) -> list[Any]:
+        """DALI's input callback, called in the thread that runs the pipeline."""
+        while len(self._ahead) < 1 + self._maker.prefetch and (plan := next(self._plans, None)) is not None:
+            self._ahead.append(_Ahead(plan, self._begin(plan)))
+        if not self._ahead:
+            raise StopIteration
+        plan, images = self._ahead.popleft()
+        self._in_flight.append(plan)
+        return [[image.result() for image in images], *self._draws_of(plan)]
+
+    def _begin(self, plan: Plan) -> list[Future[NDArray[np.uint8]]]:
+        return [self._readers.submit(self._read, index) for index in plan.indices.tolist()]
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        try:
+            content = self._source.read(index)
+            if self._source.kind == "pixels":
+                return content
+            return for_dali(content, self._maker.max_pixels, always=index in self._on_host)
+        except Exception as error:  # PIL raises whatever its decoders raise
+            raise bad_image(self._source, index, error) from error
+
+    def _bad_image_in(self, plans: list[Plan]) -> BadImageError | None:
+        """DALI names some bad files and not others; PIL finds the rest."""
+        for plan in plans:
+            for index in plan.indices.tolist():
+                if reason := why_unreadable(self._source, index, self._maker.max_pixels):
+                    return bad_image(self._source, index, reason)
+        return None
+
+    def _decode_on_host(self) -> bool:
+        """Begin the batches in flight again, decoded on the host, for DALI does not say which image it refuses.
+
+        Returns:
+            False if that is how they were made already, so that the cause is another.
+        """
+        plans = list(self._in_flight)
+        indices = {index for plan in plans for index in plan.indices.tolist()}
+        if self._source.kind == "pixels" or indices <= self._on_host:
+            return False
+        self._on_host |= indices
+        self._in_flight.clear()
+        self._ahead.extendleft(_Ahead(plan, self._begin(plan)) for plan in reversed(plans))
+        self._pipeline = self._build()
+        return True

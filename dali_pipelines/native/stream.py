@@ -1,0 +1,253 @@
+"""The same views on a CPU, without DALI: simplejpeg decodes, torch resizes, one numba kernel does the rest.
+
+Threads instead of worker processes: decoding, resizing and the kernel all run without the
+interpreter's lock, so batches are written where they are used and nothing is copied between processes.
+A sample's pixels depend on its file and its draws alone, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional
+
+from dali_pipelines.decoding.read_pixels import read_pixels
+from dali_pipelines.maker import Maker
+from dali_pipelines.native.kernel import augment
+from dali_pipelines.plans import Plan
+from dali_pipelines.sources import ImageSource
+from dali_pipelines.views.crop_windows import Window, center_window, crop_window
+from dali_pipelines.views.draws import COLOR_STEPS
+from dali_pipelines.views.params import EvalParams, ViewParams
+from dali_pipelines.views.yiq import hue_matrix
+
+# Large enough that a task's overhead does not count, small enough that the last ones end together.
+_SAMPLES_PER_TASK = 4
+_SWITCH_S = 0.0005
+_NO_BLUR = np.ones(1, dtype=np.float32)
+_NO_STEPS = np.empty(0, dtype=np.uint8)
+_IN_HSV = np.empty((0, 3), dtype=np.float32)
+
+
+class ViewMaker(NamedTuple):
+    """Makes one view.
+
+    write: Writes that of a sample, given its pixels (H, W, C) uint8, the plan, its row in it, and where to.
+    shape: (S, S, C) of what is written, float32.
+    """
+
+    write: Callable[[Tensor, Plan, int, NDArray[np.float32]], None]
+    shape: tuple[int, int, int]
+
+
+class _Started(NamedTuple):
+    plan: Plan
+    arrays: list[NDArray[np.float32]]
+    tasks: list[Future[None]]
+
+
+class _Lent(NamedTuple):
+    array: NDArray[np.float32]
+    borrower: weakref.ref[NDArray[np.float32]]
+
+
+class FusedStream:
+    """The batches of a plan, made ahead by threads; the interface of stream.Stream.
+
+    Args:
+        source: What the plans' indices point into.
+        makers: Of the views.
+        plans: The batches, in order; may be endless.
+        maker: By how many threads, how far ahead.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        makers: list[ViewMaker],
+        plans: Iterator[Plan],
+        maker: Maker,
+    ) -> None:
+        self._source = source
+        self._makers = makers
+        self._plans = plans
+        self._maker = maker
+        # A thread that comes back from C waits this long for one that runs Python: the default, 5 ms, ten times a
+        # sample, halves the throughput beside a loop that holds the lock half of its time. benchmarks/LOG.md.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
+        self._threads = ThreadPoolExecutor(maker.num_threads, "dali_pipelines", _work_alone)
+        self._started: deque[_Started] = deque()
+        self._lent: list[_Lent] = []
+
+    def __iter__(self) -> Iterator[tuple[Plan, tuple[Tensor, ...]]]:
+        return self
+
+    def __next__(self) -> tuple[Plan, tuple[Tensor, ...]]:
+        """One batch.
+
+        Returns:
+            The plan, and its views.
+
+        Shape:
+            Views: (n, C, S, S) float32 in channels_last. Their memory is used again only when nothing
+            refers to it any more, so they are safe to hold.
+
+        Raises:
+            BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
+        """
+        while len(self._started) < 1 + self._maker.prefetch and (plan := next(self._plans, None)) is not None:
+            self._start(plan)
+        if not self._started:
+            raise StopIteration
+        plan, arrays, tasks = self._started.popleft()
+        for task in tasks:
+            task.result()
+        return plan, tuple(self._lend(array).permute(0, 3, 1, 2) for array in arrays)
+
+    def restart(self, plans: Iterator[Plan]) -> None:
+        """Goes on with other plans; the batches already under way are thrown away."""
+        self._plans = plans
+        for _, _, tasks in self._started:
+            for task in tasks:
+                task.cancel()
+        self._started.clear()
+
+    def _start(self, plan: Plan) -> None:
+        n = len(plan.indices)
+        arrays = [self._free_array((n, *maker.shape)) for maker in self._makers]
+        firsts = range(0, n, _SAMPLES_PER_TASK)
+        rows = [range(first, min(first + _SAMPLES_PER_TASK, n)) for first in firsts]
+        self._started.append(_Started(plan, arrays, [self._threads.submit(self._make, plan, r, arrays) for r in rows]))
+
+    def _make(self, plan: Plan, rows: range, arrays: list[NDArray[np.float32]]) -> None:
+        for row in rows:
+            index = int(plan.indices[row])
+            pixels = read_pixels(self._source, index, self._maker.max_pixels)
+            for maker, array in zip(self._makers, arrays):
+                maker.write(pixels, plan, row, array[row])
+
+    def _lend(self, array: NDArray[np.float32]) -> Tensor:
+        # The tensor's storage holds this view, and nothing else does.
+        view = array[:]
+        self._lent.append(_Lent(array, weakref.ref(view)))
+        return torch.from_numpy(view)
+
+    def _free_array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array that came back, or a new one, whose pages the system would have to clear first."""
+        for index, (array, borrower) in enumerate(self._lent):
+            if array.shape == shape and borrower() is None:
+                del self._lent[index]
+                return array
+        return np.empty(shape, dtype=np.float32)
+
+
+def random_view(view: ViewParams, number: int) -> ViewMaker:
+    """Makes view `number` of the draws."""
+    scale, offset = _normalisation(view)
+
+    def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
+        draws = plan.draws[number]
+        height, width, _ = pixels.shape
+        window = crop_window(height, width, draws, row, view.crop_ratio)
+        resized = _resized(_cut(pixels, window), (view.size_px, view.size_px), view.interpolation)
+        factors = np.array([draws.brightness[row], draws.contrast[row], draws.saturation[row], 6 * draws.hue[row]])
+        augment(
+            resized.numpy(),
+            bool(draws.flip[row]),
+            draws.color_order[row] if draws.jitter[row] else _NO_STEPS,
+            factors.astype(np.float32),
+            hue_matrix(draws.hue[row]) if view.hue_space == "yiq" and draws.jitter[row] else _IN_HSV,
+            bool(draws.gray[row]),
+            gaussian(float(draws.blur_sigma_px[row]), view.size_px) if draws.blur[row] else _NO_BLUR,
+            bool(draws.solarize[row]),
+            scale,
+            offset,
+            _scratch(view.size_px, pixels.shape[2]),
+            out,
+        )
+
+    return ViewMaker(write, (view.size_px, view.size_px, view.channels))
+
+
+def eval_view(params: EvalParams) -> ViewMaker:
+    """Makes the deterministic view."""
+    scale, offset = _normalisation(params)
+    factors = np.ones(len(COLOR_STEPS), dtype=np.float32)
+    plain = (False, _NO_STEPS, factors, _IN_HSV, False, _NO_BLUR, False, scale, offset)
+
+    def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
+        height, width, _ = pixels.shape
+        resized_size, window = center_window(height, width, params.resize_px, params.size_px)
+        cropped = _cut(_resized(pixels, resized_size, params.interpolation), window).contiguous()
+        augment(cropped.numpy(), *plain, _scratch(params.size_px, pixels.shape[2]), out)
+
+    return ViewMaker(write, (params.size_px, params.size_px, params.channels))
+
+
+def gaussian(sigma_px: float, size_px: int) -> NDArray[np.float32]:
+    """Weights of a true Gaussian over 2 ceil(3 sigma) + 1 pixels, or as many as the view can mirror."""
+    radius = min(math.ceil(3 * sigma_px), size_px - 1)
+    x = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (x / sigma_px) ** 2)
+    normalised: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+    return normalised
+
+
+def _work_alone() -> None:
+    """No threads of torch's own in this one; torch.set_num_threads would take them from the thread that trains too."""
+    # At a thread's first work torch sets what the process has; that must be over.
+    torch.get_num_threads()
+    threadpool_limits(1, user_api="openmp")
+
+
+def _cut(pixels: Tensor, window: Window) -> Tensor:
+    top, left, height, width = window
+    return pixels[top : top + height, left : left + width]
+
+
+def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """(H, W, C) contiguous; antialiased in uint8 as PIL's resize."""
+    pixels = pixels.contiguous()
+    height, width, channels = pixels.shape
+    # The strides of a channels_last batch, down to the batch dimension's: for others torch takes a slower path.
+    strides = (height * width * channels, 1, width * channels, channels)
+    batch = pixels.as_strided((1, channels, height, width), strides)
+    resized = functional.interpolate(batch, size, mode=interpolation, antialias=True)
+    return resized.squeeze(0).permute(1, 2, 0).contiguous()
+
+
+def _normalisation(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """scale and offset with value * scale + offset = (value / 255 - mean) / std."""
+    mean, std = np.array(params.mean), np.array(params.std)
+    if params.channels == 1:
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.scratch: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+
+_of_thread = _OfThread()
+
+
+def _scratch(size_px: int, channels: int) -> NDArray[np.float32]:
+    """(2, S, C, S) that belongs to this thread."""
+    arrays = _of_thread.scratch
+    key = size_px, channels
+    if key not in arrays:
+        arrays[key] = np.empty((2, size_px, channels, size_px), dtype=np.float32)
+    return arrays[key]

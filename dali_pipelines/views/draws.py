@@ -1,0 +1,90 @@
+"""Random numbers of the views, drawn on the host by NumPy.
+
+DALI has random operators of its own. Drawing here instead makes a batch a pure function of
+(seed, epoch, step, slot): resume needs no generator state, ranks need no generator of their own, and
+every implementation of the views can be given the same draws and compared pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.views.params import ViewParams
+
+# torchvision.transforms.RandomResizedCrop.get_params gives up after ten tries and crops the centre.
+CROP_TRIES = 10
+COLOR_STEPS = ("brightness", "contrast", "saturation", "hue")
+
+
+@dataclass(frozen=True)
+class ViewDraws:
+    """What was drawn for one view of each sample of a batch of n.
+
+    Shape:
+        Every array has n as its first dimension; the second is given where there is one.
+
+        - crop_area, crop_ratio: (n, 10) float64, the tries in order; fraction of the area, width / height.
+        - crop_position: (n, 2) float64 in [0, 1), vertical and horizontal.
+        - flip, jitter, gray, blur, solarize: (n,) bool.
+        - brightness, contrast, saturation, hue: (n,) float32.
+        - color_order: (n, 4) uint8, indices into COLOR_STEPS in the order they run.
+        - blur_sigma_px: (n,) float32.
+    """
+
+    crop_area: NDArray[np.float64]
+    crop_ratio: NDArray[np.float64]
+    crop_position: NDArray[np.float64]
+    flip: NDArray[np.bool_]
+    jitter: NDArray[np.bool_]
+    color_order: NDArray[np.uint8]
+    brightness: NDArray[np.float32]
+    contrast: NDArray[np.float32]
+    saturation: NDArray[np.float32]
+    hue: NDArray[np.float32]
+    gray: NDArray[np.bool_]
+    blur: NDArray[np.bool_]
+    blur_sigma_px: NDArray[np.float32]
+    solarize: NDArray[np.bool_]
+
+    def rows(self, rows: slice) -> ViewDraws:
+        """The draws of some of the samples."""
+        return ViewDraws(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def draw_views(views: tuple[ViewParams, ...], n: int, *key: int) -> tuple[ViewDraws, ...]:
+    """Draws every view of n samples.
+
+    Args:
+        views: The views' parameters.
+        n: How many samples; the global batch, of which a rank takes its rows, so that the draws of a
+            sample do not depend on how many ranks there are.
+        *key: Non-negative integers that name the batch, such as (seed, epoch, step).
+    """
+    rng = np.random.default_rng(key)
+    return tuple(_draw_view(view, n, rng) for view in views)
+
+
+def _draw_view(view: ViewParams, n: int, rng: np.random.Generator) -> ViewDraws:
+    def factor(strength: float) -> NDArray[np.float32]:
+        return rng.uniform(max(0.0, 1 - strength), 1 + strength, n).astype(np.float32)
+
+    low, high = np.log(view.crop_ratio)
+    return ViewDraws(
+        crop_area=rng.uniform(*view.crop_scale, (n, CROP_TRIES)),
+        crop_ratio=np.exp(rng.uniform(low, high, (n, CROP_TRIES))),
+        crop_position=rng.random((n, 2)),
+        flip=rng.random(n) < view.flip_p,
+        jitter=rng.random(n) < view.jitter_p,
+        color_order=np.argsort(rng.random((n, len(COLOR_STEPS))), axis=1).astype(np.uint8),
+        brightness=factor(view.brightness),
+        contrast=factor(view.contrast),
+        saturation=factor(view.saturation),
+        hue=rng.uniform(-view.hue, view.hue, n).astype(np.float32),
+        gray=rng.random(n) < view.gray_p,
+        blur=rng.random(n) < view.blur_p,
+        blur_sigma_px=rng.uniform(*view.blur_sigma_px, n).astype(np.float32),
+        solarize=rng.random(n) < view.solarize_p,
+    )

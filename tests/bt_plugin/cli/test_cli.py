@@ -1,0 +1,143 @@
+"""The command line as a user meets it: exit codes, messages, and no waiting for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bt_plugin.cli import main
+from dali_pipelines import image_folder, open_source
+from tests.dali_pipelines.sources.test_tars import write_shard
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "bt_plugin", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", ["pretrain", "check"])
+def test_a_wrong_recipe_ends_at_once_with_code_2(small_recipe: Path, command: str, tmp_path: Path) -> None:
+    begun_s = time.perf_counter()
+    result = run(command, str(small_recipe), "optim.epohcs=3")
+    assert time.perf_counter() - begun_s < 10
+    assert result.returncode == 2
+    assert "optim.epohcs: 3 is given to an unknown key; did you mean epochs?" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_found_without_importing_torch() -> None:
+    program = "import sys, bt_plugin.cli; bt_plugin.cli.main(['check', 'x']); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+def test_check_prints_what_a_recipe_means(small_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(small_recipe), "--world-size", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "# 4 images a step on each of 2 rank(s)" in output
+    assert "# 36 images: 4 steps an epoch, 12 steps in all" in output
+    assert main(["check", str(small_recipe), "optim.accumulation_steps=4"]) == 0
+    assert "# 8 images a step on each of 1 rank(s), in 4 micro-batches of 2" in capsys.readouterr().out
+    assert "backbone: torchvision/shufflenet_v2_x0_5" in output
+    assert "blur_sigma_px: [0.1, 2.0]" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--world-size", "3"], "optim.global_batch_size: 8 does not divide over 3 ranks"),
+        (["--world-size", "0"], "--world-size: 0"),
+        (["--num-images", "7"], "8 is more than the 7 images"),
+        (["data.train=nowhere"], "or give --num-images"),
+    ],
+)
+def test_check_refuses(
+    small_recipe: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    assert main(["check", str(small_recipe), *arguments]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_demo_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo-data", str(tmp_path / "demo")]) == 0
+    assert "2080 images written" in capsys.readouterr().out
+    assert main(["demo-data", str(tmp_path / "demo")]) == 0
+    assert "there already" in capsys.readouterr().out
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert main(["demo-data", str(tmp_path / "full")]) == 2
+
+
+def test_a_bad_image_is_told_and_ends_a_run_if_it_shall(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file in (small_data / "train" / "coffee").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "broken.jpg").write_text("not an image")
+    changes = [f"data.train={folder}", "optim.global_batch_size=13"]
+    result = run("pretrain", str(small_recipe), *changes, "data.max_bad_files=0")
+    assert result.returncode == 2
+    assert "broken.jpg" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run("pretrain", str(small_recipe), *changes, "data.max_bad_files=1")
+    assert result.returncode == 0
+    assert result.stderr.count("broken.jpg") == 1
+
+
+def test_scan_lists_what_can_be_trained_on(
+    small_recipe: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    for name in ("coffee", "rocket"):
+        (folder / name).mkdir(parents=True)
+        for file in (small_data / "train" / name).iterdir():
+            (folder / name / file.name).write_bytes(file.read_bytes())
+    (folder / "coffee" / "broken, really.jpg").write_text("not an image")
+    (folder / "rocket" / "empty.jpg").write_bytes(b"")
+    assert main(["scan", str(folder), "-o", str(tmp_path / "found")]) == 0
+    assert "24 good images" in capsys.readouterr().out
+    bad = (tmp_path / "found" / "bad.csv").read_text()
+    assert "broken, really.jpg" in bad
+    assert "the file is empty" in bad
+    good = open_source(tmp_path / "found" / "good.csv")
+    assert good.classes == ("coffee", "rocket")
+    assert np.bincount(good.labels).tolist() == [12, 12]
+
+    assert main(["check", str(small_recipe), f"data.train={tmp_path}/found/good.csv"]) == 0
+    assert main(["scan", str(folder), "-o", str(tmp_path / "found")]) == 2
+    assert "has the results of a scan already" in capsys.readouterr().err
+    assert main(["scan", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_scan_of_shards_and_of_too_large_images(
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images have 96 x 96 pixels."""
+    source = image_folder(small_data / "train")
+    members = {f"{index}.jpg": source.read(index).tobytes() for index in range(3)} | {"3.jpg": b"not an image"}
+    shard, found = write_shard(tmp_path / "a.tar", members), tmp_path / "found"
+    assert main(["scan", str(shard), "-o", str(found)]) == 0
+    assert "3 good images, which are no files" in capsys.readouterr().out
+    assert "a.tar, member 3.jpg" in (found / "bad.csv").read_text()
+    assert not (found / "good.csv").exists()
+    assert main(["scan", str(shard), "-o", str(tmp_path / "large"), "--max-pixels", "9215"]) == 0
+    assert "0 good images" in capsys.readouterr().out
+    assert "96 x 96 are more than max_pixels, 9215" in (tmp_path / "large" / "bad.csv").read_text()
+    assert main(["scan", str(shard), "--max-pixels", "0"]) == 2
+    assert "--max-pixels: 0 is not allowed; it must be 1 to 178956970" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mount is not allowed here: {mounted.stderr.decode()}")
+    try:
+        assert main(["demo-data", str(tmp_path / "demo")]) == 2
+        assert "No space left on device" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -1,0 +1,15 @@
+"""An exported run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bt_plugin.formats.exports import KNN, exported
+
+
+@pytest.fixture(scope="session")
+def run18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    summary = {"epochs": 12.0, "world_size": 2, "device": "cpu", "knn_top1": KNN}
+    return exported(tmp_path_factory.mktemp("formats") / "run", summary, backbone="torchvision/resnet18")

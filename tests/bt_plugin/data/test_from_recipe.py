@@ -1,0 +1,101 @@
+"""The images of recipes: validation sets whose classes differ from those of the training set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bt_plugin.config.evaluation_recipe import Protocol
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.data.from_recipe import open_sources, with_classes_of
+from bt_plugin.errors import RecipeError
+from bt_plugin.evaluate import run
+from dali_pipelines import open_source
+from tests.conftest import write_image
+
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+
+
+def write_tree(root: Path, *classes: str) -> str:
+    for name in classes:
+        write_image(root / name / "1.png", PIXELS)
+    return str(root)
+
+
+def write_list(path: Path, *classes: str) -> str:
+    path.write_text("".join(f"{name}/1.png,{name}\n" for name in classes))
+    return str(path)
+
+
+def recipe(train: str, val: str | None, **data: Any) -> Recipe:
+    return Recipe.model_validate({"data": {"train": train, "val": val, **data}, "run": {"output_dir": "unused"}})
+
+
+def protocol(train: str, val: str) -> Protocol:
+    return Protocol.model_validate({"data": {"train": train, "val": val}})
+
+
+TWELVE = [str(number) for number in range(12)]
+
+
+@pytest.mark.parametrize("classes", [TWELVE, TWELVE[::-1], ["3", "10"], ["11"]])
+def test_validation_labels_are_the_numbers_of_the_training_classes(tmp_path: Path, classes: list[str]) -> None:
+    """Whether they are folders, in the order of text, or a list, in the order of numbers."""
+    train = {"folder": write_tree(tmp_path / "train", *TWELVE), "list": write_list(tmp_path / "train.csv", *TWELVE)}
+    val = {"folder": write_tree(tmp_path / "val", *classes), "list": write_list(tmp_path / "val.csv", *classes)}
+    for of_train in train.values():
+        for of_val in val.values():
+            for sources in (open_sources(recipe(of_train, of_val)), run._sources(protocol(of_train, of_val))):
+                known, queries = sources
+                assert queries is not None
+                assert queries.classes == known.classes
+                assert {known.classes[label] for label in queries.labels} == set(classes)
+                for name, label in zip(queries.names, queries.labels):
+                    assert known.classes[label] == name.split("/")[0]
+
+
+def test_equal_classes_are_left_as_they_are(tmp_path: Path) -> None:
+    train = open_source(write_tree(tmp_path / "train", "a", "b"))
+    val = open_source(write_tree(tmp_path / "val", "a", "b"))
+    assert with_classes_of(train, val, "val") is val
+
+
+@pytest.mark.parametrize("classes", [["a", "c"], ["A", "B"], ["x"], ["a", "b", "esc\x1b[1m"]])
+def test_unknown_classes_end_an_evaluation_and_not_a_pretraining(
+    tmp_path: Path, classes: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = write_tree(tmp_path / "train", "a", "b")
+    val = write_tree(tmp_path / "val", *classes)
+    unknown = next(name for name in classes if name not in "ab")
+    rule = rf"data\.val: .*val has unknown classes: .*{unknown[:3]}.*every class must be one of data\.train"
+    with pytest.raises(RecipeError, match=rule) as error:
+        run._sources(protocol(train, val))
+    assert "\x1b" not in str(error.value)
+    source, none = open_sources(recipe(train, val))
+    assert len(source) == 2
+    assert none is None
+    assert [message.endswith("The run trains without evaluation on data.val.") for message in caplog.messages] == [True]
+    caplog.clear()
+    monkeypatch.setenv("RANK", "1")
+    assert open_sources(recipe(train, val))[1] is None
+    assert not caplog.messages, "rank 0 alone tells"
+
+
+def test_validation_images_that_cannot_be_opened_are_an_error(tmp_path: Path) -> None:
+    train = write_tree(tmp_path / "train", "a", "b")
+    with pytest.raises(RecipeError, match=r"data\.val: .*gone: does not exist"):
+        open_sources(recipe(train, str(tmp_path / "gone")))
+    (tmp_path / "val").mkdir()
+    with pytest.raises(RecipeError, match=r"data\.val: .*no images"):
+        open_sources(recipe(train, str(tmp_path / "val")))
+
+
+def test_labels_are_needed_on_both_sides_only_for_an_evaluation(tmp_path: Path) -> None:
+    train = write_tree(tmp_path / "train", "a", "b")
+    flat = str(tmp_path / "train" / "a")
+    assert not open_sources(recipe(train, flat))[1].has_labels  # type: ignore[union-attr]
+    with pytest.raises(RecipeError, match=r"data\.val: the images of .* have no classes; give a folder"):
+        run._sources(protocol(train, flat))

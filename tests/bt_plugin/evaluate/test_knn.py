@@ -1,0 +1,126 @@
+"""kNN by hand, features over ranks, and the fairness of the untrained baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bt_plugin.checkpoints.state import with_weights_of
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.evaluate.features import Features, RawPixels, extract_features
+from bt_plugin.evaluate.final_knn import calibrate_batch_norm, evaluate_knn
+from bt_plugin.evaluate.knn import knn_accuracy
+from bt_plugin.models.from_recipe import build_model
+from dali_pipelines import EvalLoader, EvalParams, image_folder
+from tests.ranks import run_ranks
+from tests.tolerance import assert_rounded
+
+
+def by_hand(bank: Features, queries: Features, k: int, temperature: float) -> float:
+    """Each query's votes, one at a time."""
+    correct = 0
+    for query, target in zip(queries.values.double().numpy(), queries.targets.tolist()):
+        known = bank.values.double().numpy()
+        similarity = known @ query / np.linalg.norm(known, axis=1) / np.linalg.norm(query)
+        nearest = np.argsort(-similarity)[:k]
+        votes: dict[int, float] = {}
+        for index in nearest:
+            label = int(bank.targets[index])
+            votes[label] = votes.get(label, 0) + np.exp(similarity[index] / temperature)
+        correct += max(votes, key=lambda label: votes[label]) == target
+    return correct / len(queries.targets)
+
+
+def top1(bank: Features, queries: Features, k: int, temperature: float = 0.1) -> float:
+    accuracy = knn_accuracy(bank, queries, k, temperature)
+    return accuracy.top1 / accuracy.n
+
+
+def test_knn_is_the_weighted_vote() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = 0.8 * torch.randn(5, 16, generator=generator)
+
+    def sample(n: int) -> Features:
+        targets = torch.randint(0, 5, (n,), generator=generator)
+        return Features(centres[targets] + torch.randn(n, 16, generator=generator), targets)
+
+    bank, queries = sample(200), sample(600)
+    expected = by_hand(bank, queries, 20, 0.1)
+    assert 0.4 < expected < 0.98
+    assert top1(bank, queries, k=20, temperature=0.1) == pytest.approx(expected)
+    assert top1(bank, queries, k=1000) == pytest.approx(by_hand(bank, queries, 200, 0.1))
+
+
+def test_knn_without_labels_is_refused() -> None:
+    features = Features(torch.eye(2), torch.tensor([-1, -1]))
+    with pytest.raises(ValueError, match="needs labels"):
+        knn_accuracy(features, features)
+
+
+def test_raw_pixels_are_at_most_32_px() -> None:
+    assert RawPixels()(torch.zeros(2, 3, 64, 64)).shape == (2, 3, 32, 32)
+    assert RawPixels()(torch.zeros(2, 3, 24, 24)).shape == (2, 3, 24, 24)
+
+
+def channel_means(images: Tensor) -> Tensor:
+    return images.mean((2, 3))
+
+
+def features_of_rank(rank: int, folder: Path) -> Features:
+    loader = EvalLoader(folder, 5, EvalParams(32, 36), device="cpu", num_threads=1)
+    return extract_features(channel_means, loader, torch.device("cpu"))
+
+
+@pytest.mark.distributed
+def test_features_are_the_same_on_two_ranks(small_data: Path) -> None:
+    folder = small_data / "val"
+    alone = features_of_rank(0, folder)
+    assert alone.targets.tolist() == image_folder(folder).labels.tolist()
+    for together in run_ranks(2, features_of_rank, folder):
+        assert torch.equal(together.values, alone.values)
+        assert torch.equal(together.targets, alone.targets)
+
+
+def scores_of_rank(rank: int, data: Path) -> dict[str, float] | None:
+    """Of a trained network whose BatchNorm has the data's statistics on rank 0 and nonsense on the others."""
+    content = {
+        "data": {"train": str(data / "train"), "num_threads": 1},
+        "views": {"both": {"size_px": 32}},
+        "model": {"backbone": "torchvision/shufflenet_v2_x0_5", "projector": [8]},
+        "run": {"output_dir": "unused"},
+        "eval": {"knn_k": 5},
+    }
+    recipe = Recipe.model_validate(content)
+    train, val = image_folder(data / "train"), image_folder(data / "val")
+    cpu = torch.device("cpu")
+    model = build_model(recipe)
+    loader = EvalLoader(train, 36, recipe.preset.eval_params(), device="cpu", rank=0, world_size=1)
+    calibrate_batch_norm(model.backbone, loader, cpu)
+    if rank > 0:
+        for buffer in model.buffers():
+            buffer.fill_(100 * rank)
+    return evaluate_knn(recipe, with_weights_of(model, build_model(recipe)), build_model(recipe), train, val, cpu)
+
+
+@pytest.mark.distributed
+def test_two_ranks_evaluate_rank_0s_network(small_data: Path) -> None:
+    alone = scores_of_rank(0, small_data)
+    assert alone is not None
+    assert alone["pretrained"] == alone["calibrated"] > 0.5
+    assert run_ranks(2, scores_of_rank, small_data) == [alone, alone]
+
+
+def test_calibration_gives_batchnorm_the_data_s_statistics(small_data: Path) -> None:
+    loader = EvalLoader(small_data / "train", 36, EvalParams(32, 36), device="cpu")
+    (batch,) = list(loader)
+    norm = nn.BatchNorm2d(3)
+    calibrate_batch_norm(nn.Sequential(norm), loader, torch.device("cpu"))
+    pixels = batch.images.double().transpose(0, 1).flatten(1)
+    # Some processors add all pixels one after the other.
+    spread, terms = pixels.std(1), pixels.shape[1]
+    assert_rounded(norm.running_mean, pixels.mean(1), terms=terms, scale=spread, name="mean")
+    assert_rounded(norm.running_var, pixels.var(1), terms=terms, scale=spread.square(), name="variance")
