@@ -19,8 +19,8 @@ PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """# Every key of a recipe
 
 This page is written by `python docs/recipe_keys.py` from bt_plugin/config/recipe.py and
-bt_plugin/config/evaluation_recipe.py; a test compares it with them (tests/test_docs.py). `bt-plugin check RECIPE` prints
-all keys of a recipe as they resolve.
+bt_plugin/config/evaluation_recipe.py. A test compares the page with them (tests/test_docs.py). `bt-plugin check RECIPE`
+prints all keys of a recipe with their resolved values.
 
 A key is given in the recipe's file, or on the command line as `section.key=value`; the command line counts. *May
 change*: whether two launches of one run may give it different values. Where they may not, the run is another one, and
