@@ -1,6 +1,6 @@
 # make quickstart   a pretrained, evaluated backbone and a page about it in minutes, on two CPU cores
 # make test         the tests
-# make lint         style and types
+# make lint         style, types and the files of .github
 # make docs         the documentation as a site, in site/
 #
 # The virtual environment is .venv; it is made where it is missing. PYTHON is 3.10 or later. DALI is
@@ -12,6 +12,7 @@ DALI ?= cuda13
 BIN := $(VENV)/bin
 # Of recipes/accelerate: CONFIG=1gpu for a GPU.
 CONFIG ?= cpu
+ISSUE_FORMS := $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
 .PHONY: quickstart test lint docs
 .DELETE_ON_ERROR:
@@ -28,6 +29,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-forms $(ISSUE_FORMS)
+	$(BIN)/zizmor --quiet --no-progress --offline --min-severity medium .github
+	@if command -v actionlint >/dev/null; then actionlint .github/workflows/*.yml; \
+		else echo "actionlint is not installed, so expressions in .github/workflows are not checked"; fi
 
 # docs/recipe_keys.md is in the repository, and a test says when it is out of date: python docs/recipe_keys.py writes it.
 # Not --quiet, with which --strict counts no warnings. The variable silences the theme's word about mkdocs 2.
