@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from record import write_record
 
-from bt_plugin.checkpoints.folder import Progress, resume_from
+from bt_plugin.checkpoints.folder import CheckpointMetadata, resume_from
 from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.checkpoints.writer import CheckpointWriter
 from bt_plugin.config.recipe_file import load_recipe
@@ -71,7 +71,7 @@ def measured(state: TrainingState, folder: Path, repeats: int) -> dict[str, Any]
         until_s = time.perf_counter() + 2
         alone = work(lambda: time.perf_counter() > until_s)  # noqa: B023
         begun_s = time.perf_counter()
-        writer.write(Progress(step, {}, 0, 1, "", {}))
+        writer.write(CheckpointMetadata(step, {}, 0, 1, "", {}))
         waits_s.append(time.perf_counter() - begun_s)
         beside = work(lambda: (folder / f"checkpoint-{step}").exists())  # noqa: B023
         writes_s.append(time.perf_counter() - begun_s)

@@ -23,7 +23,7 @@ from typing import Any
 from record import write_record
 from safetensors.torch import load_file
 
-from bt_plugin.checkpoints.folder import checkpoints, read_progress
+from bt_plugin.checkpoints.folder import checkpoints, read_metadata
 
 RECIPE = """
 data: {train: data/demo/train, num_threads: 1}
@@ -130,7 +130,7 @@ def steps_done(run_dir: Path) -> int:
 
 def newest_step(run_dir: Path) -> int:
     found = checkpoints(run_dir)
-    return read_progress(found[-1]).step if found else 0
+    return read_metadata(found[-1]).step if found else 0
 
 
 def kill(run_dir: Path, processes: list[subprocess.Popen[bytes]]) -> None:

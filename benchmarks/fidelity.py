@@ -27,7 +27,7 @@ from dali_pipelines.views.draws import ViewDraws, draw_views
 DOCS = Path(__file__).parents[1] / "docs"
 SQUARE_PX = 224
 TIMES = 8  # each photograph, with other parameters each time
-BACKENDS = {"dali": "DALI's graph", "cpu": "fused path"}
+BACKENDS = {"dali": "DALI's graph", "native": "native backend"}
 
 Pixels = NDArray[np.uint8]
 Reference = Callable[[Image.Image, ViewDraws, int, ViewParams], Any]

@@ -183,7 +183,7 @@ def _depth(place: Place, name: str, build: Callable[[], bytes], expected: Levels
     folder = place.folder / "odd"
     folder.mkdir()
     (folder / name).write_bytes(build())
-    ways = {"cpu": lambda: level(folder, "cpu"), "dali": lambda: level(folder, "dali")}
+    ways = {"native": lambda: level(folder, "native"), "dali": lambda: level(folder, "dali")}
     ways["transform"] = lambda: transformed(folder / name)
     result = place.call(lambda: {how: attempted(way) for how, way in ways.items()}, 40)
     raises(result)
@@ -192,11 +192,11 @@ def _depth(place: Place, name: str, build: Callable[[], bytes], expected: Levels
         # PIL itself may not open it; then there is no image to transform.
         foreign = isinstance(value, Raised) and value.kind == "UnidentifiedImageError"
         needles = () if how == "transform" else (name,)
-        found[how] = found["cpu"] if foreign else None if raises(replace(result, value=value), *needles) else value
+        found[how] = found["native"] if foreign else None if raises(replace(result, value=value), *needles) else value
     scan = accepted(place.bt("scan", folder, "-o", "s"))
     found["scan"] = (0, 0) if "1 good" in scan.out else None
     right(len({levels is None for levels in found.values()}) == 1, f"not all read it: {found}")
-    levels = [found[how] for how in ("cpu", "dali", "transform")]
+    levels = [found[how] for how in ("native", "dali", "transform")]
     if levels[0] is not None:
         targets = [*levels, expected or levels[0]]
         spread = [

@@ -2,7 +2,7 @@
 
 python benchmarks/loader.py                                   photographs, written as JPEGs of some sizes
 python benchmarks/loader.py --data PATH --sizes as-is         a folder of your own
-python benchmarks/loader.py --stages                          where the fused path's time goes
+python benchmarks/loader.py --stages                          where the native backend's time goes
 
 Each measurement is a process of its own; a repetition measures all loaders one after the other, and
 ratios are taken within it. Every loader has all cores: threads of ours, worker processes of a DataLoader.
@@ -30,9 +30,9 @@ from record import write_record
 
 from dali_pipelines import PRESETS, Preset, TwoViewLoader, open_source
 
-LOADERS = ("fused", "dali", "lightly", "transform")
+LOADERS = ("native", "dali", "lightly", "transform")
 # The same with hues turned in YIQ.
-IN_YIQ = ("fused-yiq", "dali-yiq")
+IN_YIQ = ("native-yiq", "dali-yiq")
 BATCH = 64
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="that a measurement takes at least")
     parser.add_argument("--busy", action="store_true", help="a thread holds the interpreter's lock half of the time")
-    parser.add_argument("--stages", action="store_true", help="time the stages of the fused path instead")
+    parser.add_argument("--stages", action="store_true", help="time the stages of the native backend instead")
     parser.add_argument("--one", choices=LOADERS + IN_YIQ, help="measure this one on --data here, and print it as JSON")
     arguments = parser.parse_args()
     if arguments.one:
@@ -100,10 +100,9 @@ def throughput(name: str, data: Path, seconds: float, busy: bool) -> dict[str, f
 def open_loader(name: str, data: Path, preset: Preset) -> Iterable[Any]:
     cores = len(os.sched_getaffinity(0))
     path, _, in_yiq = name.partition("-")
-    if path in ("fused", "dali"):
-        backend = "cpu" if path == "fused" else "dali"
+    if path in ("native", "dali"):
         preset = preset.changed(hue_space="yiq") if in_yiq else preset
-        loader = TwoViewLoader(data, BATCH, preset, device="cpu", backend=backend, num_threads=cores)  # type: ignore[arg-type]
+        loader = TwoViewLoader(data, BATCH, preset, device="cpu", backend=path, num_threads=cores)  # type: ignore[arg-type]
         return chain.from_iterable(repeat(loader))
     from lightly.data import LightlyDataset
     from torch.utils.data import DataLoader
@@ -142,7 +141,7 @@ def hold_the_lock() -> None:
 
 def stages(data: Path) -> dict[str, float]:
     """Milliseconds of one thread for a sample with its two views, medians over passes of the same images."""
-    from dali_pipelines.native import stream as fused_cpu
+    from dali_pipelines.native import stream as native
     from dali_pipelines.plans import Plan
     from dali_pipelines.views.draws import draw_views
     from dali_pipelines.views.params import MOST_PIXELS
@@ -152,14 +151,14 @@ def stages(data: Path) -> dict[str, float]:
     n = min(128, len(source))
     draws = draw_views(preset.views, n, 0, 0, 0)
     plan = Plan(torch.arange(n).numpy(), draws)
-    makers = [fused_cpu.random_view(view, number) for number, view in enumerate(preset.views)]
+    makers = [native.random_view(view, number) for number, view in enumerate(preset.views)]
     outs = [torch.empty(maker.shape).numpy() for maker in makers]
     spent: dict[str, list[float]] = {"read and decode": [], "view a": [], "view b": []}
     for _ in range(5):
         sums = dict.fromkeys(spent, 0.0)
         for row in range(n):
             marks = [time.perf_counter()]
-            pixels = fused_cpu.read_pixels(source, row, MOST_PIXELS)
+            pixels = native.read_pixels(source, row, MOST_PIXELS)
             marks.append(time.perf_counter())
             for maker, out in zip(makers, outs):
                 maker.write(pixels, plan, row, out)

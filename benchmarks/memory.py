@@ -15,7 +15,7 @@ from record import write_record
 
 from dali_pipelines import PRESETS, TwoViewLoader
 
-BACKENDS = ("cpu", "dali")
+BACKENDS = ("native", "dali")
 SAMPLED_EVERY = 100
 
 

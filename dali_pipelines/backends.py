@@ -1,4 +1,4 @@
-"""Who makes the pixels: DALI on a GPU, and on a CPU the fused path, or DALI where it is asked for."""
+"""Open the backend that computes the views: DALI on a GPU; on a CPU the native one, or DALI on request."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from dali_pipelines.sources import ImageSource
 from dali_pipelines.views.params import EvalParams, ViewParams
 
 if TYPE_CHECKING:
-    from dali_pipelines.dali.stream import Stream
-    from dali_pipelines.native.stream import FusedStream
+    from dali_pipelines.dali.stream import DaliStream
+    from dali_pipelines.native.stream import NativeStream
 
 
 def view_stream(
     source: ImageSource, views: tuple[ViewParams, ...], plans: Iterator[Plan], batch_size: int, maker: Maker
-) -> Stream | FusedStream:
+) -> DaliStream | NativeStream:
     """Iterates over (plan, its views).
 
     Raises:
         ImportError: If DALI is to make them and is not installed.
     """
-    if maker.backend == "cpu":
-        from dali_pipelines.native.stream import FusedStream, random_view
+    if maker.backend == "native":
+        from dali_pipelines.native.stream import NativeStream, random_view
 
         makers = [random_view(view, number) for number, view in enumerate(views)]
-        return FusedStream(source, makers, plans, maker)
+        return NativeStream(source, makers, plans, maker)
 
     graphs = import_graphs()
-    from dali_pipelines.dali.stream import Stream
+    from dali_pipelines.dali.stream import DaliStream
 
     def draws_of(plan: Plan) -> list[Any]:
         inputs: list[Any] = graphs.inputs_of(views, plan.draws)
         return inputs
 
-    return Stream(source, partial(graphs.two_views, views=views), draws_of, plans, batch_size, maker)
+    return DaliStream(source, partial(graphs.two_views, views=views), draws_of, plans, batch_size, maker)
 
 
 def eval_stream(
     source: ImageSource, params: EvalParams, plans: Iterator[Plan], batch_size: int, maker: Maker
-) -> Stream | FusedStream:
+) -> DaliStream | NativeStream:
     """Iterates over (plan, (images,)).
 
     Raises:
         ImportError: If DALI is to make them and is not installed.
     """
-    if maker.backend == "cpu":
-        from dali_pipelines.native.stream import FusedStream, eval_view
+    if maker.backend == "native":
+        from dali_pipelines.native.stream import NativeStream, eval_view
 
-        return FusedStream(source, [eval_view(params)], plans, maker)
+        return NativeStream(source, [eval_view(params)], plans, maker)
 
     graphs = import_graphs()
-    from dali_pipelines.dali.stream import Stream
+    from dali_pipelines.dali.stream import DaliStream
 
-    return Stream(source, partial(graphs.eval_view, params=params), lambda plan: [], plans, batch_size, maker)
+    return DaliStream(source, partial(graphs.eval_view, params=params), lambda plan: [], plans, batch_size, maker)
 
 
 def import_graphs() -> Any:
@@ -72,6 +72,6 @@ def import_graphs() -> Any:
             raise
         raise ImportError(
             "backend dali needs NVIDIA DALI: pip install 'bt-plugin[cuda13]', or 'bt-plugin[cuda12]' where the"
-            " driver is older than 580; or take backend cpu, which needs none"
+            " driver is older than 580; or take backend native, which needs none"
         ) from error
     return graphs

@@ -26,8 +26,8 @@ from dali_pipelines.views.draws import draw_views
 from dali_pipelines.views.params import MOST_PIXELS, Preset, Tuning, resolve_views
 
 if TYPE_CHECKING:
-    from dali_pipelines.dali.stream import Stream
-    from dali_pipelines.native.stream import FusedStream
+    from dali_pipelines.dali.stream import DaliStream
+    from dali_pipelines.native.stream import NativeStream
 
 
 # Parts of a loader's state, where their names do not tell.
@@ -72,8 +72,8 @@ class TwoViewLoader:
         prefetch: Batches made ahead.
         micro_batches: Pieces that the batch of a step is handed out in, for gradient accumulation. The
             images and views of a step do not depend on it.
-        backend: "dali", or "cpu": the same views without DALI, several times faster on a CPU. "auto" is DALI
-            on a GPU and "cpu" elsewhere. They differ by rounding (docs/design.md).
+        backend: "dali", or "native": the same views without DALI, several times faster on a CPU. "auto" is DALI
+            on a GPU and "native" elsewhere. They differ by rounding (docs/design.md).
         max_bad_files: Files that may be unreadable. Each is replaced by the next good one, and logged once;
             one more ends the stream with BadImageError.
         max_pixels: Height times width of an encoded image; a larger one is a bad file, and not decoded.
@@ -122,7 +122,7 @@ class TwoViewLoader:
         self._shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
-        self._stream: Stream | FusedStream | None = None
+        self._stream: DaliStream | NativeStream | None = None
         self._stream_at = 0
         # The next batch to hand out, counted over all epochs.
         self._position = 0

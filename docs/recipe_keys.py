@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter
 
-from bt_plugin.config.evaluation_recipe import Protocol
+from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 from bt_plugin.config.recipe import Recipe, Section
 from bt_plugin.runs.directory import _FREE_KEYS
 from dali_pipelines.views.params import PRESETS, ViewParams
@@ -51,7 +51,7 @@ def page() -> str:
         if name == "views":
             parts.append(_views())
     parts.append(_EVALUATION)
-    for name, field in Protocol.model_fields.items():
+    for name, field in EvaluationRecipe.model_fields.items():
         parts.append(f"\n### {name} of an evaluation\n")
         parts.append(_table(name, _class(field)))
     return "".join(parts)

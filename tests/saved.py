@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from bt_plugin.checkpoints.folder import Progress
+from bt_plugin.checkpoints.folder import CheckpointMetadata
 from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.checkpoints.writer import CheckpointWriter
 from bt_plugin.optim.lars import LARS
@@ -19,8 +19,8 @@ from bt_plugin.optim.lars import LARS
 LOADER = {"epoch": 1, "step": 2}
 
 
-def progress(step: int, world_size: int = 1, loader: dict[str, int] = LOADER) -> Progress:
-    return Progress(step, loader, 7, world_size, run_id="a run", best={"loss": (2.5, 3)})
+def metadata_of(step: int, world_size: int = 1, loader: dict[str, int] = LOADER) -> CheckpointMetadata:
+    return CheckpointMetadata(step, loader, 7, world_size, run_id="a run", best={"loss": (2.5, 3)})
 
 
 def state_of(model: nn.Module) -> TrainingState:
@@ -33,11 +33,11 @@ def state_of(model: nn.Module) -> TrainingState:
 
 
 def save(state: TrainingState, run_dir: Path, step: int, keep: int = 3) -> Path:
-    write(state, run_dir, progress(step), keep)
+    write(state, run_dir, metadata_of(step), keep)
     return run_dir / f"checkpoint-{step}"
 
 
-def write(state: TrainingState, run_dir: Path, of: Progress, keep: int = 3) -> None:
+def write(state: TrainingState, run_dir: Path, of: CheckpointMetadata, keep: int = 3) -> None:
     writer = CheckpointWriter(state, run_dir, keep)
     try:
         writer.write(of)

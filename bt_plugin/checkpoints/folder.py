@@ -33,7 +33,7 @@ class _LoaderState(BaseModel, extra="allow"):
     step: Count
 
 
-class Progress(NamedTuple):
+class CheckpointMetadata(NamedTuple):
     """What a checkpoint says about itself.
 
     Args:
@@ -71,7 +71,7 @@ class NewCheckpoint:
             shutil.rmtree(abandoned)
         self.folder.mkdir()
 
-    def complete(self, progress: Progress) -> None:
+    def complete(self, metadata: CheckpointMetadata) -> None:
         """Seals what is in the folder with a manifest, and gives it its name.
 
         Raises:
@@ -79,7 +79,7 @@ class NewCheckpoint:
         """
         CheckpointReader(self.folder).read_metadata()  # finds parts that another rank wrote elsewhere
         files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(self.folder.iterdir())}
-        write_atomically(self.folder / _MANIFEST, _Manifest(progress=progress, files=files).model_dump_json(indent=1))
+        write_atomically(self.folder / _MANIFEST, _Manifest(progress=metadata, files=files).model_dump_json(indent=1))
         for path in (*self.folder.iterdir(), self.folder):
             _sync(path)
         if self._final.exists():
@@ -99,7 +99,7 @@ def prune(run_dir: Path, keep: int) -> None:
         shutil.rmtree(old)
 
 
-def read_progress(checkpoint: Path) -> Progress:
+def read_metadata(checkpoint: Path) -> CheckpointMetadata:
     """Read what a complete checkpoint says about itself.
 
     Raises:
@@ -180,7 +180,7 @@ def set_aside_after(run_dir: Path, checkpoint: Path) -> list[Path]:
 
 
 class _Manifest(BaseModel):
-    progress: Progress
+    progress: CheckpointMetadata
     files: dict[str, tuple[int, str]]
     """Bytes and hash of each."""
 
@@ -203,8 +203,11 @@ def _read_manifest(checkpoint: Path) -> _Manifest:
 
 
 def _manifest_key(loc: tuple[int | str, ...]) -> list[str]:
-    """The place of an error, with the names of Progress, which is stored as a list."""
-    return [Progress._fields[part] if isinstance(part, int) and at == 1 else str(part) for at, part in enumerate(loc)]
+    """The place of an error, with the names of CheckpointMetadata, which is stored as a list."""
+    return [
+        CheckpointMetadata._fields[part] if isinstance(part, int) and at == 1 else str(part)
+        for at, part in enumerate(loc)
+    ]
 
 
 def _newest_whole(found: list[Path]) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from bt_plugin.checkpoints.folder import NewCheckpoint, Progress, checkpoints, prune
+from bt_plugin.checkpoints.folder import CheckpointMetadata, NewCheckpoint, checkpoints, prune
 from bt_plugin.checkpoints.reader import first_failure
 from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.errors import CheckpointError, file_error
@@ -42,20 +42,20 @@ class CheckpointWriter:
         """Whether this rank knows already that the checkpoint under way will not be."""
         return self._under_way is not None and self._under_way.done() and self._under_way.exception() is not None
 
-    def write(self, progress: Progress) -> None:
+    def write(self, metadata: CheckpointMetadata) -> None:
         """Begins a checkpoint of the present state.
 
         Args:
-            progress: Rank 0's is kept.
+            metadata: Rank 0's is kept.
 
         Raises:
             CheckpointError: On every rank, if this one or the one before cannot be written on any.
         """
         self.settle()
-        new = NewCheckpoint(self._run_dir, progress.step)
-        self._check(progress.step, [collectives.from_main(lambda: _failure_of(new.begin))])
-        self._step = progress.step
-        self._under_way = self._thread.submit(self._write, new, self._state.copied(), progress)
+        new = NewCheckpoint(self._run_dir, metadata.step)
+        self._check(metadata.step, [collectives.from_main(lambda: _failure_of(new.begin))])
+        self._step = metadata.step
+        self._under_way = self._thread.submit(self._write, new, self._state.copied(), metadata)
 
     def settle(self) -> None:
         """Waits until the checkpoint under way is complete.
@@ -72,11 +72,11 @@ class CheckpointWriter:
         """Waits for the thread, whatever came of it."""
         self._thread.shutdown()
 
-    def _write(self, new: NewCheckpoint, state: dict[str, Any], progress: Progress) -> None:
+    def _write(self, new: NewCheckpoint, state: dict[str, Any], metadata: CheckpointMetadata) -> None:
         try:
             dcp.save(state, storage_writer=dcp.FileSystemWriter(new.folder), process_group=self._state.group)
             if collectives.is_main():
-                new.complete(progress)
+                new.complete(metadata)
                 prune(self._run_dir, self._keep)
         except BaseException:
             if collectives.is_main():

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bt_plugin.cli.evaluation import add_subject_arguments, subject_of
+from bt_plugin.cli.evaluation import add_model_arguments, model_of
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser("embed", help="write the features of images, with their names, into a file")
-    add_subject_arguments(parser)
+    add_model_arguments(parser)
     parser.add_argument("data", help="the images, as in data.train of a recipe")
     parser.add_argument("-o", "--output", required=True, help="a file that ends with .npz or .parquet")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to view, run and data")
@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embeds, and says where the features lie."""
-    from bt_plugin.config.evaluation_recipe import Protocol
+    from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.config.recipe_file import load_as
     from bt_plugin.data.from_recipe import open_named
     from bt_plugin.evaluate.embed import check_embeddings_output, write_embeddings
@@ -32,13 +32,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     output = Path(arguments.output)
     check_embeddings_output(output)
-    subject = subject_of(arguments)
-    beneath = {**subject.defaults, "data": {**subject.defaults.get("data", {}), "train": arguments.data}}
+    model = model_of(arguments)
+    beneath = {**model.defaults, "data": {**model.defaults.get("data", {}), "train": arguments.data}}
     beneath["data"].setdefault("val", arguments.data)
-    protocol = load_as(Protocol, None, arguments.overrides, beneath)
-    source = open_named("data", protocol.data.train)
-    accelerator = build_accelerator(protocol.run)
-    evaluation = Evaluation(subject, protocol, accelerator, source, source)
+    recipe = load_as(EvaluationRecipe, None, arguments.overrides, beneath)
+    source = open_named("data", recipe.data.train)
+    accelerator = build_accelerator(recipe.run)
+    evaluation = Evaluation(model, recipe, accelerator, source, source)
     features = extract_features(evaluation.backbone(), evaluation.shown(source), accelerator.device)
     collectives.from_main(lambda: write_embeddings(output, features, list(source.names), source.classes))
     if collectives.is_main():

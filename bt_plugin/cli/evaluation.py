@@ -11,7 +11,7 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.models.backbone_names import LIBRARIES, check_backbone_name
 
 if TYPE_CHECKING:
-    from bt_plugin.evaluate.evaluated_model import Subject
+    from bt_plugin.evaluate.evaluated_model import EvaluatedModel
 
 _HELP = {
     "knn": "classify by the nearest neighbours of features",
@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds the three subcommands."""
     for name, text in _HELP.items():
         parser = subparsers.add_parser(name, help=text)
-        add_subject_arguments(parser)
+        add_model_arguments(parser)
         parser.add_argument(
             "overrides",
             nargs="*",
@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         parser.set_defaults(run=run)
 
 
-def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What is evaluated."""
     parser.add_argument("subject", help="a run, a checkpoint, a file of weights, torchvision/NAME, timm/NAME, pixels")
     parser.add_argument("--backbone", help="architecture of a file's weights, where they do not tell it")
@@ -43,7 +43,7 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
 
 
-def subject_of(arguments: argparse.Namespace) -> Subject:
+def model_of(arguments: argparse.Namespace) -> EvaluatedModel:
     """Build what is evaluated."""
     if not 0 <= arguments.seed < 2**32:
         raise RecipeError(f"--seed: {arguments.seed} is not allowed; it must be 0 to {2**32 - 1}")
@@ -53,9 +53,9 @@ def subject_of(arguments: argparse.Namespace) -> Subject:
             # Before torch is imported, which takes seconds.
             check_backbone_name(name, key)
 
-    from bt_plugin.evaluate.evaluated_model import open_subject
+    from bt_plugin.evaluate.evaluated_model import open_model
 
-    return open_subject(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed, arguments.prefix)
+    return open_model(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed, arguments.prefix)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -64,16 +64,16 @@ def run(arguments: argparse.Namespace) -> None:
     if len(recipes) > 1:
         raise RecipeError(f"{' '.join(recipes)}: only one recipe is allowed; changes are section.key=value")
 
-    from bt_plugin.config.evaluation_recipe import Protocol
+    from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.config.recipe_file import load_as
     from bt_plugin.evaluate.run import evaluate
     from bt_plugin.runtime import collectives
 
     logging.getLogger("bt_plugin").setLevel(logging.INFO if collectives.is_main() else logging.WARNING)
-    subject = subject_of(arguments)
+    model = model_of(arguments)
     overrides = [text for text in arguments.overrides if "=" in text]
-    protocol = load_as(Protocol, Path(recipes[0]) if recipes else None, overrides, subject.defaults)
-    result = evaluate(arguments.command, subject, protocol)
+    recipe = load_as(EvaluationRecipe, Path(recipes[0]) if recipes else None, overrides, model.defaults)
+    result = evaluate(arguments.command, model, recipe)
     if collectives.is_main():
         _print(result)
 

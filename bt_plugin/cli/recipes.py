@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bt_plugin.config.bundled_recipes import located, shipped
+from bt_plugin.config.bundled_recipes import bundled_recipes, find_recipe
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,8 +18,8 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prints all names, each with what its file says first, or the path of one."""
     if arguments.name:
-        print(located(arguments.name))
+        print(find_recipe(arguments.name))
         return
-    for name, file in shipped().items():
+    for name, file in bundled_recipes().items():
         comments = (line.lstrip("#! ") for line in file.read_text(encoding="utf-8").splitlines() if line[:2] == "# ")
         print(f"{name:<35} {next(comments)}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bt_plugin.config.recipe import Data, Launched, PathText, Positive, Rate, Section
+from bt_plugin.config.recipe import Data, PathText, Positive, ProcessOptions, Rate, Section
 from dali_pipelines.views.params import IMAGENET_MEAN, IMAGENET_STD, EvalParams, Preset, ViewParams
 
 
@@ -118,7 +118,7 @@ class Finetune(Supervised):
     """A file with the names of the training images instead, one a line, as FOLDER/NAME or NAME."""
 
 
-class EvalRun(Launched):
+class EvalRun(ProcessOptions):
     output_dir: PathText | None = None
     """Where results are written; null is RUN/eval, or eval for what is no run."""
     batch_size: Positive = 256
@@ -127,7 +127,7 @@ class EvalRun(Launched):
     """Steps between two lines of a classifier's loss."""
 
 
-class Protocol(Section):
+class EvaluationRecipe(Section):
     """An evaluation: kNN, linear or fine-tuning, each with its section."""
 
     data: EvalData

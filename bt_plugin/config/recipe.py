@@ -36,7 +36,7 @@ class Data(Section):
     shards, with wildcards and braces; or a .npz file with the arrays images and labels."""
     val: PathText | None = None
     """The validation images, with classes; without it there is no evaluation."""
-    backend: Literal["auto", "dali", "cpu"] = "auto"
+    backend: Literal["auto", "dali", "native"] = "auto"
     """Who makes the views: auto is DALI on a GPU, and on a CPU torch and numba, which need no DALI."""
     num_threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Threads that make them on each rank; null is the rank's share of the cores."""
@@ -149,7 +149,7 @@ class Optim(Section):
         return self
 
 
-class Launched(Section):
+class ProcessOptions(Section):
     """What a rank needs to know to join the others."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -168,7 +168,7 @@ class Launched(Section):
     """Whether the ranks may rely on every step having the same graph; not with optim.accumulation_steps."""
 
 
-class Run(Launched):
+class Run(ProcessOptions):
     output_dir: PathText
     """Where the run writes; a directory of its own."""
     log_every_steps: Positive = 10

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from bt_plugin.config.bundled_recipes import located
+from bt_plugin.config.bundled_recipes import find_recipe
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.yaml12 import MOST_BYTES, YamlError, parse_yaml
 from bt_plugin.errors import RecipeError
@@ -65,7 +65,7 @@ def load_as(
 
 def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
-        content = parse_yaml(read_regular(located(path), MOST_BYTES).removeprefix(codecs.BOM_UTF8).decode())
+        content = parse_yaml(read_regular(find_recipe(path), MOST_BYTES).removeprefix(codecs.BOM_UTF8).decode())
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}; give the path of a recipe") from error
     except UnicodeDecodeError as error:

@@ -135,7 +135,7 @@ def build_eval_loader(
 
 def loader_options(data: Data, device: torch.device) -> dict[str, Any]:
     """What every loader is given: who makes the views, where, by how many threads."""
-    on_gpu = device.type == "cuda" and data.backend != "cpu"
+    on_gpu = device.type == "cuda" and data.backend != "native"
     return {
         "device": "gpu" if on_gpu else "cpu",
         "backend": data.backend,

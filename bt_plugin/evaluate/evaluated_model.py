@@ -24,14 +24,14 @@ from bt_plugin.weights.read_weights import read_weights
 logger = logging.getLogger(__name__)
 
 
-class Subject(NamedTuple):
+class EvaluatedModel(NamedTuple):
     """A backbone, and what is known of it.
 
     Args:
         name: As it was asked for.
         backbone: From images to features.
         feature_dim: Of the features.
-        defaults: Sections of a Protocol that it brings: its views, and where it is a run, its data.
+        defaults: Sections of a EvaluationRecipe that it brings: its views, and where it is a run, its data.
         output_dir: Where its results belong.
     """
 
@@ -42,9 +42,9 @@ class Subject(NamedTuple):
     output_dir: Path
 
 
-def open_subject(
+def open_model(
     name: str, backbone: str | None = None, pretrained: bool = False, seed: int = 0, prefix: str | None = None
-) -> Subject:
+) -> EvaluatedModel:
     """Build what is named.
 
     Args:
@@ -64,7 +64,7 @@ def open_subject(
     if path.is_dir():
         return _from_folder(name, path)
     if name == "pixels":
-        return Subject(name, RawPixels(), 3 * RAW_PX**2, {}, Path("eval") / name)
+        return EvaluatedModel(name, RawPixels(), 3 * RAW_PX**2, {}, Path("eval") / name)
     if name.split("/")[0] in ("torchvision", "timm"):
         return _by_name(name, pretrained, seed)
     raise RecipeError(
@@ -73,7 +73,7 @@ def open_subject(
     )
 
 
-def _from_folder(name: str, path: Path) -> Subject:
+def _from_folder(name: str, path: Path) -> EvaluatedModel:
     if (path / "manifest.json").is_file():
         return _from_checkpoint(name, path)
     if not has_export(path):
@@ -85,10 +85,10 @@ def _from_folder(name: str, path: Path) -> Subject:
     backbone = load_backbone(folder)
     run_dir = folder.parent if folder.name == EXPORT else folder
     defaults = {"view": view.model_dump() if view else {}, **_data_of(run_dir)}
-    return Subject(name, backbone.module, backbone.feature_dim, defaults, run_dir / "eval")
+    return EvaluatedModel(name, backbone.module, backbone.feature_dim, defaults, run_dir / "eval")
 
 
-def _from_checkpoint(name: str, path: Path) -> Subject:
+def _from_checkpoint(name: str, path: Path) -> EvaluatedModel:
     check_undamaged(path)
     recipe = load_recipe(path.parent / RECIPE)
     model = build_model(recipe)
@@ -98,7 +98,7 @@ def _from_checkpoint(name: str, path: Path) -> Subject:
     view = vars(recipe.preset.eval_params())
     feature_dim = model.projector[0].in_features
     assert isinstance(feature_dim, int)
-    return Subject(
+    return EvaluatedModel(
         name, model.backbone, feature_dim, {"view": view, **_data_of(path.parent)}, path.parent / "eval" / path.name
     )
 
@@ -110,20 +110,20 @@ def _data_of(run_dir: Path) -> dict[str, Any]:
     return {"data": {key: value for key, value in data.items() if value is not None}}
 
 
-def _from_file(name: str, path: Path, backbone: str | None, prefix: str | None) -> Subject:
+def _from_file(name: str, path: Path, backbone: str | None, prefix: str | None) -> EvaluatedModel:
     weights = read_weights(path, backbone, prefix=prefix)
     if weights.dropped:
         logger.warning("%s: left out: %s", name, "; ".join(weights.dropped))
     module, feature_dim = build_backbone(weights.backbone_name, weights.stem, weights.in_chans)
     module.load_state_dict(weights.backbone)
-    return Subject(name, module, feature_dim, {"view": {"channels": weights.in_chans}}, Path("eval") / path.stem)
+    return EvaluatedModel(name, module, feature_dim, {"view": {"channels": weights.in_chans}}, Path("eval") / path.stem)
 
 
-def _by_name(name: str, pretrained: bool, seed: int) -> Subject:
+def _by_name(name: str, pretrained: bool, seed: int) -> EvaluatedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             module, feature_dim = build_backbone(name, pretrained=pretrained)
         except (ValueError, ImportError) as error:
             raise RecipeError(f"{name}: {error}") from error
-    return Subject(name, module, feature_dim, {}, Path("eval") / name.replace("/", "-"))
+    return EvaluatedModel(name, module, feature_dim, {}, Path("eval") / name.replace("/", "-"))

@@ -21,7 +21,7 @@ from bt_plugin.evaluate.spectrum import effective_rank, rankme, singular_values
 from bt_plugin.evaluate.subsets import at_most
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
-from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Array, Snapshot
+from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Array, CorrelationSnapshot
 from bt_plugin.monitoring.view_pixels import rows_of
 from bt_plugin.runtime import collectives
 from dali_pipelines.loaders import TwoViewLoader
@@ -34,7 +34,7 @@ class Look(NamedTuple):
     """What was seen of a run: numbers, what is drawn, and a picture of the views that were looked at."""
 
     values: dict[str, float]
-    snapshot: Snapshot
+    snapshot: CorrelationSnapshot
     views: Array
 
 
@@ -129,7 +129,7 @@ class OnlineEvaluation:
         return picture, features, z_a, z_b
 
 
-def snapshot_of(c: Tensor, spectrum: Tensor) -> Snapshot:
+def snapshot_of(c: Tensor, spectrum: Tensor) -> CorrelationSnapshot:
     """What is kept to be drawn.
 
     Shape:
@@ -140,7 +140,7 @@ def snapshot_of(c: Tensor, spectrum: Tensor) -> Snapshot:
     diagonal, everywhere = (
         torch.histc(part.clamp(-1, 1), len(BIN_EDGES) - 1, BIN_EDGES[0], BIN_EDGES[-1]) for part in (c.diagonal(), c)
     )
-    return Snapshot(
+    return CorrelationSnapshot(
         c_whole=adaptive_avg_pool2d(c.square()[None], side)[0].sqrt().numpy(),
         c_first=c[:side, :side].clone().numpy(),
         diagonal_counts=diagonal.numpy(),

@@ -1,4 +1,4 @@
-"""Evaluations from end to end: a subject, a protocol, and a result that is kept."""
+"""Evaluate a model by a recipe, from end to end, and keep the result."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_plugin.config.evaluation_recipe import Protocol, Supervised
+from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Supervised
 from bt_plugin.data.from_recipe import loader_options, open_named, with_classes_of
 from bt_plugin.errors import RecipeError, file_error
-from bt_plugin.evaluate.evaluated_model import Subject
+from bt_plugin.evaluate.evaluated_model import EvaluatedModel
 from bt_plugin.evaluate.features import Features, extract_features
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.linear import linear_on_features
@@ -37,8 +37,8 @@ from dali_pipelines.sources import ImageSource
 class Evaluation(NamedTuple):
     """An evaluation on this rank, ready to run."""
 
-    subject: Subject
-    protocol: Protocol
+    model: EvaluatedModel
+    recipe: EvaluationRecipe
     accelerator: Accelerator
     train: ImageSource
     val: ImageSource
@@ -46,15 +46,15 @@ class Evaluation(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """Of its loaders."""
-        return loader_options(self.protocol.data, self.accelerator.device)
+        return loader_options(self.recipe.data, self.accelerator.device)
 
     def shown(self, source: ImageSource) -> EvalLoader:
         """This rank's share of the images, their centres."""
-        return EvalLoader(source, self.protocol.run.batch_size, self.protocol.view.centre, **self.options)
+        return EvalLoader(source, self.recipe.run.batch_size, self.recipe.view.centre, **self.options)
 
     def backbone(self) -> Callable[[Tensor], Tensor]:
         """From images to features, in the precision of the run."""
-        module = self.subject.backbone.to(self.accelerator.device).to(memory_format=torch.channels_last).eval()
+        module = self.model.backbone.to(self.accelerator.device).to(memory_format=torch.channels_last).eval()
 
         def embed(images: Tensor) -> Tensor:
             with self.accelerator.autocast():
@@ -74,13 +74,13 @@ class Evaluation(NamedTuple):
 
 def knn(evaluation: Evaluation) -> dict[str, Any]:
     """Weighted k nearest neighbours."""
-    options = evaluation.protocol.knn
+    options = evaluation.recipe.knn
     return knn_accuracy(*evaluation.features(), options.k, options.temperature).report()
 
 
 def linear(evaluation: Evaluation) -> dict[str, Any]:
     """A linear classifier on the frozen backbone."""
-    options, seed = evaluation.protocol.linear, evaluation.protocol.run.seed
+    options, seed = evaluation.recipe.linear, evaluation.recipe.run.seed
     if options.cached:
         result = linear_on_features(*evaluation.features(), options, seed)
         return {**result.accuracy.report(), "lr": result.lr, "held_out_top1": result.chosen_by}
@@ -89,7 +89,7 @@ def linear(evaluation: Evaluation) -> dict[str, Any]:
 
 def finetune(evaluation: Evaluation) -> dict[str, Any]:
     """The whole network, on some of the labels."""
-    options, seed = evaluation.protocol.finetune, evaluation.protocol.run.seed
+    options, seed = evaluation.recipe.finetune, evaluation.recipe.run.seed
     if options.subset is not None:
         train = listed(evaluation.train, options.subset)
     else:
@@ -100,52 +100,52 @@ def finetune(evaluation: Evaluation) -> dict[str, Any]:
 METHODS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {"knn": knn, "linear": linear, "finetune": finetune}
 
 
-def evaluate(method: str, subject: Subject, protocol: Protocol) -> dict[str, Any]:
+def evaluate(method: str, model: EvaluatedModel, recipe: EvaluationRecipe) -> dict[str, Any]:
     """Evaluates, writes OUTPUT_DIR/METHOD-TIME.json, and returns what is in it. To be called on every rank.
 
     Raises:
-        RecipeError: If the images have no classes, or others than the protocol says, or the backbone cannot embed them.
+        RecipeError: If the images have no classes, or others than the recipe says, or the backbone cannot embed them.
         FileError: If the result could not be written.
     """
-    check_output(_output_dir(subject, protocol) / method, "run.output_dir")
-    _check_view(subject, protocol)
-    train, val = _sources(protocol)
-    accelerator = build_accelerator(protocol.run)
-    set_seed(protocol.run.seed)
-    result = METHODS[method](Evaluation(subject, protocol, accelerator, train, val))
+    check_output(_output_dir(model, recipe) / method, "run.output_dir")
+    _check_view(model, recipe)
+    train, val = _sources(recipe)
+    accelerator = build_accelerator(recipe.run)
+    set_seed(recipe.run.seed)
+    result = METHODS[method](Evaluation(model, recipe, accelerator, train, val))
     content = {
         "method": method,
-        "subject": subject.name,
+        "subject": model.name,
         **result,
-        "seed": protocol.run.seed,
+        "seed": recipe.run.seed,
         "world_size": accelerator.num_processes,
         "command": shlex.join(["python", "-m", "bt_plugin", *sys.argv[1:]]),
-        "protocol": {method: getattr(protocol, method).model_dump(), "view": protocol.view.model_dump()},
-        "data": {"train": protocol.data.train, "val": protocol.data.val},
+        "protocol": {method: getattr(recipe, method).model_dump(), "view": recipe.view.model_dump()},
+        "data": {"train": recipe.data.train, "val": recipe.data.val},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    content["file"] = collectives.from_main(lambda: str(_written(content, _output_dir(subject, protocol))))
+    content["file"] = collectives.from_main(lambda: str(_written(content, _output_dir(model, recipe))))
     accelerator.end_training()
     return content
 
 
 @torch.no_grad()
-def _check_view(subject: Subject, protocol: Protocol) -> None:
+def _check_view(model: EvaluatedModel, recipe: EvaluationRecipe) -> None:
     """Try the backbone with two images of the view."""
-    view = protocol.view
+    view = recipe.view
     try:
-        subject.backbone.eval()(torch.zeros(2, view.channels, view.size_px, view.size_px))
+        model.backbone.eval()(torch.zeros(2, view.channels, view.size_px, view.size_px))
     except Exception as error:  # networks refuse what they cannot take by errors of all kinds
         says = str(error).strip().split("\n")[0] or type(error).__name__
         raise RecipeError(
-            f"view.size_px: {subject.name} cannot embed views of {view.size_px} px with {view.channels} channel(s):"
+            f"view.size_px: {model.name} cannot embed views of {view.size_px} px with {view.channels} channel(s):"
             f" {says}; take the size and channels that it was made for"
         ) from error
 
 
-def _output_dir(subject: Subject, protocol: Protocol) -> Path:
-    return Path(protocol.run.output_dir) if protocol.run.output_dir else subject.output_dir
+def _output_dir(model: EvaluatedModel, recipe: EvaluationRecipe) -> Path:
+    return Path(recipe.run.output_dir) if recipe.run.output_dir else model.output_dir
 
 
 def _written(content: dict[str, Any], folder: Path) -> Path:
@@ -162,9 +162,9 @@ def _written(content: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def _sources(protocol: Protocol) -> tuple[ImageSource, ImageSource]:
+def _sources(recipe: EvaluationRecipe) -> tuple[ImageSource, ImageSource]:
     sources = []
-    for key, path in (("data.train", protocol.data.train), ("data.val", protocol.data.val)):
+    for key, path in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
         source = open_named(key, path)
         if not source.has_labels:
             raise RecipeError(
@@ -173,7 +173,7 @@ def _sources(protocol: Protocol) -> tuple[ImageSource, ImageSource]:
             )
         sources.append(source)
     train, val = sources
-    return train, with_classes_of(train, val, protocol.data.val)
+    return train, with_classes_of(train, val, recipe.data.val)
 
 
 def _check_batch_norm(backbone: nn.Module, batch_size: int, global_batch_size: int, images: int, ranks: int) -> None:
@@ -189,7 +189,7 @@ def _check_batch_norm(backbone: nn.Module, batch_size: int, global_batch_size: i
 
 
 def _supervised(evaluation: Evaluation, train: ImageSource, options: Supervised, frozen: bool) -> dict[str, Any]:
-    subject, protocol, accelerator = evaluation.subject, evaluation.protocol, evaluation.accelerator
+    model, recipe, accelerator = evaluation.model, evaluation.recipe, evaluation.accelerator
     world_size = accelerator.num_processes
     if len(train) < world_size:
         raise RecipeError(
@@ -202,18 +202,20 @@ def _supervised(evaluation: Evaluation, train: ImageSource, options: Supervised,
             f" {world_size} ranks; take a multiple of {world_size}, or another number of ranks"
         )
     if not frozen:
-        _check_batch_norm(subject.backbone, batch_size, options.global_batch_size, len(train), world_size)
+        _check_batch_norm(model.backbone, batch_size, options.global_batch_size, len(train), world_size)
     loader = TwoViewLoader(
         train,
         batch_size,
-        views=protocol.view.random,
+        views=recipe.view.random,
         rank=accelerator.process_index,
         world_size=world_size,
-        seed=protocol.run.seed,
-        max_bad_files=protocol.data.max_bad_files,
+        seed=recipe.run.seed,
+        max_bad_files=recipe.data.max_bad_files,
         **evaluation.options,
     )
-    model = Classifier(subject.backbone, subject.feature_dim, len(train.classes), frozen)
-    folder = _output_dir(subject, protocol)
-    accuracy = train_classifier(accelerator, model, loader, evaluation.shown(evaluation.val), protocol, options, folder)
+    classifier = Classifier(model.backbone, model.feature_dim, len(train.classes), frozen)
+    folder = _output_dir(model, recipe)
+    accuracy = train_classifier(
+        accelerator, classifier, loader, evaluation.shown(evaluation.val), recipe, options, folder
+    )
     return accuracy.report()

@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bt_plugin.checkpoints.folder import Progress, read_progress, resume_from
+from bt_plugin.checkpoints.folder import CheckpointMetadata, read_metadata, resume_from
 from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.checkpoints.writer import CheckpointWriter
-from bt_plugin.config.evaluation_recipe import Finetune, Protocol, Supervised
+from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Finetune, Supervised
 from bt_plugin.errors import DivergenceError, RecipeError
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.runtime import collectives
@@ -68,7 +68,7 @@ def train_classifier(
     model: Classifier,
     train: TwoViewLoader,
     val: EvalLoader,
-    protocol: Protocol,
+    recipe: EvaluationRecipe,
     options: Supervised,
     folder: Path,
 ) -> Accuracy:
@@ -81,7 +81,7 @@ def train_classifier(
         model: To be trained.
         train: This rank's training crops, one view each.
         val: This rank's share of the validation images.
-        protocol: Of the evaluation.
+        recipe: Of the evaluation.
         options: Its linear or finetune section.
         folder: Of the results; checkpoints go to a hidden one in it, which is removed at the end.
 
@@ -92,18 +92,18 @@ def train_classifier(
     if isinstance(options, Finetune):
         groups.append({"params": list(model.backbone.parameters()), "base_lr": options.lr_backbone})
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay)
-    places = _checkpoint_folder(folder, model.backbone, protocol, options)
+    places = _checkpoint_folder(folder, model.backbone, recipe, options)
     prepared, stepping = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
-    state = TrainingState(accelerator, prepared, optimizer, timedelta(seconds=protocol.run.timeout_s))
+    state = TrainingState(accelerator, prepared, optimizer, timedelta(seconds=recipe.run.timeout_s))
     first = _resumed(state, train, places)
     writer = CheckpointWriter(state, places, keep=1)
     try:
         for epoch in range(first, options.epochs):
             for group in stepping.param_groups:
                 group["lr"] = group["base_lr"] * 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
-            loss = _epoch(accelerator, prepared, stepping, train, epoch, protocol.run.log_every_steps)
+            loss = _epoch(accelerator, prepared, stepping, train, epoch, recipe.run.log_every_steps)
             logger.info("epoch %d of %d, loss %.4f", epoch + 1, options.epochs, loss)
-            writer.write(Progress(epoch + 1, train.state_dict(), 0, accelerator.num_processes, "", {}))
+            writer.write(CheckpointMetadata(epoch + 1, train.state_dict(), 0, accelerator.num_processes, "", {}))
         writer.settle()
     finally:
         writer.close()
@@ -147,9 +147,9 @@ def _accuracy(model: nn.Module, loader: EvalLoader, device: torch.device) -> Acc
     return total
 
 
-def _checkpoint_folder(folder: Path, backbone: nn.Module, protocol: Protocol, options: Supervised) -> Path:
+def _checkpoint_folder(folder: Path, backbone: nn.Module, recipe: EvaluationRecipe, options: Supervised) -> Path:
     """Of exactly this evaluation: other weights or another recipe go on from none of its checkpoints."""
-    digest = hashlib.sha256(f"{options!r}{protocol.data.train}{protocol.view!r}{protocol.run.seed}".encode())
+    digest = hashlib.sha256(f"{options!r}{recipe.data.train}{recipe.view!r}{recipe.run.seed}".encode())
     for value in backbone.state_dict().values():
         digest.update(value.cpu().contiguous().numpy().data)
     places = folder / f".{type(options).__name__.lower()}-{digest.hexdigest()[:12]}"
@@ -161,11 +161,11 @@ def _resumed(state: TrainingState, loader: TwoViewLoader, places: Path) -> int:
     checkpoint = collectives.from_main(lambda: resume_from(places, "latest"))
     if checkpoint is None:
         return 0
-    progress = read_progress(checkpoint)
-    state.restore(checkpoint, with_random_states=progress.world_size == collectives.world_size())
+    metadata = read_metadata(checkpoint)
+    state.restore(checkpoint, with_random_states=metadata.world_size == collectives.world_size())
     try:
-        loader.load_state_dict(progress.loader)
+        loader.load_state_dict(metadata.loader)
     except ValueError as error:
         raise RecipeError(f"{places}: {error}, or remove this folder") from error
-    logger.info("continuing from epoch %d", progress.step)
-    return progress.step
+    logger.info("continuing from epoch %d", metadata.step)
+    return metadata.step

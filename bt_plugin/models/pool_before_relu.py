@@ -8,7 +8,7 @@ from torch import nn
 _ACTIVATIONS = {"torchvision.models.resnet": "relu", "timm.models.resnet": "act1"}
 
 
-def pool_first(model: nn.Module) -> None:
+def pool_before_relu(model: nn.Module) -> None:
     """Exchanges ReLU and max-pool in the stems of the ResNets of torchvision and timm.
 
     The largest of some numbers is the same before and after a ReLU, and so is its gradient. The map before the pool is

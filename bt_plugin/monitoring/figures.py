@@ -15,7 +15,7 @@ from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from bt_plugin.monitoring.snapshot import BIN_EDGES, Array, Snapshot
+from bt_plugin.monitoring.snapshot import BIN_EDGES, Array, CorrelationSnapshot
 from bt_plugin.monitoring.view_pixels import COLORS
 
 # A phone's width, so that text is read there without a magnifying glass.
@@ -45,7 +45,7 @@ def heatmap(c: Array, title: str, signed: bool) -> Figure:
     return figure
 
 
-def histogram(snapshot: Snapshot) -> Figure:
+def histogram(snapshot: CorrelationSnapshot) -> Figure:
     """Entries of C, on its diagonal and off it."""
     figure, axes = _figure("entries of C")
     for counts, name, color in (
@@ -88,7 +88,7 @@ def curves(lines: Mapping[str, Line], title: str, log: bool, colors: Sequence[st
     return figure
 
 
-def snapshot_figures(snapshot: Snapshot, first: Snapshot | None = None) -> dict[str, Figure]:
+def snapshot_figures(snapshot: CorrelationSnapshot, first: CorrelationSnapshot | None = None) -> dict[str, Figure]:
     """All of a snapshot, by names; the spectrum beside that of another one, the run's first."""
     shown = {"first": first.spectrum} if first is not None else {}
     side = len(snapshot.c_first)

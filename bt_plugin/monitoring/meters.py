@@ -32,11 +32,11 @@ class Speed:
     """Images per second and the share of time spent waiting for data, since the last report.
 
     Args:
-        global_batch_size: Images a step, over all ranks.
+        images_per_batch: Images of what `watch` hands out, over all ranks.
     """
 
-    def __init__(self, global_batch_size: int) -> None:
-        self._global_batch_size = global_batch_size
+    def __init__(self, images_per_batch: int) -> None:
+        self._images_per_batch = images_per_batch
         self._reset()
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
@@ -56,7 +56,7 @@ class Speed:
         """{"images_per_s", "data_wait"} since the last call, data_wait as a fraction of 1."""
         elapsed_s = time.perf_counter() - self._since_s
         report = {
-            "images_per_s": self._steps * self._global_batch_size / elapsed_s,
+            "images_per_s": self._steps * self._images_per_batch / elapsed_s,
             "data_wait": self._waited_s / elapsed_s,
         }
         self._reset()

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 _BETWEEN_LINES_S = 30.0
 
 
-class Progress:
+class ProgressBar:
     """Of the steps of a run.
 
     Args:

@@ -17,11 +17,11 @@ from bt_plugin.loss.barlow_twins import LossTerms
 from bt_plugin.monitoring.collapse_warning import CollapseSigns
 from bt_plugin.monitoring.meters import Best, Speed
 from bt_plugin.monitoring.metrics_file import MetricsFile
-from bt_plugin.monitoring.progress_bar import Progress
-from bt_plugin.monitoring.snapshot import Album, Array, Snapshot
+from bt_plugin.monitoring.progress_bar import ProgressBar
+from bt_plugin.monitoring.snapshot import Array, CorrelationSnapshot, SnapshotStore
 from bt_plugin.monitoring.trackers import start_trackers, tell_metrics, tell_pictures
 from bt_plugin.runs.directory import EVALUATIONS, METRICS
-from bt_plugin.runtime.async_copy import Fetched
+from bt_plugin.runtime.async_copy import AsyncCopy
 from dali_pipelines.loaders import Batch, TwoViewLoader
 
 # Logged of LossTerms, in this order.
@@ -33,11 +33,11 @@ class _Line(NamedTuple):
 
     step: int
     epoch: int
-    fetched: Fetched
+    fetched: AsyncCopy
     known: dict[str, float]
 
 
-class Journal:
+class RunLogger:
     """Of a run, from the step that it goes on from. On every rank; rank 0 tells.
 
     Args:
@@ -59,12 +59,12 @@ class Journal:
         is_main = accelerator.is_main_process
         run_dir, names = Path(recipe.run.output_dir), (METRICS, EVALUATIONS) if is_main else ()
         self._files = {name: MetricsFile(run_dir, step, name) for name in names}
-        self._album = Album(run_dir, step) if is_main else None
+        self._snapshots = SnapshotStore(run_dir, step) if is_main else None
         start_trackers(accelerator, recipe, run_id, step)
-        self._progress = Progress(last_step, step, is_main)
+        self._progress = ProgressBar(last_step, step, is_main)
         self._line: _Line | None = None
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(
@@ -93,7 +93,7 @@ class Journal:
             return
         self.settle()
         weights, biases = optimizer.param_groups
-        fetched = Fetched(torch.stack([*(getattr(terms, name) for name in _TERMS), nonfinite]))
+        fetched = AsyncCopy(torch.stack([*(getattr(terms, name) for name in _TERMS), nonfinite]))
         known = {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **self._speed.report()}
         self._line = _Line(step, epoch, fetched, known)
         if fetched.is_here:
@@ -113,14 +113,16 @@ class Journal:
             f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}"
         )
 
-    def evaluated(self, step: int, epoch: int, values: dict[str, float], snapshot: Snapshot, views: Array) -> None:
+    def evaluated(
+        self, step: int, epoch: int, values: dict[str, float], snapshot: CorrelationSnapshot, views: Array
+    ) -> None:
         """A line of evaluations, and pictures; the time that they took counts for no speed."""
         self.settle()
-        if self._album is not None:
+        if self._snapshots is not None:
             self._best.watch(step, higher={name: values[name] for name in values if name.endswith("_top1")})
             self._tell(EVALUATIONS, step, epoch, values)
-            self._album.add(step, snapshot)
-            pictures = {"views": views} if self._album.add_views(views) else {}
+            self._snapshots.add(step, snapshot)
+            pictures = {"views": views} if self._snapshots.add_views(views) else {}
             if self._accelerator.trackers:
                 # Brings matplotlib, a third of a second that a run without evaluations need not wait for.
                 from bt_plugin.monitoring.figures import as_pixels, snapshot_figures

@@ -28,7 +28,7 @@ BIN_EDGES = np.linspace(-1, 1, 81)
 Array = NDArray[Any]
 
 
-class Snapshot(NamedTuple):
+class CorrelationSnapshot(NamedTuple):
     """Of the embeddings of two views of the same images.
 
     Shape:
@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
     spectrum: Array
 
 
-class Album:
+class SnapshotStore:
     """The pictures of a run, of each step at most one.
 
     Args:
@@ -59,7 +59,7 @@ class Album:
             if later > step and not path.is_dir():
                 path.unlink()
 
-    def add(self, step: int, snapshot: Snapshot) -> None:
+    def add(self, step: int, snapshot: CorrelationSnapshot) -> None:
         """Keeps it; it is there whole or not at all."""
         content = io.BytesIO()
         np.savez_compressed(content, **snapshot._asdict())
@@ -79,22 +79,22 @@ class Album:
         write_atomically(self._folder / name, content.getvalue())
 
 
-def read_album(run_dir: Path) -> dict[int, Snapshot]:
+def read_snapshots(run_dir: Path) -> dict[int, CorrelationSnapshot]:
     """The pictures of a run by their steps, in order; one that cannot be read is left out."""
-    album = {}
+    snapshots = {}
     for step, path in sorted(_files(run_dir / PICTURES).items()):
         try:
             with np.load(io.BytesIO(read_regular(path, _MOST_BYTES)), allow_pickle=False) as arrays:
-                snapshot = Snapshot(**{name: arrays[name] for name in Snapshot._fields})
+                snapshot = CorrelationSnapshot(**{name: arrays[name] for name in CorrelationSnapshot._fields})
             _check(snapshot)
         except Exception as error:  # NumPy raises whatever zip and zlib raise
             logger.warning("%s is left out: %s: %s", path, type(error).__name__, error)
         else:
-            album[step] = snapshot
-    return album
+            snapshots[step] = snapshot
+    return snapshots
 
 
-def _check(snapshot: Snapshot) -> None:
+def _check(snapshot: CorrelationSnapshot) -> None:
     """Raise ValueError for other arrays than are written."""
     for name, array in snapshot._asdict().items():
         dimensions = 2 if name.startswith("c_") else 1

@@ -14,7 +14,7 @@ from PIL import Image
 from bt_plugin.checkpoints.folder import checkpoints
 from bt_plugin.data.from_recipe import build_eval_loader, open_named
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.evaluated_model import open_subject
+from bt_plugin.evaluate.evaluated_model import open_model
 from bt_plugin.evaluate.subsets import at_most
 from bt_plugin.monitoring.view_pixels import pixels_of
 from bt_plugin.report.record import RunRecord
@@ -62,7 +62,7 @@ def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
         BadImageError: If more cannot be read than training replaces.
     """
     recipe = run.recipe
-    subject = open_subject(str(_weights_of(run)))
+    model = open_model(str(_weights_of(run)))
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
     key, path = ("data.val", recipe.data.val) if recipe.data.val else ("data.train", recipe.data.train)
     source = at_most(open_named(key, path), most, recipe.run.seed)
@@ -70,7 +70,7 @@ def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
         raise RecipeError(f"{key}: {path} has {len(source)} images, too few for a map")
     params = recipe.preset.eval_params()
     loader = build_eval_loader(recipe, source, device, rank=0, world_size=1)
-    backbone = subject.backbone.to(device).eval()
+    backbone = model.backbone.to(device).eval()
     features, labels, names, thumbnails = [], [], [], []
     for images, targets, filenames in loader:
         features.append(backbone(images.to(device)).flatten(start_dim=1).float().cpu())

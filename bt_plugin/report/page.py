@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bt_plugin.monitoring.figures import Line, as_png, as_svg, curves, snapshot_figures
-from bt_plugin.monitoring.snapshot import Snapshot
+from bt_plugin.monitoring.snapshot import CorrelationSnapshot
 from bt_plugin.monitoring.view_pixels import COLORS
 from bt_plugin.report.embedding_map import COLUMNS, THUMBNAIL_PX, EmbeddingMap
 from bt_plugin.report.palette import class_colors
@@ -147,7 +147,7 @@ def _section(number: int, run: RunRecord, found: EmbeddingMap | str) -> dict[str
     return {
         "name": run.name,
         "number": number,
-        "frames": _frames(run.album),
+        "frames": _frames(run.snapshots),
         "views": data_uri(run.views.read_bytes(), "png") if run.views else None,
         "map": _map(found) if isinstance(found, EmbeddingMap) else None,
         "no_map": found if isinstance(found, str) else None,
@@ -156,14 +156,14 @@ def _section(number: int, run: RunRecord, found: EmbeddingMap | str) -> dict[str
     }
 
 
-def _frames(album: Mapping[int, Snapshot]) -> list[dict[str, Any]]:
-    steps = list(album)
+def _frames(snapshots: Mapping[int, CorrelationSnapshot]) -> list[dict[str, Any]]:
+    steps = list(snapshots)
     if len(steps) > _MOST_FRAMES:
         last = len(steps) - 1
         steps = [steps[round(place * last / (_MOST_FRAMES - 1))] for place in range(_MOST_FRAMES)]
     frames = []
     for step in steps:
-        figures = snapshot_figures(album[step], album[steps[0]])
+        figures = snapshot_figures(snapshots[step], snapshots[steps[0]])
         pictures = [
             {"src": data_uri(as_png(figure), "png"), "alt": f"{_FRAMES_SAY[name]}, at step {step}."}
             for name, figure in figures.items()

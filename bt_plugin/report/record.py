@@ -12,7 +12,7 @@ from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import FileError, RecipeError, WeightsError
 from bt_plugin.monitoring.figures import Line
 from bt_plugin.monitoring.metrics_file import read_lines
-from bt_plugin.monitoring.snapshot import PICTURES, VIEWS, Snapshot, read_album
+from bt_plugin.monitoring.snapshot import PICTURES, VIEWS, CorrelationSnapshot, read_snapshots
 from bt_plugin.runs.directory import EVALUATIONS, METRICS, RECIPE, SUMMARY
 from bt_plugin.runs.result_files import EvaluationResult, Summary, read_result
 from bt_plugin.weights.model_file import find_export, has_export, read_model_file
@@ -29,7 +29,7 @@ class RunRecord(NamedTuple):
         recipe: Resolved.
         metrics: Lines of metrics.jsonl.
         evaluations: Lines of evaluations.jsonl.
-        album: Pictures by their steps.
+        snapshots: Pictures by their steps.
         views: views.png, where it is there.
         summary: Of a run that is done.
         results: Evaluations of it by `knn`, `linear` and `finetune`, the oldest first.
@@ -41,7 +41,7 @@ class RunRecord(NamedTuple):
     recipe: Recipe
     metrics: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
-    album: dict[int, Snapshot]
+    snapshots: dict[int, CorrelationSnapshot]
     views: Path | None
     summary: dict[str, Any]
     results: list[dict[str, Any]]
@@ -80,7 +80,7 @@ def _read(folder: Path, name: str) -> RunRecord:
         recipe=load_recipe(folder / RECIPE),
         metrics=read_lines(folder / METRICS),
         evaluations=read_lines(folder / EVALUATIONS),
-        album=read_album(folder),
+        snapshots=read_snapshots(folder),
         views=views if views.is_file() else None,
         summary=read_result(folder / SUMMARY, Summary),
         results=list(filter(None, (read_result(path, EvaluationResult) for path in _oldest_first(folder / "eval")))),

@@ -19,14 +19,14 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from bt_plugin.config.recipe import Launched, Run
+from bt_plugin.config.recipe import ProcessOptions, Run
 from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.terminal import stderr_unless_told
 from dali_pipelines.ranks import cores_per_rank
 
 
-def build_accelerator(run: Launched, **options: Any) -> Accelerator:
+def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
     """Joins the ranks that were launched.
 
     Args:
@@ -79,7 +79,7 @@ def check_compiler(run: Run) -> None:
         )
 
 
-def _joined(run: Launched, options: dict[str, Any]) -> Accelerator:
+def _joined(run: ProcessOptions, options: dict[str, Any]) -> Accelerator:
     """Make the Accelerator, which waits for the other ranks.
 
     Raises:

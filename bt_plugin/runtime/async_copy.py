@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Fetched:
+class AsyncCopy:
     """A copy in the host's memory, begun and not waited for.
 
     Args:

@@ -144,7 +144,7 @@ def _dali(driver: str | None) -> Finding:
     is_old = driver is not None and int(driver.split(".")[0]) < CUDA_13_DRIVER
     fitting = "cuda12" if is_old else "cuda13"
     if not found:
-        return Finding("error", "DALI is not installed", f"pip install 'bt-plugin[{fitting}]', or data.backend=cpu")
+        return Finding("error", "DALI is not installed", f"pip install 'bt-plugin[{fitting}]', or data.backend=native")
     if len(found) > 1:
         return Finding("error", "two of DALI's wheels are installed", f"pip uninstall all but that of {fitting}")
     ((name, cuda),) = found.items()

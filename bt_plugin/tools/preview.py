@@ -48,7 +48,7 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
     )
     views, _, names = next(iter(loader))
     draws = draw_views(loader.views, batch, recipe.run.seed, 0, 0)
-    maker = "DALI" if loader.maker.backend == "dali" else "the CPU path"
+    maker = "DALI" if loader.maker.backend == "dali" else "the native backend"
     with_pil = source.channels == 3
     heads = ["image, and what is cropped"]
     for name in "ab":

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from bt_plugin.checkpoints.folder import Progress, read_progress
+from bt_plugin.checkpoints.folder import CheckpointMetadata, read_metadata
 from bt_plugin.checkpoints.resume import find_checkpoint
 from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.checkpoints.writer import CheckpointWriter
@@ -25,9 +25,9 @@ from bt_plugin.loss.accumulation import accumulated_backward
 from bt_plugin.loss.barlow_twins import BarlowTwinsLoss, LossTerms
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.memory_format import lay_out
-from bt_plugin.models.pool_before_relu import pool_first
+from bt_plugin.models.pool_before_relu import pool_before_relu
 from bt_plugin.monitoring.meters import Best
-from bt_plugin.monitoring.run_logger import Journal
+from bt_plugin.monitoring.run_logger import RunLogger
 from bt_plugin.monitoring.trackers import finish_trackers
 from bt_plugin.optim.lars import LARS
 from bt_plugin.optim.parameter_groups import parameter_groups
@@ -96,20 +96,22 @@ class Training:
         vote = collectives.Vote(timedelta(seconds=self.recipe.run.timeout_s))
         every = self.recipe.run.checkpoint_every_steps or self.steps_per_epoch
         accumulation = self.recipe.optim.accumulation_steps
-        journal = Journal(self.accelerator, self.recipe, self.step, self.last_step, run_id=self.run_id, best=self.best)
-        with journal:
+        run_logger = RunLogger(
+            self.accelerator, self.recipe, self.step, self.last_step, run_id=self.run_id, best=self.best
+        )
+        with run_logger:
             while self.step < self.last_step:
-                batches = journal.watch(self.loader)
+                batches = run_logger.watch(self.loader)
                 for micro_batches in zip(*[batches] * accumulation):
                     terms = self.train_step(micro_batches)
-                    journal.step_done()
+                    run_logger.step_done()
                     if self.step % self.recipe.run.log_every_steps == 0:
-                        journal.log(self.step, self._epoch, terms, self.optimizer, self.nonfinite.total)
-                    self._evaluate(journal)
+                        run_logger.log(self.step, self._epoch, terms, self.optimizer, self.nonfinite.total)
+                    self._evaluate(run_logger)
                     shall_stop = vote.ask(stop.is_made or self.writer.has_failed)
                     if self.step % every == 0 or self.step == self.last_step or shall_stop:
                         self._check_divergence(behind=0)
-                        journal.settle()
+                        run_logger.settle()
                         self._save()
                     if self.step == self.last_step:
                         break
@@ -129,11 +131,11 @@ class Training:
         """Of the last step."""
         return (self.step - 1) // self.steps_per_epoch
 
-    def _evaluate(self, journal: Journal) -> None:
+    def _evaluate(self, run_logger: RunLogger) -> None:
         """Before the checkpoint, which then knows of it."""
         every = self.recipe.eval.every_epochs
         if every and self.step % (every * self.steps_per_epoch) == 0:
-            journal.evaluated(self.step, self._epoch, *self.online.run(self.model))
+            run_logger.evaluated(self.step, self._epoch, *self.online.run(self.model))
 
     def _build_probe(self) -> OnlineProbe | None:
         source, options = self.loader.source, self.recipe.eval
@@ -218,7 +220,7 @@ class Training:
 
     def _save(self) -> None:
         self.writer.write(
-            Progress(
+            CheckpointMetadata(
                 step=self.step,
                 loader=self.loader.state_dict(),
                 nonfinite_steps=int(self.nonfinite.total),
@@ -233,22 +235,22 @@ class Training:
         checkpoint = collectives.from_main(lambda: find_checkpoint(self.recipe, world_size))
         if checkpoint is None:
             return
-        progress = read_progress(checkpoint)
-        self.state.restore(checkpoint, with_random_states=progress.world_size == world_size)
+        metadata = read_metadata(checkpoint)
+        self.state.restore(checkpoint, with_random_states=metadata.world_size == world_size)
         try:
-            self.loader.load_state_dict(progress.loader)
+            self.loader.load_state_dict(metadata.loader)
         except ValueError as error:
             raise RecipeError(f"{checkpoint}: {error}") from error
-        done = progress.loader["epoch"] * self.steps_per_epoch + progress.loader["step"]
-        if done != progress.step:
+        done = metadata.loader["epoch"] * self.steps_per_epoch + metadata.loader["step"]
+        if done != metadata.step:
             raise CheckpointError(
-                f"{checkpoint}: its manifest is of step {progress.step}, and its loader of step {done}"
+                f"{checkpoint}: its manifest is of step {metadata.step}, and its loader of step {done}"
             )
-        if progress.world_size != world_size:
-            seed = self.recipe.run.seed + progress.step + self.accelerator.process_index
+        if metadata.world_size != world_size:
+            seed = self.recipe.run.seed + metadata.step + self.accelerator.process_index
             set_seed(seed % 2**32)
-        self.step, self.run_id, self.best = progress.step, progress.run_id, Best(progress.best)
-        self.nonfinite = self._counting(progress.nonfinite_steps)
+        self.step, self.run_id, self.best = metadata.step, metadata.run_id, Best(metadata.best)
+        self.nonfinite = self._counting(metadata.nonfinite_steps)
 
 
 def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowTwins:
@@ -256,7 +258,7 @@ def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowT
     on_gpu = accelerator.device.type == "cuda"
     if on_gpu and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    pool_first(model.backbone)
+    pool_before_relu(model.backbone)
     if not accelerator.is_fsdp2:  # which shards contiguous weights only
         model = lay_out(model, run.memory_format, by_layer=not (on_gpu or run.compile))
     if run.compile:

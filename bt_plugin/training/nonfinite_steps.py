@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bt_plugin.runtime import collectives
-from bt_plugin.runtime.async_copy import Fetched
+from bt_plugin.runtime.async_copy import AsyncCopy
 
 # In a message.
 _NAMED_IMAGES = 16
@@ -62,7 +62,7 @@ class NonFiniteSteps:
         for buffers in self._buffers:
             buffers.settle(found_inf > 0)
         numbers = torch.cat((self._in_a_row.unsqueeze(0), finite.float()))
-        self._unread.append(_Step(step, Fetched(numbers), names))
+        self._unread.append(_Step(step, AsyncCopy(numbers), names))
 
     def divergence(self, behind: int) -> str | None:
         """What went wrong, if too many steps in a row were not finite. To be called on every rank.
@@ -83,7 +83,7 @@ class _Step(NamedTuple):
     """numbers: steps in a row that are not finite, then each rank's 1 or 0."""
 
     number: int
-    numbers: Fetched
+    numbers: AsyncCopy
     names: list[str]
 
 

@@ -28,7 +28,7 @@ class _Ahead(NamedTuple):
     images: list[Future[NDArray[np.uint8]]]
 
 
-class Stream:
+class DaliStream:
     """The batches of a plan, made ahead by DALI's threads.
 
     Args:

@@ -63,7 +63,7 @@ class _Lent(NamedTuple):
     borrower: weakref.ref[NDArray[np.float32]]
 
 
-class FusedStream:
+class NativeStream:
     """The batches of a plan, made ahead by threads; the interface of stream.Stream.
 
     Args:

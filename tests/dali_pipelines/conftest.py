@@ -15,7 +15,7 @@ SMALL = PRESETS["barlow_twins"].changed(size_px=32)
 CPU: dict[str, Any] = {"device": "cpu"}
 
 
-@pytest.fixture(params=["dali", "cpu"])
+@pytest.fixture(params=["dali", "native"])
 def each_backend(request: pytest.FixtureRequest) -> None:
     """Runs a test on both backends, through CPU."""
     CPU["backend"] = request.param

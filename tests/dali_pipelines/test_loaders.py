@@ -1,4 +1,4 @@
-"""Real JPEG files through the loaders, on DALI and on the fused path."""
+"""Real JPEG files through the loaders, on DALI and on the native backend."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def test_bad_arguments_are_named(small_data: Path) -> None:
     for arguments, named in (
         ({"device": "tpu"}, "device: 'tpu'"),
         ({"backend": "torch"}, "backend: 'torch'"),
-        ({"backend": "cpu", "device": "gpu"}, "backend: cpu is not allowed with device gpu"),
+        ({"backend": "native", "device": "gpu"}, "backend: native is not allowed with device gpu"),
         ({"num_threads": 0}, "num_threads: 0"),
         ({"prefetch": 0}, "prefetch: 0"),
         ({"max_bad_files": -1}, "max_bad_files: -1"),
@@ -297,7 +297,7 @@ def test_bad_arguments_are_named(small_data: Path) -> None:
 
 
 def test_without_dali(small_data: Path) -> None:
-    """The packages import, the fused path works, and DALI's says what to install."""
+    """The packages import, the native backend works, and DALI's says what to install."""
     program = f"""
 import sys
 sys.modules["nvidia.dali"] = None
@@ -310,7 +310,7 @@ except ImportError as error:
     print(error)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    expected = {"dali": "pip install 'bt-plugin[cuda13]'", "cpu": "36 images"}
+    expected = {"dali": "pip install 'bt-plugin[cuda13]'", "native": "36 images"}
     assert expected[CPU["backend"]] in result.stdout
 
 

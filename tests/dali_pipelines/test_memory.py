@@ -16,7 +16,8 @@ from tests.conftest import REPOSITORY
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_memory_of_2000_batches(demo_data: Path) -> None:
-    command = [sys.executable, REPOSITORY / "benchmarks" / "memory.py", "--data", demo_data / "train", "--one", "cpu"]
+    script = REPOSITORY / "benchmarks" / "memory.py"
+    command = [sys.executable, script, "--data", demo_data / "train", "--one", "native"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     resident_mib = json.loads(result.stdout)["resident_mib"]
     assert len(resident_mib) == 20

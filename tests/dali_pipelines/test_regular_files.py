@@ -60,7 +60,7 @@ def test_files_are_read_whole(tmp_path: Path, content: bytes) -> None:
             read_regular(tmp_path / "file", len(content) - 1)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "dali"])
+@pytest.mark.parametrize("backend", ["native", "dali"])
 def test_a_loader_replaces_them_as_bad_files(paths: dict[str, Path], backend: str) -> None:
     folder = paths["pipe"].parent
     paths["folder"].rmdir()  # is no image, but a folder of some

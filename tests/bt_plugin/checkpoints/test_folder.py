@@ -12,13 +12,13 @@ from bt_plugin.checkpoints.folder import (
     NewCheckpoint,
     checkpoints,
     damage_of,
-    read_progress,
+    read_metadata,
     resume_from,
     set_aside_after,
 )
 from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.errors import CheckpointError, RecipeError
-from tests.saved import progress, save, state_of
+from tests.saved import metadata_of, save, state_of
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def names(run_dir: Path) -> list[str]:
 
 
 def test_progress_comes_back(state: TrainingState, tmp_path: Path) -> None:
-    assert read_progress(save(state, tmp_path, 5)) == progress(5)
+    assert read_metadata(save(state, tmp_path, 5)) == metadata_of(5)
 
 
 def test_a_part_that_is_elsewhere_is_an_error(state: TrainingState, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_part_that_is_elsewhere_is_an_error(state: TrainingState, tmp_path: Pa
     save(state, tmp_path, 4).rename(new.folder)
     (new.folder / "__0_0.distcp").unlink()
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp cannot be read: No such file .* all machines share"):
-        new.complete(progress(5))
+        new.complete(metadata_of(5))
 
 
 def test_the_newest_stay_by_number_and_not_by_name(state: TrainingState, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bt_plugin.checkpoints.folder import check_undamaged, read_progress
+from bt_plugin.checkpoints.folder import check_undamaged, read_metadata
 from bt_plugin.checkpoints.random_states import from_pickle, random_states, set_random_states
 from bt_plugin.checkpoints.reader import CheckpointReader, read_state
 from bt_plugin.errors import CheckpointError
@@ -193,7 +193,7 @@ def test_a_manifest_of_other_values_is_refused_by_its_key(
     manifest["progress"] = list((progress | change).values())
     (bad / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=rf"manifest\.json is .*{says}"):
-        read_progress(bad)
+        read_metadata(bad)
 
 
 @pytest.mark.parametrize("named", [[], [".metadata"], ["__0_0.distcp"]])

@@ -11,7 +11,7 @@ from torch import nn
 from bt_plugin.checkpoints.resume import find_checkpoint
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
-from tests.saved import progress, state_of, write
+from tests.saved import metadata_of, state_of, write
 
 STEPS_PER_EPOCH = 4
 
@@ -24,7 +24,7 @@ def at(small_recipe: Path, *overrides: str, steps: tuple[int, ...], world_size: 
     state = state_of(nn.Linear(2, 2))
     for step in steps:
         loader = {"epoch": step // STEPS_PER_EPOCH, "step": step % STEPS_PER_EPOCH}
-        write(state, run_dir, progress(step, world_size=2, loader=loader), keep=9)
+        write(state, run_dir, metadata_of(step, world_size=2, loader=loader), keep=9)
     found = find_checkpoint(recipe, world_size)
     return found and found.relative_to(run_dir)
 

@@ -19,7 +19,7 @@ from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.checkpoints.writer import CheckpointWriter
 from bt_plugin.errors import CheckpointError
 from tests.ranks import run_ranks
-from tests.saved import progress, save, state_of, weights_in
+from tests.saved import metadata_of, save, state_of, weights_in
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_training_goes_on_and_the_checkpoint_is_of_before(
     before = {key: value.clone() for key, value in model.state_dict().items()}
     writer = CheckpointWriter(state, tmp_path, keep=3)
     with slow(writer):
-        writer.write(progress(5))
+        writer.write(metadata_of(5))
         assert checkpoints(tmp_path) == []
         nn.init.zeros_(model.weight)
     writer.close()
@@ -74,8 +74,8 @@ def test_training_goes_on_and_the_checkpoint_is_of_before(
 def test_the_next_one_waits_for_it(state: TrainingState, tmp_path: Path) -> None:
     writer = CheckpointWriter(state, tmp_path, keep=1)
     with slow(writer):
-        writer.write(progress(5))
-        second = threading.Thread(target=writer.write, args=[progress(6)])
+        writer.write(metadata_of(5))
+        second = threading.Thread(target=writer.write, args=[metadata_of(6)])
         second.start()
         time.sleep(0.1)
         assert second.is_alive()
@@ -108,17 +108,17 @@ def test_a_failure_is_known_before_the_next_one(state: TrainingState, tmp_path: 
     """So that a run does not go on for an epoch without checkpoints."""
     writer = CheckpointWriter(state, tmp_path, keep=1)
     assert not writer.has_failed
-    writer.write(progress(1))
+    writer.write(metadata_of(1))
     writer.settle()
     assert not writer.has_failed
     with full_disk(1000):
-        writer.write(progress(2))
+        writer.write(metadata_of(2))
         deadline_s = time.monotonic() + 10
         while not writer.has_failed:
             assert time.monotonic() < deadline_s
     with pytest.raises(CheckpointError, match="checkpoint-2 cannot be written"):
-        writer.write(progress(3))
-    writer.write(progress(3))
+        writer.write(metadata_of(3))
+    writer.write(metadata_of(3))
     writer.close()
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bt_plugin.config.evaluation_recipe import Protocol
+from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import open_sources, with_classes_of
 from bt_plugin.errors import RecipeError
@@ -34,8 +34,8 @@ def recipe(train: str, val: str | None, **data: Any) -> Recipe:
     return Recipe.model_validate({"data": {"train": train, "val": val, **data}, "run": {"output_dir": "unused"}})
 
 
-def protocol(train: str, val: str) -> Protocol:
-    return Protocol.model_validate({"data": {"train": train, "val": val}})
+def protocol(train: str, val: str) -> EvaluationRecipe:
+    return EvaluationRecipe.model_validate({"data": {"train": train, "val": val}})
 
 
 TWELVE = [str(number) for number in range(12)]

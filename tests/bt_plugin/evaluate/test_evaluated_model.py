@@ -13,7 +13,7 @@ from torchvision import models
 
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.evaluated_model import open_subject
+from bt_plugin.evaluate.evaluated_model import open_model
 from bt_plugin.training.pretrain import pretrain
 
 
@@ -26,23 +26,23 @@ def run_dir(small_recipe: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_brings_its_weights_its_view_and_its_data(run_dir: Path, small_data: Path) -> None:
-    subject = open_subject(str(run_dir))
+    subject = open_model(str(run_dir))
     exported = load_file(run_dir / "export" / "backbone.safetensors")
     assert all(torch.equal(value, exported[key]) for key, value in subject.backbone.state_dict().items())
     assert subject.feature_dim == 1024
     assert subject.defaults["view"]["size_px"] == 32
     assert subject.defaults["data"]["train"] == f"{small_data}/train"
     assert subject.output_dir == run_dir / "eval"
-    assert open_subject(str(run_dir / "export")).output_dir == run_dir / "eval"
+    assert open_model(str(run_dir / "export")).output_dir == run_dir / "eval"
 
 
 def test_a_checkpoint_has_the_weights_of_its_step(run_dir: Path) -> None:
-    last = open_subject(str(run_dir / "checkpoint-2"))
+    last = open_model(str(run_dir / "checkpoint-2"))
     exported = load_file(run_dir / "export" / "backbone.safetensors")
     assert all(torch.equal(value, exported[key]) for key, value in last.backbone.state_dict().items())
-    first = open_subject(str(run_dir / "checkpoint-1"))
+    first = open_model(str(run_dir / "checkpoint-1"))
     assert any(not torch.equal(value, exported[key]) for key, value in first.backbone.state_dict().items())
-    defaults = [json.dumps(each.defaults) for each in (first, last, open_subject(str(run_dir)))]
+    defaults = [json.dumps(each.defaults) for each in (first, last, open_model(str(run_dir)))]
     assert defaults[0] == defaults[1] == defaults[2]
     assert first.feature_dim == 1024
 
@@ -50,14 +50,14 @@ def test_a_checkpoint_has_the_weights_of_its_step(run_dir: Path) -> None:
 def test_a_run_that_is_not_done_names_its_checkpoint(run_dir: Path) -> None:
     (run_dir / "export" / "model.json").unlink()
     with pytest.raises(RecipeError, match=r"has no export/model\.json; it is not done; take .*checkpoint-2"):
-        open_subject(str(run_dir))
+        open_model(str(run_dir))
 
 
 def test_a_file_of_weights(tmp_path: Path) -> None:
     theirs = models.resnet18()
     theirs.fc = torch.nn.Identity()
     save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
-    subject = open_subject(str(tmp_path / "weights.safetensors"))
+    subject = open_model(str(tmp_path / "weights.safetensors"))
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(subject.backbone.eval()(images), theirs.eval()(images))
@@ -65,7 +65,7 @@ def test_a_file_of_weights(tmp_path: Path) -> None:
 
 
 def test_a_network_by_its_name_is_random_by_seed() -> None:
-    one, same, other = (open_subject("torchvision/resnet18", seed=seed).backbone.state_dict() for seed in (0, 0, 1))
+    one, same, other = (open_model("torchvision/resnet18", seed=seed).backbone.state_dict() for seed in (0, 0, 1))
     assert torch.equal(one["conv1.weight"], same["conv1.weight"])
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
 
@@ -81,4 +81,4 @@ def test_a_network_by_its_name_is_random_by_seed() -> None:
 def test_what_is_not_there_is_told(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=message):
-        open_subject(name)
+        open_model(name)

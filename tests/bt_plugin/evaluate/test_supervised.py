@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from bt_plugin.config.evaluation_recipe import Finetune, Linear, Protocol, Supervised
+from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Finetune, Linear, Supervised
 from bt_plugin.errors import DivergenceError
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.supervised import Classifier, train_classifier
@@ -25,8 +25,8 @@ FINETUNE = Finetune(epochs=3, global_batch_size=12, lr_classifier=0.05, lr_backb
 
 
 @pytest.fixture
-def protocol(small_data: Path) -> Protocol:
-    return Protocol.model_validate(
+def protocol(small_data: Path) -> EvaluationRecipe:
+    return EvaluationRecipe.model_validate(
         {
             "data": {"train": str(small_data / "train"), "val": str(small_data / "val")},
             "view": {"size_px": 32, "resize_px": 32},
@@ -55,7 +55,7 @@ def classifier(options: Supervised) -> Classifier:
 
 
 def train(
-    protocol: Protocol, options: Supervised, folder: Path, loader: type[TwoViewLoader] = TwoViewLoader
+    protocol: EvaluationRecipe, options: Supervised, folder: Path, loader: type[TwoViewLoader] = TwoViewLoader
 ) -> tuple[Accuracy, Classifier]:
     AcceleratorState._reset_state()
     PartialState._reset_state()
@@ -66,7 +66,7 @@ def train(
     return accuracy, model
 
 
-def test_a_frozen_backbone_stays_bit_for_bit(protocol: Protocol, tmp_path: Path) -> None:
+def test_a_frozen_backbone_stays_bit_for_bit(protocol: EvaluationRecipe, tmp_path: Path) -> None:
     """BatchNorm's statistics too."""
     before = copy.deepcopy(classifier(LINEAR).state_dict())
     accuracy, model = train(protocol, LINEAR, tmp_path)
@@ -78,7 +78,7 @@ def test_a_frozen_backbone_stays_bit_for_bit(protocol: Protocol, tmp_path: Path)
     assert list(tmp_path.iterdir()) == [], "checkpoints are removed"
 
 
-def test_fine_tuning_moves_all_of_it_and_learns(protocol: Protocol, tmp_path: Path) -> None:
+def test_fine_tuning_moves_all_of_it_and_learns(protocol: EvaluationRecipe, tmp_path: Path) -> None:
     before = copy.deepcopy(classifier(FINETUNE).state_dict())
     accuracy, model = train(protocol, FINETUNE.model_copy(update={"epochs": 12}), tmp_path)
     after = model.state_dict()
@@ -87,14 +87,14 @@ def test_fine_tuning_moves_all_of_it_and_learns(protocol: Protocol, tmp_path: Pa
     assert accuracy.top1 >= 8, "of 12, where 4 are chance"
 
 
-def test_the_rates_are_the_options(protocol: Protocol, tmp_path: Path) -> None:
+def test_the_rates_are_the_options(protocol: EvaluationRecipe, tmp_path: Path) -> None:
     """A backbone's rate of zero is a backbone that stays, but for BatchNorm's statistics."""
     _, model = train(protocol, FINETUNE.model_copy(update={"lr_backbone": 0.0}), tmp_path)
     before, after = dict(classifier(FINETUNE).named_parameters()), dict(model.named_parameters())
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"head.weight", "head.bias"}
 
 
-def test_rates_follow_a_cosine_over_epochs(protocol: Protocol, tmp_path: Path) -> None:
+def test_rates_follow_a_cosine_over_epochs(protocol: EvaluationRecipe, tmp_path: Path) -> None:
     rates: list[tuple[float, ...]] = []
 
     def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -112,7 +112,7 @@ def test_rates_follow_a_cosine_over_epochs(protocol: Protocol, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("options", [LINEAR, FINETUNE], ids=["linear", "finetune"])
-def test_a_stopped_one_goes_on_as_the_same(protocol: Protocol, tmp_path: Path, options: Supervised) -> None:
+def test_a_stopped_one_goes_on_as_the_same(protocol: EvaluationRecipe, tmp_path: Path, options: Supervised) -> None:
     whole, theirs = train(protocol, options, tmp_path / "whole")
     with pytest.raises(StoppedError):
         train(protocol, options, tmp_path / "stopped", Stopping)
@@ -122,7 +122,7 @@ def test_a_stopped_one_goes_on_as_the_same(protocol: Protocol, tmp_path: Path, o
         assert torch.equal(ours.state_dict()[key], value), key
 
 
-def test_another_recipe_does_not_go_on_from_it(protocol: Protocol, tmp_path: Path) -> None:
+def test_another_recipe_does_not_go_on_from_it(protocol: EvaluationRecipe, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         train(protocol, LINEAR, tmp_path / "stopped", Stopping)
     other = LINEAR.model_copy(update={"lr_classifier": 0.01})
@@ -132,7 +132,7 @@ def test_another_recipe_does_not_go_on_from_it(protocol: Protocol, tmp_path: Pat
 
 
 def test_other_weights_do_not_go_on_from_it(
-    protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    protocol: EvaluationRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their backbone is in the checkpoint: it would be the one that is evaluated."""
     with pytest.raises(StoppedError):
@@ -144,7 +144,7 @@ def test_other_weights_do_not_go_on_from_it(
     assert torch.equal(model.backbone.layer4[1].bn2.weight, torch.ones(512))
 
 
-def test_a_loss_that_is_not_finite_ends_it(protocol: Protocol, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_it(protocol: EvaluationRecipe, tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match=r"epoch \d, step \d: the loss is (nan|inf); take lower rates"):
         train(protocol, FINETUNE.model_copy(update={"lr_backbone": 1e20, "lr_classifier": 1e20}), tmp_path)
 

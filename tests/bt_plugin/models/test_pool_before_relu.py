@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bt_plugin.models.backbones import build_backbone
-from bt_plugin.models.pool_before_relu import pool_first
+from bt_plugin.models.pool_before_relu import pool_before_relu
 from tests.bt_plugin.loss.differentiated import gradients
 
 
@@ -22,7 +22,7 @@ def test_a_resnet_that_pools_first_is_the_same(name: str) -> None:
     images[0] = images[0].sign()
     images[1, :, 16:48] = 0
     changed = copy.deepcopy(plain)
-    pool_first(changed)
+    pool_before_relu(changed)
     assert isinstance(changed.maxpool, nn.Sequential)
     assert list(changed.state_dict()) == list(plain.state_dict())
     for of_changed, of_plain in zip(gradients(changed, images), gradients(plain, images), strict=True):
@@ -33,7 +33,7 @@ def test_the_relu_has_a_quarter_of_the_pixels() -> None:
     backbone, _ = build_backbone("torchvision/resnet18")
     seen: list[torch.Size] = []
     backbone.get_submodule("relu").register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    pool_first(backbone)
+    pool_before_relu(backbone)
     backbone(torch.randn(2, 3, 64, 64))
     assert seen == [(2, 64, 16, 16)]
 
@@ -52,7 +52,7 @@ def test_other_networks_are_the_same(name: str, stem: str) -> None:
     torch.manual_seed(0)
     plain, _ = build_backbone(name, stem)  # type: ignore[arg-type]
     changed = copy.deepcopy(plain)
-    pool_first(changed)
-    pool_first(changed)
+    pool_before_relu(changed)
+    pool_before_relu(changed)
     images = torch.randn(2, 3, 224, 224)
     assert torch.equal(changed.eval()(images), plain.eval()(images))

@@ -37,7 +37,7 @@ def test_speed_counts_images_and_waiting() -> None:
             time.sleep(0.05)
             yield batch
 
-    speed = Speed(global_batch_size=32)
+    speed = Speed(images_per_batch=32)
     seen = []
     for batch in speed.watch(slow_batches()):  # type: ignore[arg-type]
         seen.append(batch)

@@ -7,20 +7,20 @@ import re
 
 import pytest
 
-from bt_plugin.monitoring import progress_bar as progress
-from bt_plugin.monitoring.progress_bar import Progress
+from bt_plugin.monitoring import progress_bar
+from bt_plugin.monitoring.progress_bar import ProgressBar
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_lines_now_and_then(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    run = Progress(total=100, done=40, shown=True)
+    run = ProgressBar(total=100, done=40, shown=True)
     for step in range(41, 101):
         clock[0] += 2
         run.step_done()
@@ -35,7 +35,7 @@ def test_lines_now_and_then(clock: list[float], caplog: pytest.LogCaptureFixture
 
 def test_other_ranks_are_silent(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    run = Progress(total=1, done=0, shown=False)
+    run = ProgressBar(total=1, done=0, shown=False)
     run.step_done()
     run.tell("loss")
     assert caplog.records == []
@@ -45,8 +45,8 @@ def test_a_terminal_has_a_bar(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
-    run = Progress(total=3, done=1, shown=True)
+    monkeypatch.setattr(progress_bar.sys.stderr, "isatty", lambda: True)
+    run = ProgressBar(total=3, done=1, shown=True)
     run.step_done()
     run.tell("loss 3")
     run.close()

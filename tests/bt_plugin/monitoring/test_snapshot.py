@@ -11,12 +11,12 @@ import torch
 
 from bt_plugin.evaluate.correlation import cross_correlation
 from bt_plugin.evaluate.online import snapshot_of
-from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Album, Snapshot, read_album
+from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, CorrelationSnapshot, SnapshotStore, read_snapshots
 from bt_plugin.monitoring.view_pixels import pixels_of, rows_of
 from dali_pipelines.views.params import PRESETS, ViewParams
 
 
-def snapshot(dim: int = 200) -> Snapshot:
+def snapshot(dim: int = 200) -> CorrelationSnapshot:
     z = torch.randn(50, dim)
     return snapshot_of(cross_correlation(z, z + torch.randn(50, dim)), torch.linalg.svdvals(z))
 
@@ -49,24 +49,24 @@ def test_rounding_loses_no_entry() -> None:
 
 
 def test_an_album_continues_with_its_run(tmp_path: Path) -> None:
-    album = Album(tmp_path, 0)
+    store = SnapshotStore(tmp_path, 0)
     kept = {step: snapshot() for step in (4, 8, 12)}
     for step, of_it in kept.items():
-        album.add(step, of_it)
-    Album(tmp_path, 8)
+        store.add(step, of_it)
+    SnapshotStore(tmp_path, 8)
     (tmp_path / "pictures" / "step-6.npz").write_bytes(b"PK\x03\x04 cut short")
-    read = read_album(tmp_path)
+    read = read_snapshots(tmp_path)
     assert list(read) == [4, 8], "12 is of a future that will be another, 6 cannot be read"
     for step, of_it in read.items():
-        for name in Snapshot._fields:
+        for name in CorrelationSnapshot._fields:
             np.testing.assert_array_equal(getattr(of_it, name), getattr(kept[step], name))
 
 
 def test_the_views_are_kept_once(tmp_path: Path) -> None:
-    album = Album(tmp_path, 0)
-    assert album.add_views(np.zeros((4, 4, 3), np.uint8))
+    store = SnapshotStore(tmp_path, 0)
+    assert store.add_views(np.zeros((4, 4, 3), np.uint8))
     before = (tmp_path / "pictures" / "views.png").read_bytes()
-    assert not album.add_views(np.ones((4, 4, 3), np.uint8))
+    assert not store.add_views(np.ones((4, 4, 3), np.uint8))
     assert (tmp_path / "pictures" / "views.png").read_bytes() == before
 
 
@@ -93,9 +93,9 @@ def test_views_of_two_sizes_make_one_picture() -> None:
 
 
 def test_damaged_pictures_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    album = Album(tmp_path, 0)
+    store = SnapshotStore(tmp_path, 0)
     for step in range(1, 9):
-        album.add(step, snapshot())
+        store.add(step, snapshot())
     folder = tmp_path / "pictures"
     whole = (folder / "step-1.npz").read_bytes()
     (folder / "step-2.npz").write_bytes(b"")
@@ -108,8 +108,8 @@ def test_damaged_pictures_are_left_out_with_a_warning(tmp_path: Path, caplog: py
     os.mkfifo(folder / "step-8.npz")
     for name in ("step-abc.npz", "step-.npz", f"step-{'9' * 200}.npz", "step-٣.npz"):
         (folder / name).write_bytes(whole)
-    assert list(read_album(tmp_path)) == [1]
+    assert list(read_snapshots(tmp_path)) == [1]
     for step in range(2, 9):
         assert f"step-{step}.npz is left out: " in caplog.text
-    Album(tmp_path, 1)
+    SnapshotStore(tmp_path, 1)
     assert (folder / "step-abc.npz").exists(), "what is no picture of ours stays"

@@ -63,10 +63,9 @@ def test_loaders_name_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_rank_that_never_comes_is_told(tmp_path: object) -> None:
     """Only one of two ranks is started."""
-    program = (
-        "from bt_plugin.runtime.accelerator import build_accelerator; from bt_plugin.config.recipe import Launched;"
-    )
-    program += "build_accelerator(Launched(device='cpu', timeout_s=6))"
+    program = "from bt_plugin.runtime.accelerator import build_accelerator;"
+    program += "from bt_plugin.config.recipe import ProcessOptions;"
+    program += "build_accelerator(ProcessOptions(device='cpu', timeout_s=6))"
     import os
 
     variables = {

@@ -29,7 +29,7 @@ def test_the_views_are_those_of_the_first_step(small_recipe: Path) -> None:
     recipe = load_recipe(small_recipe, PLAIN)
     picture = preview(recipe, images=3)
     assert picture.size == (5 * 200, 22 + 3 * (192 + 104))
-    loader = TwoViewLoader(recipe.data.train, 6, recipe.preset, seed=recipe.run.seed, backend="cpu", device="cpu")
+    loader = TwoViewLoader(recipe.data.train, 6, recipe.preset, seed=recipe.run.seed, backend="native", device="cpu")
     views, _, _ = next(iter(loader))
     for line in range(3):
         _, a, a_by_pil, b, b_by_pil = cells(picture, line, 5)

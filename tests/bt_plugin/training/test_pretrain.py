@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import CheckpointError, DivergenceError, RecipeError
 from bt_plugin.models.from_recipe import build_model
-from bt_plugin.runtime.async_copy import Fetched
+from bt_plugin.runtime.async_copy import AsyncCopy
 from bt_plugin.training.loop import Training
 from bt_plugin.training.pretrain import pretrain
 from bt_plugin.weights.export_folder import load_backbone
@@ -152,7 +152,7 @@ def test_numbers_that_come_late_are_told_before_a_checkpoint(
     """As from a GPU that has not done the step yet."""
     options = ["eval.every_epochs=1", "eval.knn=false"]
     train(small_recipe, f"run.output_dir={tmp_path}/early", *options)
-    monkeypatch.setattr(Fetched, "is_here", False)
+    monkeypatch.setattr(AsyncCopy, "is_here", False)
     told_at: list[int] = []
     save = Training._save
 

@@ -46,5 +46,5 @@ def test_bad_values_are_named(demo_data: Path) -> None:
         Tuning(hw_decoder_load=2)
     with pytest.raises(ValueError, match="decode: 'twice' is not allowed"):
         Tuning(decode="twice")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tuning: is of DALI's graph, and the views are made by backend cpu"):
-        TwoViewLoader(demo_data / "train", 8, VIEWS, device="cpu", backend="cpu", tuning=Tuning())
+    with pytest.raises(ValueError, match="tuning: is of DALI's graph, and the views are made by backend native"):
+        TwoViewLoader(demo_data / "train", 8, VIEWS, device="cpu", backend="native", tuning=Tuning())

@@ -1,4 +1,4 @@
-"""The fused path against PIL and torchvision with the same parameters, in uint8 levels, and against DALI's graph."""
+"""The native backend against PIL, torchvision and DALI's graph, with the same parameters, in uint8 levels."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_views_are_those_of_dalis_graph(demo_data: Path, changes: dict[str, Any]
     preset = PRESETS["barlow_twins"].changed(size_px=64, **changes)
     dali, fused = (
         next(iter(TwoViewLoader(demo_data / "train", 32, preset, device="cpu", backend=backend)))
-        for backend in ("dali", "cpu")
+        for backend in ("dali", "native")
     )
     assert dali.filenames == fused.filenames
     for first, second in zip(dali.views, fused.views):
@@ -210,7 +210,7 @@ def test_views_are_those_of_dalis_graph(demo_data: Path, changes: dict[str, Any]
 @pytest.mark.parametrize("num_threads", [1, 5])
 def test_pixels_do_not_depend_on_the_number_of_threads(small_data: Path, num_threads: int) -> None:
     def batches(num_threads: int) -> list[Any]:
-        ours = TwoViewLoader(small_data / "train", 9, device="cpu", backend="cpu", num_threads=num_threads)
+        ours = TwoViewLoader(small_data / "train", 9, device="cpu", backend="native", num_threads=num_threads)
         return [batch.views for batch in ours]
 
     for first, second in zip(batches(num_threads), batches(2), strict=True):
@@ -224,7 +224,7 @@ import torch
 from dali_pipelines.loaders import TwoViewLoader
 
 torch.set_num_threads(3)
-next(iter(TwoViewLoader({str(demo_data / "train")!r}, 4, device="cpu", backend="cpu", num_threads=2)))
+next(iter(TwoViewLoader({str(demo_data / "train")!r}, 4, device="cpu", backend="native", num_threads=2)))
 threads = [line for line in torch.__config__.parallel_info().splitlines() if "max_threads" in line]
 assert len(threads) == 2 and all(line.endswith(": 3") for line in threads), threads
 """
@@ -237,7 +237,7 @@ def test_threads_need_not_wait_long_for_the_interpreter(small_data: Path) -> Non
     try:
         for own, expected in ((0.005, 0.0005), (0.0001, 0.0001)):
             sys.setswitchinterval(own)
-            next(iter(TwoViewLoader(small_data / "train", 4, device="cpu", backend="cpu")))
+            next(iter(TwoViewLoader(small_data / "train", 4, device="cpu", backend="native")))
             assert sys.getswitchinterval() == pytest.approx(expected, abs=1e-5)
     finally:
         sys.setswitchinterval(before)
@@ -248,7 +248,7 @@ def test_pixels_do_not_depend_on_who_compiled_the_kernel(demo_data: Path, tmp_pa
     program = f"""
 import hashlib
 from dali_pipelines import TwoViewLoader
-(batch,) = TwoViewLoader({str(demo_data / "val")!r}, 520, "barlow_twins_32", device="cpu", backend="cpu")
+(batch,) = TwoViewLoader({str(demo_data / "val")!r}, 520, "barlow_twins_32", device="cpu", backend="native")
 print(hashlib.sha256(b"".join(view.numpy().tobytes() for view in batch.views)).hexdigest())
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -266,7 +266,7 @@ def test_memory_is_used_again_once_nobody_holds_it(small_data: Path, monkeypatch
         return empty(shape, *arguments, **options)
 
     monkeypatch.setattr(np, "empty", counting)
-    ours = TwoViewLoader(small_data / "train", 4, PRESETS["barlow_twins"], device="cpu", backend="cpu", prefetch=1)
+    ours = TwoViewLoader(small_data / "train", 4, PRESETS["barlow_twins"], device="cpu", backend="native", prefetch=1)
     assert sum(1 for _ in range(3) for _ in ours) == 27
     # Two batches under way and one that is looked at, of two views.
     assert made.count((4, 224, 224, 3)) <= 8
