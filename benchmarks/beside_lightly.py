@@ -113,12 +113,14 @@ def pretrain_lightly(
     )
     criterion = BarlowTwinsLoss()
     ours = load_recipe(RECIPE).optim
-    groups = parameter_groups(model, ours.lr_weights, ours.lr_biases, ours.weight_decay)
+    groups = parameter_groups(
+        model, lr_weights=ours.lr_weights, lr_biases=ours.lr_biases, weight_decay=ours.weight_decay
+    )
     optimizer = LARS(groups, lr=0.0) if lars else torch.optim.SGD(model.parameters(), lr=0.06)
     for epoch in range(epochs):
         for step, views in enumerate(loader, epoch * len(loader)):
             for group in optimizer.param_groups if lars else ():
-                scale = lr_scale(step, epochs * len(loader), round(ours.warmup_epochs * len(loader)))
+                scale = lr_scale(step, epochs * len(loader), warmup_steps=round(ours.warmup_epochs * len(loader)))
                 group["lr"] = group["base_lr"] * scale
             loss = criterion(*(head(backbone(view).flatten(start_dim=1)) for view in views))
             loss.backward()

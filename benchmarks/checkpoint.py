@@ -38,10 +38,12 @@ def main() -> None:
     recipe = load_recipe(RECIPE)
     accelerator = Accelerator(cpu=True)
     model = build_model(recipe)
-    optimizer = LARS(parameter_groups(model, 0.2, 0.2, 1e-6), lr=0.0, momentum=0.9, eta=0.001)
+    optimizer = LARS(
+        parameter_groups(model, lr_weights=0.2, lr_biases=0.2, weight_decay=1e-6), lr=0.0, momentum=0.9, eta=0.001
+    )
     model = accelerator.prepare(model, optimizer)[0]
     optimizer.make_state()
-    state = TrainingState(accelerator, model, optimizer, timedelta(seconds=600))
+    state = TrainingState(accelerator, model, optimizer, timeout=timedelta(seconds=600))
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         result = measured(state, Path(folder), arguments.repeats)
     # What an epoch must take for a checkpoint to hold it up by 1 %.

@@ -23,7 +23,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector, lr_scale
-from dali_pipelines import PRESETS, TwoViewLoader
+from dali_pipelines import PRESETS, Backend, TwoViewLoader
 from dali_pipelines.views.crop_windows import crop_window
 from dali_pipelines.views.draws import draw_views
 
@@ -35,7 +35,9 @@ LAMBDA = 5.1e-3
 def main() -> None:
     subprocess.run([sys.executable, "-m", "bt_plugin", "demo-data", DATA], check=True)
     torch.manual_seed(0)
-    loader = TwoViewLoader(f"{DATA}/train", 256, PRESETS["barlow_twins"].changed(size_px=64), device="cpu")
+    loader = TwoViewLoader(
+        f"{DATA}/train", 256, PRESETS["barlow_twins"].changed(size_px=64), backend=Backend(device="cpu")
+    )
     views = next(iter(loader)).views
     backbone = build_backbone("torchvision/resnet18", zero_init_residual=False)
     model = BarlowTwins(backbone.module, build_projector(backbone.feature_dim, (D, D)))
@@ -167,12 +169,12 @@ def schedule() -> dict[str, float]:
     """Of 1,000 steps with 100 of warmup, in units of the base rate."""
     parameter = nn.Parameter(torch.zeros(1))
     theirs = CosineWarmupScheduler(torch.optim.SGD([parameter], lr=1.0), warmup_epochs=100, max_epochs=1000)
-    differences = [theirs.scale_lr(step) - lr_scale(step, 1000, 100) for step in range(1000)]
+    differences = [theirs.scale_lr(step) - lr_scale(step, 1000, warmup_steps=100) for step in range(1000)]
     return {
         "Lightly's rate less ours, in warmup, most": max(differences[:100], key=abs),
         "Lightly's rate less ours, after it, most": max(differences[100:], key=abs),
         "Lightly's first rate": theirs.scale_lr(0),
-        "our first rate": lr_scale(0, 1000, 100),
+        "our first rate": lr_scale(0, 1000, warmup_steps=100),
     }
 
 

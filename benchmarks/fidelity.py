@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from record import write_record
 from torchvision.transforms import functional as F
 
-from dali_pipelines import PRESETS, Preset, TwoViewLoader, ViewParams, array_source
+from dali_pipelines import PRESETS, Backend, Preset, TwoViewLoader, ViewParams, array_source
 from dali_pipelines.pil.transform import view_of
 from dali_pipelines.views.draws import ViewDraws, draw_views
 
@@ -140,7 +140,7 @@ def photographs() -> list[Image.Image]:
 
 def views(squares: list[Image.Image], view: ViewParams, backend: str) -> list[Pixels]:
     source = array_source(np.stack([np.asarray(square) for square in squares] * TIMES))
-    loader = TwoViewLoader(source, len(source), Preset((view,)), device="cpu", backend=backend)  # type: ignore[arg-type]
+    loader = TwoViewLoader(source, len(source), Preset((view,)), backend=Backend(backend, device="cpu"))  # type: ignore[arg-type]
     batch = next(iter(loader))
     return list((255 * batch.views[0]).round().permute(0, 2, 3, 1).to(torch.uint8).numpy())
 

@@ -155,11 +155,11 @@ _MUST_BE_READ = ("uint16.tif", "uint8.tif", "16 bit gray.png", "16 bit RGB.png",
 
 def level(path: Path, backend: str) -> Levels:
     """Mean levels of both halves, as a loader hands them out."""
-    from dali_pipelines import EvalLoader
+    from dali_pipelines import Backend, EvalLoader
     from dali_pipelines.views.params import EvalParams
 
     view = EvalParams(32, 32, "bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
-    loader = EvalLoader(path, 1, view, device="cpu", backend=backend)  # type: ignore[arg-type]
+    loader = EvalLoader(path, 1, view, backend=Backend(backend, device="cpu"))  # type: ignore[arg-type]
     return _halves(next(iter(loader))[0][0])
 
 

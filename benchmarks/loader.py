@@ -28,7 +28,7 @@ from measure import in_a_process
 from PIL import Image
 from record import write_record
 
-from dali_pipelines import PRESETS, Preset, TwoViewLoader, open_source
+from dali_pipelines import PRESETS, Backend, Preset, TwoViewLoader, open_source
 
 LOADERS = ("native", "dali", "lightly", "transform")
 # The same with hues turned in YIQ.
@@ -102,7 +102,7 @@ def open_loader(name: str, data: Path, preset: Preset) -> Iterable[Any]:
     path, _, in_yiq = name.partition("-")
     if path in ("native", "dali"):
         preset = preset.changed(hue_space="yiq") if in_yiq else preset
-        loader = TwoViewLoader(data, BATCH, preset, device="cpu", backend=path, num_threads=cores)  # type: ignore[arg-type]
+        loader = TwoViewLoader(data, BATCH, preset, backend=Backend(path, device="cpu", num_threads=cores))  # type: ignore[arg-type]
         return chain.from_iterable(repeat(loader))
     from lightly.data import LightlyDataset
     from torch.utils.data import DataLoader

@@ -13,7 +13,7 @@ from pathlib import Path
 from measure import in_a_process, process_bytes
 from record import write_record
 
-from dali_pipelines import PRESETS, TwoViewLoader
+from dali_pipelines import PRESETS, Backend, TwoViewLoader
 
 BACKENDS = ("native", "dali")
 SAMPLED_EVERY = 100
@@ -41,7 +41,7 @@ def resident_mib(arguments: argparse.Namespace) -> list[float]:
     """After every SAMPLED_EVERY batches."""
     views = PRESETS["barlow_twins"].changed(size_px=32)
     loader = TwoViewLoader(
-        arguments.data, arguments.batch_size, views, device="cpu", backend=arguments.one, num_threads=2
+        arguments.data, arguments.batch_size, views, backend=Backend(arguments.one, device="cpu", num_threads=2)
     )
     batches = islice(chain.from_iterable(repeat(loader)), arguments.batches)
     return [process_bytes("VmRSS") / 2**20 for number, _ in enumerate(batches, start=1) if number % SAMPLED_EVERY == 0]

@@ -61,9 +61,13 @@ def stepping(whose: str, backbone: str, widths: list[int]) -> Action:
     torch.manual_seed(0)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
-    weights, others = (group["params"] for group in parameter_groups(model, 0.0, 0.0, WEIGHT_DECAY))
+    weights, others = (
+        group["params"] for group in parameter_groups(model, lr_weights=0.0, lr_biases=0.0, weight_decay=WEIGHT_DECAY)
+    )
     if whose == "ours":
-        optimizer: torch.optim.Optimizer = LARS(parameter_groups(model, 0.0, 0.0, WEIGHT_DECAY), 0.0, MOMENTUM)
+        optimizer: torch.optim.Optimizer = LARS(
+            parameter_groups(model, lr_weights=0.0, lr_biases=0.0, weight_decay=WEIGHT_DECAY), 0.0, momentum=MOMENTUM
+        )
         optimizer.found_inf = torch.zeros((), device=device)
     elif whose == "lightly":
         groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]

@@ -21,8 +21,8 @@ from bt_plugin.data.from_recipe import build_loader, open_sources
 from bt_plugin.models.backbones import build_backbone
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.runtime.accelerator import build_accelerator
-from bt_plugin.training.loop import Training
-from dali_pipelines.loaders import Batch
+from bt_plugin.training.step import TrainStep
+from dali_pipelines.loaders import Batch, TwoViewLoader
 
 LAMBDA = 5.1e-3
 LR = 0.2
@@ -58,17 +58,17 @@ def options(arguments: argparse.Namespace, folder: str) -> list[str]:
     ]
 
 
-def ours(changes: list[str]) -> tuple[Training, Step]:
-    """The quickstart with these changes, and its whole step: schedule, checks and all."""
+def ours(changes: list[str]) -> tuple[TwoViewLoader, Step]:
+    """The loader of the quickstart with these changes, and its whole step, checks and all."""
     recipe = load_recipe("recipes/pretrain/quickstart.yaml", changes)
     accelerator = build_accelerator(recipe.run)
     source, _ = open_sources(recipe)
-    training = Training(recipe, accelerator, build_model(recipe), build_loader(recipe, source, accelerator))
+    train_step = TrainStep(recipe, accelerator, build_model(recipe))
 
     def step(views: Views) -> object:
-        return training.train_step([Batch(views, torch.zeros(len(views[0])), [])])
+        return train_step([Batch(views, torch.zeros(len(views[0])), [])])
 
-    return training, step
+    return build_loader(recipe, source, accelerator), step
 
 
 def official(clone: Path, backbone: str, widths: list[int], batch_size: int, device: torch.device, bf16: bool) -> Step:

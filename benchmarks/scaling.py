@@ -225,7 +225,7 @@ def cluster(arguments: argparse.Namespace, world_size: int) -> Network:
 
 def loss_s(form: Literal["cross", "gram"], n: int, d: int, world_size: int, network: Network) -> dict[str, float]:
     """Seconds of the loss: in all, and for what is sent."""
-    cost = loss_cost(form, n, d, world_size)
+    cost = loss_cost(form, n=n, d=d, world_size=world_size)
     statistics_s = network.all_gather_s(4 * (1 + 4 * d), world_size)
     if form == "cross":
         sent_s = statistics_s + network.all_reduce_s(4 * d * d, world_size)

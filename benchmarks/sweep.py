@@ -23,7 +23,7 @@ from loader import preset_for, write_images
 from measure import in_a_process
 from record import write_record
 
-from dali_pipelines import Tuning, TwoViewLoader
+from dali_pipelines import Backend, Tuning, TwoViewLoader
 
 CORES = len(os.sched_getaffinity(0))
 DEFAULT: dict[str, Any] = {"num_threads": CORES, "prefetch": 2, "batch_size_per_rank": 256}
@@ -72,11 +72,14 @@ def main() -> None:
 def throughput(settings: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
     """Of the batches after the first four, on the device and finished."""
     tuning = Tuning(**{name: value for name, value in settings.items() if name in TUNING})
-    options = {name: value for name, value in settings.items() if name not in TUNING}
-    preset = preset_for(arguments.data)
-    loader = TwoViewLoader(
-        arguments.data, views=preset, device=arguments.device, backend="dali", tuning=tuning, **options
+    backend = Backend(
+        "dali",
+        device=arguments.device,
+        num_threads=settings["num_threads"],
+        prefetch=settings["prefetch"],
+        tuning=tuning,
     )
+    loader = TwoViewLoader(arguments.data, settings["batch_size_per_rank"], preset_for(arguments.data), backend=backend)
     batches = chain.from_iterable(repeat(loader))
     for _ in range(4):
         next(batches)

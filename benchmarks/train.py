@@ -70,9 +70,9 @@ def contenders(arguments: argparse.Namespace, data: Path, folder: str) -> dict[s
 
 
 def our_training(changes: list[str]) -> Action:
-    training, _ = ours(changes)
-    batches = endless(training.loader)
-    return lambda: training.train_step([next(batches)])
+    loader, step = ours(changes)
+    batches = endless(loader)
+    return lambda: step(next(batches).views)
 
 
 def theirs(

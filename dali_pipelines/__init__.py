@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dali_pipelines.backend import Backend
     from dali_pipelines.errors import BadImageError
     from dali_pipelines.eval_loader import EvalBatch, EvalLoader
     from dali_pipelines.loaders import Batch, TwoViewLoader
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "PRESETS": "dali_pipelines.views.params",
+    "Backend": "dali_pipelines.backend",
     "BadImageError": "dali_pipelines.errors",
     "Batch": "dali_pipelines.loaders",
     "EvalBatch": "dali_pipelines.eval_loader",
@@ -44,6 +46,7 @@ _MODULES = {
 
 __all__ = [
     "PRESETS",
+    "Backend",
     "BadImageError",
     "Batch",
     "EvalBatch",

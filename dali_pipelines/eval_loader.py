@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dali_pipelines.backends import eval_stream
+from dali_pipelines.backend import Backend, BackendName, resolve_backend
 from dali_pipelines.decoding.bad_files import BadFiles
 from dali_pipelines.errors import BadImageError
-from dali_pipelines.maker import Backend, Device, resolve_maker
 from dali_pipelines.memory import check_memory
 from dali_pipelines.plans import Plan
 from dali_pipelines.ranks import rank_and_world_size
 from dali_pipelines.shards import eval_indices
 from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.streams import eval_stream
 from dali_pipelines.views.channels import check_channels
-from dali_pipelines.views.params import MOST_PIXELS, EvalParams
+from dali_pipelines.views.params import EvalParams
 
 
 class EvalBatch(NamedTuple):
@@ -39,13 +39,9 @@ class EvalLoader:
         source: The images, or where they are.
         batch_size: Of this rank; the last batch may be smaller.
         params: The view.
-        device: As for TwoViewLoader.
+        backend: As for TwoViewLoader.
         rank: As for TwoViewLoader; rank r takes the images r, r + world_size, ...
         world_size: As for TwoViewLoader.
-        num_threads: As for TwoViewLoader.
-        prefetch: As for TwoViewLoader.
-        backend: As for TwoViewLoader.
-        max_pixels: As for TwoViewLoader.
         max_bad_files: As for TwoViewLoader, but none by default: an evaluation is of the images that it names.
 
     Raises:
@@ -58,13 +54,10 @@ class EvalLoader:
         source: ImageSource | str | Path,
         batch_size: int,
         params: EvalParams | None = None,
-        device: Device = "auto",
+        *,
+        backend: Backend | BackendName = "auto",
         rank: int | None = None,
         world_size: int | None = None,
-        num_threads: int | None = None,
-        prefetch: int = 2,
-        backend: Backend = "auto",
-        max_pixels: int = MOST_PIXELS,
         max_bad_files: int = 0,
     ) -> None:
         if batch_size < 1:
@@ -73,9 +66,9 @@ class EvalLoader:
         self._params = params or EvalParams()
         check_channels(self._params, self.source.channels)
         self._batch_size = batch_size
-        self._maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels)
+        self._backend = resolve_backend(backend)
         samples = min(batch_size, len(self.source))
-        check_memory([self._params], samples=samples, prefetch=prefetch, device=self._maker.device)
+        check_memory([self._params], samples=samples, prefetch=self._backend.prefetch, device=self._backend.device)
         self.bad_files = BadFiles(len(self.source), max_bad_files) if max_bad_files else None
         self._given = rank, world_size
 
@@ -89,7 +82,10 @@ class EvalLoader:
         while done < len(batches):
             plans = (Plan(self._good(indices)) for indices in batches[done:])
             try:
-                for plan, (images,) in eval_stream(self.source, self._params, plans, self._batch_size, self._maker):
+                stream = eval_stream(
+                    self.source, self._params, plans=plans, batch_size=self._batch_size, backend=self._backend
+                )
+                for plan, (images,) in stream:
                     done += 1
                     targets = torch.from_numpy(self.source.labels[plan.indices])
                     yield EvalBatch(images, targets, [self.source.names[index] for index in plan.indices])
@@ -102,4 +98,5 @@ class EvalLoader:
         return indices if self.bad_files is None else self.bad_files.replaced(indices)
 
     def _batches(self) -> list[NDArray[np.int64]]:
-        return eval_indices(len(self.source), self._batch_size, *rank_and_world_size(*self._given))
+        rank, world_size = rank_and_world_size(*self._given)
+        return eval_indices(len(self.source), batch_size=self._batch_size, rank=rank, world_size=world_size)

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dali_pipelines.backends import view_stream
+from dali_pipelines.backend import Backend, BackendName, resolve_backend
 from dali_pipelines.decoding.bad_files import BadFiles
 from dali_pipelines.errors import BadImageError
-from dali_pipelines.maker import Backend, Device, resolve_maker
 from dali_pipelines.memory import check_memory
 from dali_pipelines.plans import Plan
 from dali_pipelines.ranks import rank_and_world_size
 from dali_pipelines.shards import Shards
 from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.streams import view_stream
 from dali_pipelines.views.channels import views_of_channels
 from dali_pipelines.views.draws import draw_views
-from dali_pipelines.views.params import MOST_PIXELS, Preset, Tuning, resolve_views
+from dali_pipelines.views.params import Preset, resolve_views
 
 if TYPE_CHECKING:
     from dali_pipelines.dali.stream import DaliStream
@@ -63,21 +63,15 @@ class TwoViewLoader:
         batch_size_per_rank: Images a rank gets each step.
         views: A preset's name or a Preset: "barlow_twins", "barlow_twins_32", or the multi-crop views of "swav"
             and "dino".
-        device: Where the views are made; "auto" is "gpu" where torch sees one.
+        backend: What computes the views, where, and how far ahead: a Backend, or the name of one.
         rank: Of this process, 0 to world_size - 1. Default: torch.distributed's, even where that begins after the
             loader is made, as under Lightning; else $RANK, else 0.
         world_size: Number of processes. Default: likewise, $WORLD_SIZE, else 1.
         seed: Of order and augmentations, the same on every rank.
-        num_threads: That make them, default this process's share of the cores.
-        prefetch: Batches made ahead.
         micro_batches: Pieces that the batch of a step is handed out in, for gradient accumulation. The
             images and views of a step do not depend on it.
-        backend: "dali", or "native": the same views without DALI, several times faster on a CPU. "auto" is DALI
-            on a GPU and "native" elsewhere. They differ by rounding (docs/design.md).
         max_bad_files: Files that may be unreadable. Each is replaced by the next good one, and logged once;
             one more ends the stream with BadImageError.
-        max_pixels: Height times width of an encoded image; a larger one is a bad file, and not decoded.
-        tuning: Of DALI's graph.
 
     Raises:
         ValueError: For an argument out of range, or fewer images than one global batch.
@@ -93,17 +87,13 @@ class TwoViewLoader:
         source: ImageSource | str | Path,
         batch_size_per_rank: int,
         views: str | Preset = "barlow_twins",
-        device: Device = "auto",
+        *,
+        backend: Backend | BackendName = "auto",
         rank: int | None = None,
         world_size: int | None = None,
         seed: int = 0,
-        num_threads: int | None = None,
-        prefetch: int = 2,
         micro_batches: int = 1,
-        backend: Backend = "auto",
         max_bad_files: int = 100,
-        max_pixels: int = MOST_PIXELS,
-        tuning: Tuning | None = None,
     ) -> None:
         if max_bad_files < 0:
             raise ValueError(f"max_bad_files: {max_bad_files} is not allowed; it must be 0 or more")
@@ -116,9 +106,9 @@ class TwoViewLoader:
         self._given = rank, world_size
         rank, world_size = rank_and_world_size(rank, world_size)
         self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)
-        self.maker = resolve_maker(backend, device, num_threads, prefetch, max_pixels, tuning)
+        self.backend = resolve_backend(backend)
         samples = batch_size_per_rank // micro_batches
-        check_memory(self.views, samples=samples, prefetch=prefetch, device=self.maker.device)
+        check_memory(self.views, samples=samples, prefetch=self.backend.prefetch, device=self.backend.device)
         self._shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
@@ -188,8 +178,7 @@ class TwoViewLoader:
         while True:
             try:
                 if self._stream is None:
-                    size = self.shards.batch_size_per_rank // self.micro_batches
-                    self._stream = view_stream(self.source, self.views, self._plans(position), size, self.maker)
+                    self._stream = self._open_stream(position)
                 elif self._stream_at != position:
                     self._stream.restart(self._plans(position))
                 batch = next(self._stream)
@@ -200,6 +189,11 @@ class TwoViewLoader:
             else:
                 self._stream_at = position + 1
                 return batch
+
+    def _open_stream(self, position: int) -> DaliStream | NativeStream:
+        size = self.shards.batch_size_per_rank // self.micro_batches
+        plans = self._plans(position)
+        return view_stream(self.source, self.views, plans=plans, batch_size=size, backend=self.backend)
 
     def _plans(self, position: int) -> Iterator[Plan]:
         step, pieces_done = divmod(position, self.micro_batches)

@@ -75,7 +75,7 @@ def _epoch_order(n_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(n_samples)
 
 
-def eval_indices(n_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[NDArray[np.int64]]:
+def eval_indices(n_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[NDArray[np.int64]]:
     """The batches of one pass over every sample exactly once, in order; the last may be smaller.
 
     Ranks may have a different number of batches, and one with fewer samples than ranks none at all.

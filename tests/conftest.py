@@ -114,7 +114,7 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "run": {"output_dir": str(run_dir)},
         }
     )
-    write_run_export(build_model(recipe), recipe, run_dir, step=0)
+    write_run_export(build_model(recipe), recipe, run_dir=run_dir, step=0)
     return run_dir
 
 

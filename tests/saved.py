@@ -29,7 +29,7 @@ def state_of(model: nn.Module) -> TrainingState:
     optimizer = LARS(model.parameters(), lr=0.1)
     prepared, _ = accelerator.prepare(model, optimizer)
     optimizer.make_state()
-    return TrainingState(accelerator, prepared, optimizer, timedelta(seconds=60))
+    return TrainingState(accelerator, prepared, optimizer, timeout=timedelta(seconds=60))
 
 
 def save(state: TrainingState, run_dir: Path, step: int, keep: int = 3) -> Path:
@@ -38,7 +38,7 @@ def save(state: TrainingState, run_dir: Path, step: int, keep: int = 3) -> Path:
 
 
 def write(state: TrainingState, run_dir: Path, of: CheckpointMetadata, keep: int = 3) -> None:
-    writer = CheckpointWriter(state, run_dir, keep)
+    writer = CheckpointWriter(state, run_dir, keep=keep)
     try:
         writer.write(of)
         writer.settle()

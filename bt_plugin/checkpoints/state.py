@@ -50,6 +50,7 @@ class TrainingState:
         accelerator: Accelerator,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        *,
         timeout: timedelta,
         extras: Mapping[str, Stateful] | None = None,
     ) -> None:

@@ -29,7 +29,7 @@ class CheckpointWriter:
         keep: Checkpoints to keep, at least 1; older ones go when a new one is complete.
     """
 
-    def __init__(self, state: TrainingState, run_dir: Path, keep: int) -> None:
+    def __init__(self, state: TrainingState, run_dir: Path, *, keep: int) -> None:
         self._state = state
         self._run_dir = run_dir
         self._keep = keep

@@ -35,12 +35,14 @@ def run(arguments: argparse.Namespace) -> None:
     model = model_of(arguments)
     beneath = {**model.defaults, "data": {**model.defaults.get("data", {}), "train": arguments.data}}
     beneath["data"].setdefault("val", arguments.data)
-    recipe = load_as(EvaluationRecipe, None, arguments.overrides, beneath)
+    recipe = load_as(EvaluationRecipe, None, overrides=arguments.overrides, beneath=beneath)
     source = open_named("data", recipe.data.train)
     accelerator = build_accelerator(recipe.run)
     evaluation = Evaluation(model, recipe, accelerator, source, source)
-    features = extract_features(evaluation.backbone(), evaluation.shown(source), accelerator.device)
-    collectives.from_main(lambda: write_embeddings(output, features, list(source.names), source.classes))
+    features = extract_features(evaluation.embedder(), evaluation.shown(source), accelerator.device)
+    collectives.from_main(
+        lambda: write_embeddings(output, features=features, names=list(source.names), classes=source.classes)
+    )
     if collectives.is_main():
         rows, columns = features.values.shape
         print(f"{rows} images, {columns} features each: {output}")

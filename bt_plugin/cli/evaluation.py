@@ -55,7 +55,13 @@ def model_of(arguments: argparse.Namespace) -> EvaluatedModel:
 
     from bt_plugin.evaluate.evaluated_model import open_model
 
-    return open_model(arguments.subject, arguments.backbone, arguments.pretrained, arguments.seed, arguments.prefix)
+    return open_model(
+        arguments.subject,
+        backbone=arguments.backbone,
+        pretrained=arguments.pretrained,
+        seed=arguments.seed,
+        prefix=arguments.prefix,
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -72,7 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
     logging.getLogger("bt_plugin").setLevel(logging.INFO if collectives.is_main() else logging.WARNING)
     model = model_of(arguments)
     overrides = [text for text in arguments.overrides if "=" in text]
-    recipe = load_as(EvaluationRecipe, Path(recipes[0]) if recipes else None, overrides, model.defaults)
+    recipe = load_as(
+        EvaluationRecipe, Path(recipes[0]) if recipes else None, overrides=overrides, beneath=model.defaults
+    )
     result = evaluate(arguments.command, model, recipe)
     if collectives.is_main():
         _print(result)

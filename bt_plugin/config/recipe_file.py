@@ -28,11 +28,11 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: For a file that cannot be read, and for every key that is wrong.
     """
-    return load_as(Recipe, path, overrides)
+    return load_as(Recipe, path, overrides=overrides)
 
 
 def load_as(
-    kind: type[S], path: str | Path | None, overrides: list[str] | None = None, beneath: dict[str, Any] | None = None
+    kind: type[S], path: str | Path | None, *, overrides: list[str] | None = None, beneath: dict[str, Any] | None = None
 ) -> S:
     """Reads a recipe of some kind.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from bt_plugin.config.recipe import Data, Recipe
 from bt_plugin.errors import RecipeError
 from bt_plugin.runtime import collectives
+from dali_pipelines.backend import Backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource, Relabelled, open_source
@@ -89,29 +90,28 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
     Raises:
         RecipeError: If the batch does not divide over the ranks, or the batches made ahead do not fit into memory.
     """
-    options = loader_options(recipe.data, accelerator.device)
-    by_dali = options["device"] == "gpu" or recipe.data.backend == "dali"
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
     try:
+        backend = backend_of(recipe.data, accelerator.device)
+        if backend.device == "gpu" or backend.name == "dali":
+            backend = replace(backend, tuning=Tuning(hw_decoder_load=recipe.data.hw_decoder_load))
         return TwoViewLoader(
             source,
             batch_size,
             views=recipe.preset,
+            backend=replace(backend, prefetch=recipe.data.prefetch),
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             seed=recipe.run.seed,
-            prefetch=recipe.data.prefetch,
             micro_batches=recipe.optim.accumulation_steps,
             max_bad_files=recipe.data.max_bad_files,
-            tuning=Tuning(hw_decoder_load=recipe.data.hw_decoder_load) if by_dali else None,
-            **options,
         )
     except ValueError as error:
         raise RecipeError(f"data.{error}") from error
 
 
 def build_eval_loader(
-    recipe: Recipe, source: ImageSource, device: torch.device, rank: int | None = None, world_size: int | None = None
+    recipe: Recipe, source: ImageSource, device: torch.device, *, rank: int | None = None, world_size: int | None = None
 ) -> EvalLoader:
     """Images as a run evaluates on them; of what cannot be read, as much is replaced as in training.
 
@@ -126,19 +126,16 @@ def build_eval_loader(
         source,
         recipe.eval.batch_size,
         recipe.preset.eval_params(),
+        backend=backend_of(recipe.data, device),
         rank=rank,
         world_size=world_size,
         max_bad_files=recipe.data.max_bad_files,
-        **loader_options(recipe.data, device),
     )
 
 
-def loader_options(data: Data, device: torch.device) -> dict[str, Any]:
-    """What every loader is given: who makes the views, where, by how many threads."""
+def backend_of(data: Data, device: torch.device) -> Backend:
+    """Return the backend that a recipe's loaders use in a run on the device."""
     on_gpu = device.type == "cuda" and data.backend != "native"
-    return {
-        "device": "gpu" if on_gpu else "cpu",
-        "backend": data.backend,
-        "num_threads": data.num_threads,
-        "max_pixels": data.max_pixels,
-    }
+    return Backend(
+        data.backend, device="gpu" if on_gpu else "cpu", num_threads=data.num_threads, max_pixels=data.max_pixels
+    )

@@ -34,7 +34,7 @@ def check_embeddings_output(path: Path) -> None:
         _pyarrow()
 
 
-def write_embeddings(path: Path, features: Features, names: list[str], classes: tuple[str, ...]) -> None:
+def write_embeddings(path: Path, *, features: Features, names: list[str], classes: tuple[str, ...]) -> None:
     """Writes names, labels where there are any, and features, whole or not at all.
 
     Args:

@@ -43,7 +43,7 @@ class EvaluatedModel(NamedTuple):
 
 
 def open_model(
-    name: str, backbone: str | None = None, pretrained: bool = False, seed: int = 0, prefix: str | None = None
+    name: str, *, backbone: str | None = None, pretrained: bool = False, seed: int = 0, prefix: str | None = None
 ) -> EvaluatedModel:
     """Build what is named.
 
@@ -114,7 +114,7 @@ def _from_file(name: str, path: Path, backbone: str | None, prefix: str | None) 
     weights = read_weights(path, backbone, prefix=prefix)
     if weights.dropped:
         logger.warning("%s: left out: %s", name, "; ".join(weights.dropped))
-    module, feature_dim = build_backbone(weights.backbone_name, weights.stem, weights.in_chans)
+    module, feature_dim = build_backbone(weights.backbone_name, stem=weights.stem, in_chans=weights.in_chans)
     module.load_state_dict(weights.backbone)
     return EvaluatedModel(name, module, feature_dim, {"view": {"channels": weights.in_chans}}, Path("eval") / path.stem)
 

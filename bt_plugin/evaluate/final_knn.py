@@ -24,6 +24,7 @@ _CALIBRATION_IMAGES = 1024
 def evaluate_knn(
     recipe: Recipe,
     model: BarlowTwins,
+    *,
     untrained: BarlowTwins,
     train: ImageSource,
     val: ImageSource | None,
@@ -46,7 +47,7 @@ def evaluate_knn(
         known, queries = (
             extract_features(embed, build_eval_loader(recipe, source, device), device) for source in (bank, val)
         )
-        accuracy = knn_accuracy(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
+        accuracy = knn_accuracy(known, queries, k=recipe.eval.knn_k, temperature=recipe.eval.knn_temperature)
         return accuracy.top1 / accuracy.n
 
     scores = {"raw": top1(RawPixels()), "untrained": top1(untrained.backbone.to(device).eval())}

@@ -12,7 +12,7 @@ from bt_plugin.evaluate.features import Features
 _CHUNK = 256
 
 
-def knn_accuracy(bank: Features, queries: Features, k: int = 20, temperature: float = 0.1) -> Accuracy:
+def knn_accuracy(bank: Features, queries: Features, *, k: int = 20, temperature: float = 0.1) -> Accuracy:
     """How often the votes of an image's neighbours name its class.
 
     Args:

@@ -25,7 +25,7 @@ class LinearResult(NamedTuple):
     chosen_by: dict[float, float]
 
 
-def linear_on_features(train: Features, val: Features, options: Linear, seed: int) -> LinearResult:
+def linear_on_features(train: Features, val: Features, *, options: Linear, seed: int) -> LinearResult:
     """Trains a classifier for each of options.cached_lrs, and reports that which held-out images choose.
 
     Features are standardised by the training images' mean and deviation, so that rates mean the same for every

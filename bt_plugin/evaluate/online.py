@@ -11,7 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.data.from_recipe import build_eval_loader, loader_options
+from bt_plugin.data.from_recipe import backend_of, build_eval_loader
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.correlation import correlation_report, cross_correlation
 from bt_plugin.evaluate.features import extract_features
@@ -53,6 +53,7 @@ class OnlineEvaluation:
         self,
         recipe: Recipe,
         train: ImageSource,
+        *,
         val: ImageSource | None,
         device: torch.device,
         probe: OnlineProbe | None,
@@ -98,7 +99,7 @@ class OnlineEvaluation:
             for source in (self._train, self._val)
             if source is not None
         )
-        knn = knn_accuracy(known, queries, recipe.eval.knn_k, recipe.eval.knn_temperature)
+        knn = knn_accuracy(known, queries, k=recipe.eval.knn_k, temperature=recipe.eval.knn_temperature)
         values = {"knn_top1": knn.top1 / knn.n}
         if self._probe:
             probed = Accuracy.of(self._probe.ranking(queries.values), queries.targets)
@@ -112,9 +113,9 @@ class OnlineEvaluation:
             self._train,
             batch_size,
             views=self._recipe.preset,
+            backend=backend_of(self._recipe.data, self._device),
             seed=self._recipe.run.seed,
             max_bad_files=self._recipe.data.max_bad_files,
-            **loader_options(self._recipe.data, self._device),
         )
         parts, picture = [], None
         for (view_a, view_b), _, _ in loader:

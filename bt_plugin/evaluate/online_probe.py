@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.runtime import collectives
+from dali_pipelines.sources import ImageSource
 
 
 class OnlineProbe:
@@ -24,7 +27,7 @@ class OnlineProbe:
     """
 
     def __init__(
-        self, backbone: nn.Module, feature_dim: int, classes: int, device: torch.device, lr: float, seed: int
+        self, backbone: nn.Module, feature_dim: int, *, classes: int, device: torch.device, lr: float, seed: int
     ) -> None:
         from lightly.utils.benchmarking import OnlineLinearClassifier
 
@@ -73,3 +76,17 @@ class OnlineProbe:
         # Not while micro-batches are embedded for the first time, without gradient.
         if torch.is_grad_enabled():
             self._features.append(output.detach().flatten(start_dim=1))
+
+
+def build_probe(recipe: Recipe, model: BarlowTwins, *, num_classes: int, device: torch.device) -> OnlineProbe:
+    """Build the probe of a recipe on the backbone of a model that is on the device."""
+    projector: Any = model.projector
+    feature_dim = projector[0].in_features
+    return OnlineProbe(
+        model.backbone, feature_dim, classes=num_classes, device=device, lr=recipe.eval.probe_lr, seed=recipe.run.seed
+    )
+
+
+def probed_classes(recipe: Recipe, source: ImageSource) -> int | None:
+    """Return how many classes the recipe's probe tells apart, or None if the run has no probe."""
+    return len(source.classes) if recipe.eval.every_epochs and source.has_labels else None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Supervised
-from bt_plugin.data.from_recipe import loader_options, open_named, with_classes_of
+from bt_plugin.data.from_recipe import backend_of, open_named, with_classes_of
 from bt_plugin.errors import RecipeError, file_error
 from bt_plugin.evaluate.evaluated_model import EvaluatedModel
 from bt_plugin.evaluate.features import Features, extract_features
@@ -29,6 +29,7 @@ from bt_plugin.runs.atomic_file import check_output, write_atomically
 from bt_plugin.runs.provenance import versions
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator
+from dali_pipelines.backend import Backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
@@ -44,15 +45,15 @@ class Evaluation(NamedTuple):
     val: ImageSource
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Of its loaders."""
-        return loader_options(self.recipe.data, self.accelerator.device)
+    def backend(self) -> Backend:
+        """What computes its views."""
+        return backend_of(self.recipe.data, self.accelerator.device)
 
     def shown(self, source: ImageSource) -> EvalLoader:
         """This rank's share of the images, their centres."""
-        return EvalLoader(source, self.recipe.run.batch_size, self.recipe.view.centre, **self.options)
+        return EvalLoader(source, self.recipe.run.batch_size, self.recipe.view.centre, backend=self.backend)
 
-    def backbone(self) -> Callable[[Tensor], Tensor]:
+    def embedder(self) -> Callable[[Tensor], Tensor]:
         """From images to features, in the precision of the run."""
         module = self.model.backbone.to(self.accelerator.device).to(memory_format=torch.channels_last).eval()
 
@@ -65,7 +66,7 @@ class Evaluation(NamedTuple):
 
     def features(self) -> tuple[Features, Features]:
         """Of all training and all validation images, the same on every rank."""
-        backbone, device = self.backbone(), self.accelerator.device
+        backbone, device = self.embedder(), self.accelerator.device
         train, val = (
             extract_features(backbone, self.shown(source), device).to(device) for source in (self.train, self.val)
         )
@@ -75,16 +76,16 @@ class Evaluation(NamedTuple):
 def knn(evaluation: Evaluation) -> dict[str, Any]:
     """Weighted k nearest neighbours."""
     options = evaluation.recipe.knn
-    return knn_accuracy(*evaluation.features(), options.k, options.temperature).report()
+    return knn_accuracy(*evaluation.features(), k=options.k, temperature=options.temperature).report()
 
 
 def linear(evaluation: Evaluation) -> dict[str, Any]:
     """A linear classifier on the frozen backbone."""
     options, seed = evaluation.recipe.linear, evaluation.recipe.run.seed
     if options.cached:
-        result = linear_on_features(*evaluation.features(), options, seed)
+        result = linear_on_features(*evaluation.features(), options=options, seed=seed)
         return {**result.accuracy.report(), "lr": result.lr, "held_out_top1": result.chosen_by}
-    return _supervised(evaluation, evaluation.train, options, frozen=True)
+    return _supervised(evaluation, evaluation.train, options=options, frozen=True)
 
 
 def finetune(evaluation: Evaluation) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def finetune(evaluation: Evaluation) -> dict[str, Any]:
         train = listed(evaluation.train, options.subset)
     else:
         train = class_balanced(evaluation.train, options.fraction, seed)
-    return {**_supervised(evaluation, train, options, frozen=False), "training_images": len(train)}
+    return {**_supervised(evaluation, train, options=options, frozen=False), "training_images": len(train)}
 
 
 METHODS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {"knn": knn, "linear": linear, "finetune": finetune}
@@ -176,7 +177,7 @@ def _sources(recipe: EvaluationRecipe) -> tuple[ImageSource, ImageSource]:
     return train, with_classes_of(train, val, recipe.data.val)
 
 
-def _check_batch_norm(backbone: nn.Module, batch_size: int, global_batch_size: int, images: int, ranks: int) -> None:
+def _check_batch_norm(backbone: nn.Module, batch_size: int, *, global_batch_size: int, images: int, ranks: int) -> None:
     """Refuse one image a rank, of which BatchNorm in training mode has no variance."""
     if batch_size > 1 or not any(isinstance(module, _BatchNorm) for module in backbone.modules()):
         return
@@ -188,7 +189,7 @@ def _check_batch_norm(backbone: nn.Module, batch_size: int, global_batch_size: i
     raise RecipeError(f"{what} gives each of {ranks} ranks one image a step. BatchNorm needs two. {remedy}{fewer}.")
 
 
-def _supervised(evaluation: Evaluation, train: ImageSource, options: Supervised, frozen: bool) -> dict[str, Any]:
+def _supervised(evaluation: Evaluation, train: ImageSource, *, options: Supervised, frozen: bool) -> dict[str, Any]:
     model, recipe, accelerator = evaluation.model, evaluation.recipe, evaluation.accelerator
     world_size = accelerator.num_processes
     if len(train) < world_size:
@@ -202,7 +203,9 @@ def _supervised(evaluation: Evaluation, train: ImageSource, options: Supervised,
             f" {world_size} ranks; take a multiple of {world_size}, or another number of ranks"
         )
     if not frozen:
-        _check_batch_norm(model.backbone, batch_size, options.global_batch_size, len(train), world_size)
+        _check_batch_norm(
+            model.backbone, batch_size, global_batch_size=options.global_batch_size, images=len(train), ranks=world_size
+        )
     loader = TwoViewLoader(
         train,
         batch_size,
@@ -211,11 +214,17 @@ def _supervised(evaluation: Evaluation, train: ImageSource, options: Supervised,
         world_size=world_size,
         seed=recipe.run.seed,
         max_bad_files=recipe.data.max_bad_files,
-        **evaluation.options,
+        backend=evaluation.backend,
     )
-    classifier = Classifier(model.backbone, model.feature_dim, len(train.classes), frozen)
+    classifier = Classifier(model.backbone, model.feature_dim, classes=len(train.classes), frozen=frozen)
     folder = _output_dir(model, recipe)
     accuracy = train_classifier(
-        accelerator, classifier, loader, evaluation.shown(evaluation.val), recipe, options, folder
+        accelerator,
+        classifier,
+        train=loader,
+        val=evaluation.shown(evaluation.val),
+        recipe=recipe,
+        options=options,
+        folder=folder,
     )
     return accuracy.report()

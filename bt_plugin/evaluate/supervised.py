@@ -41,7 +41,7 @@ class Classifier(nn.Module):
         evaluate.py:81-82 at 8e8d284.
     """
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, frozen: bool) -> None:
+    def __init__(self, backbone: nn.Module, feature_dim: int, *, classes: int, frozen: bool) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(not frozen)
         self.head = nn.Linear(feature_dim, classes)
@@ -66,6 +66,7 @@ class Classifier(nn.Module):
 def train_classifier(
     accelerator: Accelerator,
     model: Classifier,
+    *,
     train: TwoViewLoader,
     val: EvalLoader,
     recipe: EvaluationRecipe,
@@ -94,7 +95,7 @@ def train_classifier(
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay)
     places = _checkpoint_folder(folder, model.backbone, recipe, options)
     prepared, stepping = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
-    state = TrainingState(accelerator, prepared, optimizer, timedelta(seconds=recipe.run.timeout_s))
+    state = TrainingState(accelerator, prepared, optimizer, timeout=timedelta(seconds=recipe.run.timeout_s))
     first = _resumed(state, train, places)
     writer = CheckpointWriter(state, places, keep=1)
     try:

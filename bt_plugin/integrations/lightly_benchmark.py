@@ -114,7 +114,12 @@ class BarlowTwins(LightningModule):
         chosen = self.hparams
         rate = chosen["batch_size_per_device"] * self.trainer.world_size / 256
         lr_weights = chosen["lr_weights"] * rate
-        groups = parameter_groups(self.model, lr_weights, chosen["lr_biases"] * rate, chosen["weight_decay"])
+        groups = parameter_groups(
+            self.model,
+            lr_weights=lr_weights,
+            lr_biases=chosen["lr_biases"] * rate,
+            weight_decay=chosen["weight_decay"],
+        )
         classifier = {"params": list(self.online_classifier.parameters()), "lr": lr_weights, "adapt": False}
         optimizer = LARS([*groups, classifier], lr=lr_weights)
         total_steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bt_plugin.integrations.lightly_train_method import BarlowTwinsTransform, BarlowTwinsTransformArgs
+from dali_pipelines.backend import Backend
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import FileSource
 from dali_pipelines.views.params import Preset, ViewParams
@@ -62,9 +63,8 @@ def two_view_loader(
     # The same on all ranks; Lightning tells the ranks that it starts.
     seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
     views = preset(dataset.transform.transform_args)
-    return LightlyTrainLoader(
-        TwoViewLoader(source, batch_size, views, seed=seed, num_threads=num_workers or None),
-    )
+    backend = Backend(num_threads=num_workers or None)
+    return LightlyTrainLoader(TwoViewLoader(source, batch_size, views, backend=backend, seed=seed))
 
 
 def preset(args: BarlowTwinsTransformArgs) -> Preset:

@@ -75,7 +75,7 @@ class BarlowTwinsLARSArgs(OptimizerArgs):
             is_weights = "weight_decay" not in group
             lr = self.lr if is_weights else self.lr_biases
             groups.append({**group, "lr": lr * lr_scale, "adapt": is_weights})
-        return LARS(groups, self.lr * lr_scale, self.momentum, self.weight_decay, self.eta)
+        return LARS(groups, self.lr * lr_scale, momentum=self.momentum, weight_decay=self.weight_decay, eta=self.eta)
 
 
 class BarlowTwinsColorJitterArgs(steps.ColorJitterArgs):

@@ -25,6 +25,7 @@ def accumulated_backward(
     model: nn.Module,
     loss: BarlowTwinsLoss,
     micro_batches: Sequence[tuple[Tensor, Tensor]],
+    *,
     backward: Callable[[Tensor], None] = Tensor.backward,
     no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LossTerms:

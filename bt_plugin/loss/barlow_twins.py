@@ -71,6 +71,7 @@ class BarlowTwinsLoss(nn.Module):
         self,
         lambda_param: float | Literal["auto"] = 5e-3,
         gather_distributed: bool = False,
+        *,
         form: Literal["auto", "cross", "gram"] = "auto",
     ) -> None:
         super().__init__()

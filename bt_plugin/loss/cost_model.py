@@ -40,7 +40,7 @@ class Cost(NamedTuple):
         return self.multiply_adds + passes + MULTIPLY_ADDS_PER_BYTE_SENT * self.bytes_sent
 
 
-def loss_cost(form: ExactForm, n: int, d: int, world_size: int = 1, bytes_per_number: int = 4) -> Cost:
+def loss_cost(form: ExactForm, *, n: int, d: int, world_size: int = 1, bytes_per_number: int = 4) -> Cost:
     """The cost of one step.
 
     Args:
@@ -63,5 +63,5 @@ def loss_cost(form: ExactForm, n: int, d: int, world_size: int = 1, bytes_per_nu
 
 def cheaper_form(n: int, d: int, world_size: int = 1) -> ExactForm:
     """The form that costs less; on one rank "gram" up to about N = 3/4 D."""
-    cross, gram = (loss_cost(form, n, d, world_size).in_multiply_adds for form in ("cross", "gram"))
+    cross, gram = (loss_cost(form, n=n, d=d, world_size=world_size).in_multiply_adds for form in ("cross", "gram"))
     return "gram" if gram < cross else "cross"

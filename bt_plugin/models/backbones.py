@@ -21,6 +21,7 @@ class Backbone(NamedTuple):
 
 def build_backbone(
     name: str,
+    *,
     stem: Stem = "standard",
     in_chans: int = 3,
     zero_init_residual: bool = True,

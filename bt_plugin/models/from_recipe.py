@@ -21,7 +21,10 @@ def build_model(recipe: Recipe) -> BarlowTwins:
         choice = recipe.model
         try:
             backbone, feature_dim = build_backbone(
-                choice.backbone, choice.stem, choice.in_chans, choice.zero_init_residual
+                choice.backbone,
+                stem=choice.stem,
+                in_chans=choice.in_chans,
+                zero_init_residual=choice.zero_init_residual,
             )
         except (ValueError, ImportError) as error:
             raise RecipeError(f"model.backbone: {error}") from error

@@ -68,7 +68,7 @@ def spectrum(values: Mapping[str, Array]) -> Figure:
     return figure
 
 
-def curves(lines: Mapping[str, Line], title: str, log: bool, colors: Sequence[str]) -> Figure:
+def curves(lines: Mapping[str, Line], *, title: str, log: bool, colors: Sequence[str]) -> Figure:
     """What changes over the steps, a line each; which is which is said beside the figure.
 
     Args:

@@ -50,7 +50,7 @@ class RunLogger:
     """
 
     def __init__(
-        self, accelerator: Accelerator, recipe: Recipe, step: int, last_step: int, run_id: str, best: Best
+        self, accelerator: Accelerator, recipe: Recipe, *, step: int, last_step: int, run_id: str, best: Best
     ) -> None:
         self._accelerator = accelerator
         self._best = best
@@ -60,7 +60,7 @@ class RunLogger:
         run_dir, names = Path(recipe.run.output_dir), (METRICS, EVALUATIONS) if is_main else ()
         self._files = {name: MetricsFile(run_dir, step, name) for name in names}
         self._snapshots = SnapshotStore(run_dir, step) if is_main else None
-        start_trackers(accelerator, recipe, run_id, step)
+        start_trackers(accelerator, recipe, run_id=run_id, step=step)
         self._progress = ProgressBar(last_step, step, is_main)
         self._line: _Line | None = None
 
@@ -87,15 +87,21 @@ class RunLogger:
         if self._line and self._line.fetched.is_here:
             self.settle()
 
-    def log(self, step: int, epoch: int, terms: LossTerms, optimizer: torch.optim.Optimizer, nonfinite: Tensor) -> None:
-        """A line of metrics, told when its numbers have come from the device, for which nobody waits."""
+    def log(self, step: int, epoch: int, terms: LossTerms, rates: dict[str, float], nonfinite: Tensor) -> None:
+        """Log a line of metrics. It is written when its numbers have come from the device, without a wait.
+
+        Args:
+            step: The step's number.
+            epoch: The step's epoch.
+            terms: The step's, on the device.
+            rates: The learning rate of each parameter group, as lr_NAME.
+            nonfinite: Steps that were not finite so far, a scalar on the device.
+        """
         if not self._accelerator.is_main_process:
             return
         self.settle()
-        weights, biases = optimizer.param_groups
         fetched = AsyncCopy(torch.stack([*(getattr(terms, name) for name in _TERMS), nonfinite]))
-        known = {"lr_weights": weights["lr"], "lr_biases": biases["lr"], **self._speed.report()}
-        self._line = _Line(step, epoch, fetched, known)
+        self._line = _Line(step, epoch, fetched, {**rates, **self._speed.report()})
         if fetched.is_here:
             self.settle()
 

@@ -43,7 +43,7 @@ def tracker_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def start_trackers(accelerator: Accelerator, recipe: Recipe, run_id: str, step: int) -> None:
+def start_trackers(accelerator: Accelerator, recipe: Recipe, *, run_id: str, step: int) -> None:
     """Opens the recipe's trackers. To be called on every rank.
 
     Args:

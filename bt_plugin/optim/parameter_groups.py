@@ -8,11 +8,11 @@ from torch import nn
 
 
 def parameter_groups(
-    model: nn.Module, lr_weights: float, lr_biases: float, weight_decay: float
+    model: nn.Module, *, lr_weights: float, lr_biases: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Weights, which are adapted and decayed, and biases and norms, which are neither.
+    """Return two groups: "weights", which are adapted and decayed, and "biases" (with norms), which are neither.
 
-    Each group keeps its rate as "base_lr", which the schedule scales.
+    Each group has a "name", and keeps its rate as "base_lr", which the schedule scales.
 
     Source:
         Vectors count as biases: facebookresearch/barlowtwins main.py:98-104 at 8e8d284.
@@ -20,7 +20,6 @@ def parameter_groups(
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = [p for p in parameters if p.ndim != 1]
     biases = [p for p in parameters if p.ndim == 1]
-    return [
-        {"params": weights, "base_lr": lr_weights, "lr": lr_weights, "weight_decay": weight_decay, "adapt": True},
-        {"params": biases, "base_lr": lr_biases, "lr": lr_biases, "weight_decay": 0.0, "adapt": False},
-    ]
+    of_weights = {"name": "weights", "base_lr": lr_weights, "lr": lr_weights, "weight_decay": weight_decay}
+    of_biases = {"name": "biases", "base_lr": lr_biases, "lr": lr_biases, "weight_decay": 0.0}
+    return [{"params": weights, "adapt": True, **of_weights}, {"params": biases, "adapt": False, **of_biases}]

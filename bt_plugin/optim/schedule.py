@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def lr_scale(step: int, total_steps: int, warmup_steps: int, final: float = 0.001) -> float:
+def lr_scale(step: int, total_steps: int, *, warmup_steps: int, final: float = 0.001) -> float:
     """The factor of the base rates at a step: linear from 0 to 1, then a cosine down to `final`.
 
     Args:

@@ -110,7 +110,9 @@ def charts(
             continue
         log = chart.log and all(value > 0 for _, values in lines.values() for value in values if math.isfinite(value))
         colors = [COLORS[number % len(COLORS)] for number, run in enumerate(runs) if run.name in lines]
-        figure = curves({name: thinned(line) for name, line in lines.items()}, chart.title, log, colors)
+        figure = curves(
+            {name: thinned(line) for name, line in lines.items()}, title=chart.title, log=log, colors=colors
+        )
         found.append({"src": data_uri(as_svg(figure), "svg+xml"), "alt": told(chart.title, lines), "says": chart.says})
     return found
 

@@ -6,20 +6,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.data.from_recipe import build_loader, open_sources
+from bt_plugin.data.from_recipe import backend_of, build_loader, open_sources
+from bt_plugin.evaluate.online_probe import probed_classes
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.runs.provenance import hardware, versions
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
 from bt_plugin.tools.bench_advice import Throughput, advice
-from bt_plugin.training.loop import Training
+from bt_plugin.training.step import TrainStep
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.views.params import Preset
 
@@ -48,19 +51,16 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
     source, _ = open_sources(recipe)
     recipe.steps_per_epoch(len(source))
     loader = build_loader(recipe, source, accelerator)
-    training = Training(recipe, accelerator, build_model(recipe), loader)
-    for group in training.optimizer.param_groups:
-        # The same work, and weights that stay where they are, however often a batch is seen.
-        group["base_lr"] = 0.0
-    found, raw = _measured(training, seconds)
-    training.writer.close()
+    classes = probed_classes(recipe, source)
+    train_step = TrainStep(recipe, accelerator, build_model(recipe), num_classes=classes)
+    found, raw = _measured(recipe, accelerator, loader, train_step, seconds)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return {
         **asdict(found),
         "raw": raw,
         "of_matmul": found.of_matmul(accelerator.num_processes),
-        "advice": advice(found, recipe, accelerator.device.type, accelerator.num_processes),
+        "advice": advice(found, recipe, device=accelerator.device.type, world_size=accelerator.num_processes),
         "world_size": accelerator.num_processes,
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
@@ -70,18 +70,21 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
     }
 
 
-def _measured(training: Training, seconds: float) -> tuple[Throughput, dict[str, list[float]]]:
+def _measured(
+    recipe: Recipe, accelerator: Accelerator, loader: TwoViewLoader, train_step: TrainStep, seconds: float
+) -> tuple[Throughput, dict[str, list[float]]]:
     """What was found, and each phase's rates, round by round."""
-    recipe, accelerator, loader = training.recipe, training.accelerator, training.loader
-    stopwatch = Stopwatch(accelerator.device, recipe.optim.global_batch_size, loader.maker.prefetch + 1)
+    stopwatch = Stopwatch(accelerator.device, recipe.optim.global_batch_size, loader.backend.prefetch + 1)
     steps = _steps(loader, recipe.optim.accumulation_steps)
     fixed = [_moved(batch, accelerator.device) for batch in next(steps)]
-    training.train_step(fixed)
+    # At a rate of 0 the work is the same, and the weights stay as they are, however often a batch is seen.
+    step = partial(train_step, lr_scale=0.0)
+    step(fixed)
     phase_s = seconds * _SHARE / _ROUNDS
     phases: dict[str, Callable[[], object]] = {
         "loader": lambda: next(steps),
-        "step": lambda: training.train_step(fixed),
-        "both": lambda: training.train_step(stopwatch.waiting(lambda: next(steps))),
+        "step": lambda: step(fixed),
+        "both": lambda: step(stopwatch.waiting(lambda: next(steps))),
     }
     raw: dict[str, list[float]] = {name: [] for name in phases}
     waits: list[float] = []
@@ -90,12 +93,12 @@ def _measured(training: Training, seconds: float) -> tuple[Throughput, dict[str,
             raw[name].append(stopwatch.rate(action, phase_s))
         waits.append(stopwatch.share_within)
     with FlopCounterMode(display=False) as counter:
-        training.train_step(fixed)
+        step(fixed)
     found = Throughput(
         **{name: statistics.median(values) for name, values in raw.items()},
-        decode=stopwatch.rate(_tiny(loader, recipe), phase_s / 2),
+        decode=stopwatch.rate(_tiny(loader, recipe, accelerator.device), phase_s / 2),
         data_wait=statistics.median(waits),
-        optimizer_share=optimizer_share(training.lars, phases["step"], stopwatch, phase_s / 2),
+        optimizer_share=optimizer_share(train_step.optimizer, phases["step"], stopwatch=stopwatch, seconds=phase_s / 2),
         flops_per_image=counter.get_total_flops() / loader.shards.batch_size_per_rank,
         matmul_flops_per_s=_matmul_flops_per_s(accelerator.device, _DTYPES[accelerator.mixed_precision]),
         matmul_bf16_flops_per_s=_matmul_flops_per_s(accelerator.device, torch.bfloat16),
@@ -153,7 +156,7 @@ class Stopwatch:
 
 
 def optimizer_share(
-    optimizer: torch.optim.Optimizer, step: Callable[[], object], stopwatch: Stopwatch, seconds: float
+    optimizer: torch.optim.Optimizer, step: Callable[[], object], *, stopwatch: Stopwatch, seconds: float
 ) -> float:
     """Of the time of steps that take about so many seconds, the optimizer's part, 0 to 1."""
 
@@ -181,22 +184,18 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
     return batch._replace(views=tuple(view.to(device) for view in batch.views))
 
 
-def _tiny(loader: TwoViewLoader, recipe: Recipe) -> Callable[[], object]:
+def _tiny(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -> Callable[[], object]:
     """One view of 8 px without colour steps: what is left is reading and decoding."""
     view = replace(loader.views[0], size_px=8, jitter_p=0.0, blur_p=0.0, gray_p=0.0)
-    shards, maker = loader.shards, loader.maker
+    shards = loader.shards
     tiny = TwoViewLoader(
         loader.source,
         shards.batch_size_per_rank,
         Preset((view,)),
-        maker.device,
-        shards.rank,
-        shards.world_size,
-        num_threads=maker.num_threads,
-        prefetch=maker.prefetch,
-        backend=recipe.data.backend,
+        backend=replace(backend_of(recipe.data, device), prefetch=recipe.data.prefetch),
+        rank=shards.rank,
+        world_size=shards.world_size,
         max_bad_files=recipe.data.max_bad_files,
-        max_pixels=maker.max_pixels,
     )
     batches = _steps(tiny, 1)
     return lambda: next(batches)
@@ -206,7 +205,7 @@ def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
     """Images a second over all ranks, by the rate of one large copy from pinned memory."""
     if device.type != "cuda":
         return None
-    if loader.maker.device == "gpu":
+    if loader.backend.device == "gpu":
         source = loader.source
         size = statistics.mean(source.read(index).nbytes for index in range(min(len(source), 64)))
     else:

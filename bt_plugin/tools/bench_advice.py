@@ -50,7 +50,7 @@ class Throughput:
         return max(shares.items(), key=lambda item: item[1])
 
 
-def advice(found: Throughput, recipe: Recipe, device: str, world_size: int) -> list[str]:
+def advice(found: Throughput, recipe: Recipe, *, device: str, world_size: int) -> list[str]:
     """What holds training back, and which keys to change, the most useful first.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.data.from_recipe import loader_options, open_sources
+from bt_plugin.data.from_recipe import backend_of, open_sources
 from bt_plugin.monitoring.view_pixels import COLORS, pixels_of
 from dali_pipelines.decoding.read_pixels import read_pixels
 from dali_pipelines.loaders import TwoViewLoader
@@ -44,11 +44,11 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
         world_size=batch // lines,
         seed=recipe.run.seed,
         max_bad_files=recipe.data.max_bad_files,
-        **loader_options(recipe.data, device),
+        backend=backend_of(recipe.data, device),
     )
     views, _, names = next(iter(loader))
     draws = draw_views(loader.views, batch, recipe.run.seed, 0, 0)
-    maker = "DALI" if loader.maker.backend == "dali" else "the native backend"
+    maker = "DALI" if loader.backend.name == "dali" else "the native backend"
     with_pil = source.channels == 3
     heads = ["image, and what is cropped"]
     for name in "ab":

@@ -27,7 +27,7 @@ class NonFiniteSteps:
         total: Such steps so far.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, most_in_a_row: int, total: int = 0) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, *, most_in_a_row: int, total: int = 0) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         dtypes = sorted({buffer.dtype for buffer in model.buffers()}, key=str)
         self._buffers = [_Buffers([b for b in model.buffers() if b.dtype == dtype]) for dtype in dtypes]

@@ -75,7 +75,7 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
 
     collectives.from_main(claim)
     check_shared(recipe)
-    training = Training(recipe, accelerator, model, loader, val_source)
+    training = Training(recipe, accelerator, model=model, loader=loader, val=val_source)
     # Before the directory is another's: nobody writes there unseen.
     held.callback(training.writer.close)
     training.run(stop)
@@ -87,8 +87,8 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
     recipe, accelerator = training.recipe, training.accelerator
     model = with_weights_of(training.model, build_model(recipe)).to(accelerator.device)
     if accelerator.is_main_process:
-        write_run_export(model, recipe, training.run_dir, training.step)
-    knn = evaluate_knn(recipe, model, build_model(recipe), train, val, accelerator.device)
+        write_run_export(model, recipe, run_dir=training.run_dir, step=training.step)
+    knn = evaluate_knn(recipe, model, untrained=build_model(recipe), train=train, val=val, device=accelerator.device)
     summary = {
         "run": str(training.run_dir),
         "step": training.step,

@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
     dropped: list[str]
 
 
-def read_backbone(state: State, name: str | None, path: Path, where: str = "") -> Fitted:
+def read_backbone(state: State, name: str | None, *, path: Path, where: str = "") -> Fitted:
     """Find the backbone as fit_backbone does, and check its weights.
 
     Raises:
@@ -54,12 +54,12 @@ def read_backbone(state: State, name: str | None, path: Path, where: str = "") -
         WeightsError: If the weights cannot be used.
     """
     check_tensors(state, path)
-    fitted = fit_backbone(state, name, path, where)
+    fitted = fit_backbone(state, name, path=path, where=where)
     check_finite(fitted.state, path)
     return fitted
 
 
-def fit_backbone(state: State, name: str | None, path: Path, where: str = "") -> Fitted:
+def fit_backbone(state: State, name: str | None, *, path: Path, where: str = "") -> Fitted:
     """Find the backbone that the weights are of, or check the one that is named.
 
     A first convolution of 3x3 is taken for the small stem, of stride 1 and without max-pool: no key says so.
@@ -112,7 +112,7 @@ def first_key(name: str) -> str:
     return next(iter(_expected(name, "standard", 3).shapes))
 
 
-def check_fits(state: State, name: str, stem: Stem, in_chans: int) -> str:
+def check_fits(state: State, name: str, *, stem: Stem, in_chans: int) -> str:
     """Return in words how weights differ from those of a backbone; nothing where they fit."""
     return _difference(state, _expected(name, stem, in_chans).shapes)
 
@@ -150,7 +150,7 @@ def _expected(name: str, stem: Stem, in_chans: int) -> Expected:
     device = "meta" if name.removeprefix("torchvision/") in _RESNETS else "cpu"
     try:
         with torch.device(device):
-            backbone = build_backbone(name, stem, in_chans)
+            backbone = build_backbone(name, stem=stem, in_chans=in_chans)
     except (ValueError, ImportError) as error:
         raise WeightsError(f"--backbone: {error}") from error
     convs = (f"{path}.weight" for path, layer in backbone.module.named_modules() if isinstance(layer, nn.Conv2d))

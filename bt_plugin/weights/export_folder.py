@@ -34,7 +34,7 @@ class ExportFolder(NamedTuple):
     projector: State | None
 
 
-def write_run_export(model: BarlowTwins, recipe: Recipe, run_dir: Path, step: int) -> Path:
+def write_run_export(model: BarlowTwins, recipe: Recipe, *, run_dir: Path, step: int) -> Path:
     """Write RUN/export and return the folder. An earlier export of the run is replaced, file by file.
 
     The backbone's keys are those of torchvision or timm, without the classifier's.
@@ -99,7 +99,7 @@ def load_backbone(folder: str | Path) -> Backbone:
     description, state, _ = read_export(folder)
     model = description.model
     try:
-        backbone = build_backbone(model.backbone, model.stem, model.in_chans)
+        backbone = build_backbone(model.backbone, stem=model.stem, in_chans=model.in_chans)
         backbone.module.load_state_dict(state)
     except (ValueError, RuntimeError) as error:
         raise mismatch(folder, shown(" ".join(str(error).split()), most=300)) from error

@@ -43,7 +43,7 @@ _MOST_PREFIXES = 64
 
 
 def find_network(
-    content: dict[Any, Any], backbone: str | None, path: Path, reason: UnknownLayoutError
+    content: dict[Any, Any], backbone: str | None, *, path: Path, reason: UnknownLayoutError
 ) -> tuple[Fitted, list[str]]:
     """Find the one prefix after which the keys of a known network follow, and name what else the file has.
 
@@ -97,7 +97,9 @@ def find_network(
     ) from reason
 
 
-def network_under(content: dict[Any, Any], prefix: str, backbone: str | None, path: Path) -> tuple[Fitted, list[str]]:
+def network_under(
+    content: dict[Any, Any], prefix: str, *, backbone: str | None, path: Path
+) -> tuple[Fitted, list[str]]:
     """Take the network whose keys follow after a prefix, and name what else the file has.
 
     Args:
@@ -121,7 +123,7 @@ def network_under(content: dict[Any, Any], prefix: str, backbone: str | None, pa
 
 
 def _taken(state: State, prefix: str, part: State, backbone: str | None, path: Path) -> tuple[Fitted, list[str]]:
-    fitted = read_backbone(part, backbone, path, where=shown(prefix))
+    fitted = read_backbone(part, backbone, path=path, where=shown(prefix))
     others = _sections({key: value for key, value in state.items() if not key.startswith(prefix)})
     return fitted, [f"all that is not under {shown(prefix)}: {some(others)}"] if others else []
 

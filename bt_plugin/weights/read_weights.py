@@ -63,17 +63,17 @@ def read_weights(path: str | Path, backbone: str | None = None, *, prefix: str |
         return _read_folder(path, prefix)
     content = read_content(path)
     if prefix is not None:
-        return _without_projector(*network_under(content, prefix, backbone, path))
+        return _without_projector(*network_under(content, prefix, backbone=backbone, path=path))
     try:
         return _in_known_layout(content, backbone, path)
     except UnknownLayoutError as reason:
-        return _without_projector(*find_network(content, backbone, path, reason))
+        return _without_projector(*find_network(content, backbone, path=path, reason=reason))
 
 
 def _in_known_layout(content: dict[object, object], backbone: str | None, path: Path) -> Weights:
     tensors, outside = state_of(content, path)
     parts = split(tensors, path)
-    fitted = read_backbone(parts.backbone, backbone, path)
+    fitted = read_backbone(parts.backbone, backbone, path=path)
     check_tensors(parts.projector, path)
     projector, changed = to_official(parts.projector, fitted.feature_dim)
     check_finite(projector or {}, path)
@@ -108,7 +108,7 @@ def _read_folder(path: Path, prefix: str | None) -> Weights:
         raise WeightsError(f"--prefix: {folder} has its backbone in a file of its own; leave the option out")
     description, backbone, projector = read_export(folder)
     model = description.model
-    if difference := check_fits(backbone, model.backbone, model.stem, model.in_chans):
+    if difference := check_fits(backbone, model.backbone, stem=model.stem, in_chans=model.in_chans):
         raise mismatch(folder, difference)
     return Weights(
         kind=OWN,

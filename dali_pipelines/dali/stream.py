@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dali_pipelines.backend import ResolvedBackend
 from dali_pipelines.decoding.read_pixels import bad_image, for_dali, why_unreadable
 from dali_pipelines.errors import BadImageError
-from dali_pipelines.maker import Maker
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 
@@ -37,39 +37,40 @@ class DaliStream:
         draws_of: What the graph's external source takes for a plan, after the images.
         plans: The batches, in order; may be endless.
         batch_size: The largest batch.
-        maker: Where, by how many threads (for reading, decoding and CPU operators), how far ahead.
+        backend: Where, by how many threads (for reading, decoding and CPU operators), how far ahead.
     """
 
     def __init__(
         self,
         source: ImageSource,
         graph: Callable[..., Any],
+        *,
         draws_of: Callable[[Plan], list[Any]],
         plans: Iterator[Plan],
         batch_size: int,
-        maker: Maker,
+        backend: ResolvedBackend,
     ) -> None:
         self._source = source
         self._draws_of = draws_of
         self._plans = plans
-        self._maker = maker
+        self._backend = backend
         self._readers = ThreadPoolExecutor(_READERS, "dali_pipelines")
         self._ahead: deque[_Ahead] = deque()
         self._in_flight: deque[Plan] = deque()
-        self._on_gpu = maker.device == "gpu"
+        self._on_gpu = backend.device == "gpu"
         # Images that DALI refuses though PIL reads them.
         self._on_host: set[int] = set()
         self._build = partial(
             graph,
             source=self._feed,
             kind="pixels" if source.kind == "pixels" else "encoded",
-            max_pixels=maker.max_pixels,
-            tuning=maker.tuning,
-            device=maker.device,
+            max_pixels=backend.max_pixels,
+            tuning=backend.tuning,
+            device=backend.device,
             batch_size=batch_size,
-            num_threads=maker.num_threads,
+            num_threads=backend.num_threads,
             device_id=torch.cuda.current_device() if self._on_gpu else None,
-            prefetch_queue_depth=maker.prefetch,
+            prefetch_queue_depth=backend.prefetch,
         )
         self._pipeline = self._build()
 
@@ -114,7 +115,7 @@ class DaliStream:
 
     def _feed(self) -> list[Any]:
         """DALI's input callback, called in the thread that runs the pipeline."""
-        while len(self._ahead) < 1 + self._maker.prefetch and (plan := next(self._plans, None)) is not None:
+        while len(self._ahead) < 1 + self._backend.prefetch and (plan := next(self._plans, None)) is not None:
             self._ahead.append(_Ahead(plan, self._begin(plan)))
         if not self._ahead:
             raise StopIteration
@@ -130,7 +131,7 @@ class DaliStream:
             content = self._source.read(index)
             if self._source.kind == "pixels":
                 return content
-            return for_dali(content, self._maker.max_pixels, always=index in self._on_host)
+            return for_dali(content, self._backend.max_pixels, always=index in self._on_host)
         except Exception as error:  # PIL raises whatever its decoders raise
             raise bad_image(self._source, index, error) from error
 
@@ -138,7 +139,7 @@ class DaliStream:
         """DALI names some bad files and not others; PIL finds the rest."""
         for plan in plans:
             for index in plan.indices.tolist():
-                if reason := why_unreadable(self._source, index, self._maker.max_pixels):
+                if reason := why_unreadable(self._source, index, self._backend.max_pixels):
                     return bad_image(self._source, index, reason)
         return None
 

@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
+from dali_pipelines.backend import ResolvedBackend
 from dali_pipelines.decoding.read_pixels import read_pixels
-from dali_pipelines.maker import Maker
 from dali_pipelines.native.kernel import augment
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
@@ -70,24 +70,25 @@ class NativeStream:
         source: What the plans' indices point into.
         makers: Of the views.
         plans: The batches, in order; may be endless.
-        maker: By how many threads, how far ahead.
+        backend: How many threads, how far ahead.
     """
 
     def __init__(
         self,
         source: ImageSource,
         makers: list[ViewMaker],
+        *,
         plans: Iterator[Plan],
-        maker: Maker,
+        backend: ResolvedBackend,
     ) -> None:
         self._source = source
         self._makers = makers
         self._plans = plans
-        self._maker = maker
+        self._backend = backend
         # A thread that comes back from C waits this long for one that runs Python: the default, 5 ms, ten times a
         # sample, halves the throughput beside a loop that holds the lock half of its time. benchmarks/LOG.md.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
-        self._threads = ThreadPoolExecutor(maker.num_threads, "dali_pipelines", _work_alone)
+        self._threads = ThreadPoolExecutor(backend.num_threads, "dali_pipelines", _work_alone)
         self._started: deque[_Started] = deque()
         self._lent: list[_Lent] = []
 
@@ -107,7 +108,7 @@ class NativeStream:
         Raises:
             BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
         """
-        while len(self._started) < 1 + self._maker.prefetch and (plan := next(self._plans, None)) is not None:
+        while len(self._started) < 1 + self._backend.prefetch and (plan := next(self._plans, None)) is not None:
             self._start(plan)
         if not self._started:
             raise StopIteration
@@ -134,7 +135,7 @@ class NativeStream:
     def _make(self, plan: Plan, rows: range, arrays: list[NDArray[np.float32]]) -> None:
         for row in rows:
             index = int(plan.indices[row])
-            pixels = read_pixels(self._source, index, self._maker.max_pixels)
+            pixels = read_pixels(self._source, index, self._backend.max_pixels)
             for maker, array in zip(self._makers, arrays):
                 maker.write(pixels, plan, row, array[row])
 

@@ -36,7 +36,7 @@ class FileSource(ImageSource):
     kind = "files"
 
     def __init__(
-        self, root: Path, names: Sequence[str], labels: NDArray[np.int64] | None, classes: tuple[str, ...]
+        self, root: Path, names: Sequence[str], *, labels: NDArray[np.int64] | None, classes: tuple[str, ...]
     ) -> None:
         super().__init__(names, labels, classes)
         self.root = absolute(root)

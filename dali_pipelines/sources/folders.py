@@ -38,7 +38,7 @@ def image_folder(root: str | Path) -> FileSource:
         without = _some(sorted(set(tops).difference(classes)))
         logger.warning("%s: %s without images, so not among the %d classes", root, without, len(classes))
         labels = np.searchsorted(present, labels)
-    return FileSource(root, Names(index["names"], index["ends"]), labels, classes)
+    return FileSource(root, Names(index["names"], index["ends"]), labels=labels, classes=classes)
 
 
 def flat_folder(root: str | Path) -> FileSource:
@@ -51,7 +51,7 @@ def flat_folder(root: str | Path) -> FileSource:
     index = _index_of(f"flat folder {root.resolve()}", root, ("",))
     if not len(index["ends"]):
         raise ValueError(f"{root}: no images in it; {ENDINGS}")
-    return FileSource(root, Names(index["names"], index["ends"]), None, ())
+    return FileSource(root, Names(index["names"], index["ends"]), labels=None, classes=())
 
 
 def any_folder(root: str | Path) -> FileSource:

@@ -58,7 +58,7 @@ def file_list(path: str | Path) -> FileSource:
     for name in classes:
         if (other := without_blanks[name.strip()]) != name:
             raise ValueError(f"{path}: the labels {name!r} and {other!r} differ in blanks alone; write them alike")
-    return FileSource(path.parent, names, numbers, classes)
+    return FileSource(path.parent, names, labels=numbers, classes=classes)
 
 
 class _ListReader:

@@ -48,6 +48,7 @@ class TarSource(ImageSource):
     def __init__(
         self,
         shards: Sequence[str],
+        *,
         names: Sequence[str],
         labels: NDArray[np.int64] | None,
         classes: tuple[str, ...],
@@ -125,13 +126,15 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
                 f"{names[labels.index('')]} has no .cls member and others have; give all images one, or none"
             )
         labels = []
+    numbers, classes = numbered(labels)
     return TarSource(
         shards,
-        names,
-        *numbered(labels),
-        np.repeat(np.arange(len(shards)), index["counts"]),
-        index["offsets"],
-        index["sizes"],
+        names=names,
+        labels=numbers,
+        classes=classes,
+        shard_of=np.repeat(np.arange(len(shards)), index["counts"]),
+        offsets=index["offsets"],
+        sizes=index["sizes"],
     )
 
 

@@ -8,21 +8,26 @@ from typing import Any
 import pytest
 import torch
 
-from dali_pipelines import PRESETS, TwoViewLoader
+from dali_pipelines import PRESETS, Backend, TwoViewLoader
 from dali_pipelines.loaders import Batch
 
 SMALL = PRESETS["barlow_twins"].changed(size_px=32)
-CPU: dict[str, Any] = {"device": "cpu"}
+_CHOSEN: dict[str, Any] = {"name": "auto"}
 
 
 @pytest.fixture(params=["dali", "native"])
 def each_backend(request: pytest.FixtureRequest) -> None:
-    """Runs a test on both backends, through CPU."""
-    CPU["backend"] = request.param
+    """Runs a test on both backends, by means of `cpu`."""
+    _CHOSEN["name"] = request.param
+
+
+def cpu(**options: Any) -> Backend:
+    """The backend of the test, on the CPU."""
+    return Backend(**_CHOSEN, device="cpu", **options)
 
 
 def loader(data: Path, batch_size: int = 8, **options: object) -> TwoViewLoader:
-    return TwoViewLoader(data / "train", batch_size, SMALL, **CPU, num_threads=2, **options)  # type: ignore[arg-type]
+    return TwoViewLoader(data / "train", batch_size, SMALL, **{"backend": cpu(num_threads=2), **options})  # type: ignore[arg-type]
 
 
 def assert_same(first: list[Batch], second: list[Batch]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytorch_lightning import Trainer
 
-from dali_pipelines import EvalLoader, EvalParams, TwoViewLoader
+from dali_pipelines import Backend, EvalLoader, EvalParams, TwoViewLoader
 from tests.dali_pipelines.conftest import SMALL
 from tests.dali_pipelines.test_lightning import Module
 
@@ -29,8 +29,8 @@ def main(data: Path, out: Path) -> None:
         enable_model_summary=False,
     )
     # Made before there is a group of processes, as any user would.
-    train = TwoViewLoader(data / "train", 8, SMALL, device="cpu", backend="native", num_threads=1)
-    val = EvalLoader(data / "val", 5, EvalParams(32, 32), device="cpu", backend="native", num_threads=1)
+    train = TwoViewLoader(data / "train", 8, SMALL, backend=Backend("native", device="cpu", num_threads=1))
+    val = EvalLoader(data / "val", 5, EvalParams(32, 32), backend=Backend("native", device="cpu", num_threads=1))
     trainer.fit(module, train, val)
     seen = {"trained": module.trained, "validated": module.validated}
     (out / f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(seen))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dali_pipelines import EvalLoader, EvalParams
+from dali_pipelines import Backend, EvalLoader, EvalParams
 from dali_pipelines.regular_files import NotRegularError, open_regular, read_regular
 from tests.conftest import write_image
 
@@ -66,7 +66,7 @@ def test_a_loader_replaces_them_as_bad_files(paths: dict[str, Path], backend: st
     paths["folder"].rmdir()  # is no image, but a folder of some
     for number in range(3):
         write_image(folder / f"{number}.jpg", np.full((20, 20, 3), 100, dtype=np.uint8))
-    loader = EvalLoader(folder, 2, EvalParams(16, 16), device="cpu", backend=backend, max_bad_files=5)  # type: ignore[arg-type]
+    loader = EvalLoader(folder, 2, EvalParams(16, 16), backend=Backend(backend, device="cpu"), max_bad_files=5)  # type: ignore[arg-type]
     names = {name for batch in loader for name in batch.filenames}
     assert names == {"0.jpg", "1.jpg", "2.jpg"}
 
@@ -79,8 +79,8 @@ def test_a_scan_ends_when_it_is_asked_to(tmp_path: Path, number: signal.Signals)
     program = f"""
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from dali_pipelines import decoding
-decoding.why_unreadable = lambda *_: time.sleep(0.05)
+from dali_pipelines.decoding import read_pixels
+read_pixels.why_unreadable = lambda *_: time.sleep(0.05)
 from bt_plugin.cli import main
 print("ready", flush=True)
 raise SystemExit(main(["scan", {str(tmp_path)!r}, "-o", {str(tmp_path / "out")!r}, "--num-threads", "2"]))

@@ -39,7 +39,11 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 @given(st.integers(0, 60), st.integers(1, 7), st.integers(1, 8))
 def test_evaluation_sees_every_image_exactly_once(n: int, batch_size: int, world_size: int) -> None:
-    batches = [batch for rank in range(world_size) for batch in eval_indices(n, batch_size, rank, world_size)]
+    batches = [
+        batch
+        for rank in range(world_size)
+        for batch in eval_indices(n, batch_size=batch_size, rank=rank, world_size=world_size)
+    ]
     seen = np.concatenate(batches) if batches else np.array([])
     assert sorted(seen.tolist()) == list(range(n))
     assert all(0 < len(batch) <= batch_size for batch in batches)

@@ -34,6 +34,6 @@ GROUP_NORM = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8))
 )
 def test_one_image_a_rank_is_refused(global_batch_size: int, images: int, ranks: int, rule: str) -> None:
     with pytest.raises(RecipeError, match=rule):
-        _check_batch_norm(BATCH_NORM, 1, global_batch_size, images, ranks)
-    _check_batch_norm(GROUP_NORM, 1, global_batch_size, images, ranks)
-    _check_batch_norm(BATCH_NORM, 2, global_batch_size, images, ranks)
+        _check_batch_norm(BATCH_NORM, 1, global_batch_size=global_batch_size, images=images, ranks=ranks)
+    _check_batch_norm(GROUP_NORM, 1, global_batch_size=global_batch_size, images=images, ranks=ranks)
+    _check_batch_norm(BATCH_NORM, 2, global_batch_size=global_batch_size, images=images, ranks=ranks)

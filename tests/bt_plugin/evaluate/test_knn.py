@@ -15,7 +15,7 @@ from bt_plugin.evaluate.features import Features, RawPixels, extract_features
 from bt_plugin.evaluate.final_knn import calibrate_batch_norm, evaluate_knn
 from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.models.from_recipe import build_model
-from dali_pipelines import EvalLoader, EvalParams, image_folder
+from dali_pipelines import Backend, EvalLoader, EvalParams, image_folder
 from tests.ranks import run_ranks
 from tests.tolerance import assert_rounded
 
@@ -36,7 +36,7 @@ def by_hand(bank: Features, queries: Features, k: int, temperature: float) -> fl
 
 
 def top1(bank: Features, queries: Features, k: int, temperature: float = 0.1) -> float:
-    accuracy = knn_accuracy(bank, queries, k, temperature)
+    accuracy = knn_accuracy(bank, queries, k=k, temperature=temperature)
     return accuracy.top1 / accuracy.n
 
 
@@ -71,7 +71,7 @@ def channel_means(images: Tensor) -> Tensor:
 
 
 def features_of_rank(rank: int, folder: Path) -> Features:
-    loader = EvalLoader(folder, 5, EvalParams(32, 36), device="cpu", num_threads=1)
+    loader = EvalLoader(folder, 5, EvalParams(32, 36), backend=Backend(device="cpu", num_threads=1))
     return extract_features(channel_means, loader, torch.device("cpu"))
 
 
@@ -98,12 +98,19 @@ def scores_of_rank(rank: int, data: Path) -> dict[str, float] | None:
     train, val = image_folder(data / "train"), image_folder(data / "val")
     cpu = torch.device("cpu")
     model = build_model(recipe)
-    loader = EvalLoader(train, 36, recipe.preset.eval_params(), device="cpu", rank=0, world_size=1)
+    loader = EvalLoader(train, 36, recipe.preset.eval_params(), backend=Backend(device="cpu"), rank=0, world_size=1)
     calibrate_batch_norm(model.backbone, loader, cpu)
     if rank > 0:
         for buffer in model.buffers():
             buffer.fill_(100 * rank)
-    return evaluate_knn(recipe, with_weights_of(model, build_model(recipe)), build_model(recipe), train, val, cpu)
+    return evaluate_knn(
+        recipe,
+        with_weights_of(model, build_model(recipe)),
+        untrained=build_model(recipe),
+        train=train,
+        val=val,
+        device=cpu,
+    )
 
 
 @pytest.mark.distributed
@@ -115,7 +122,7 @@ def test_two_ranks_evaluate_rank_0s_network(small_data: Path) -> None:
 
 
 def test_calibration_gives_batchnorm_the_data_s_statistics(small_data: Path) -> None:
-    loader = EvalLoader(small_data / "train", 36, EvalParams(32, 36), device="cpu")
+    loader = EvalLoader(small_data / "train", 36, EvalParams(32, 36), backend=Backend(device="cpu"))
     (batch,) = list(loader)
     norm = nn.BatchNorm2d(3)
     calibrate_batch_norm(nn.Sequential(norm), loader, torch.device("cpu"))

@@ -35,7 +35,7 @@ def sklearns(train: Features, val: Features) -> float:
 
 def test_it_agrees_with_logistic_regression() -> None:
     train, val = blobs(2000, 1), blobs(2000, 2)
-    result = linear_on_features(train, val, Linear(epochs=20), seed=0)
+    result = linear_on_features(train, val, options=Linear(epochs=20), seed=0)
     low, high = wilson(result.accuracy.top1, result.accuracy.n)
     assert 0.5 < result.accuracy.top1 / 2000 < 0.95
     assert low <= sklearns(train, val) <= high
@@ -50,7 +50,7 @@ def test_it_agrees_on_a_backbone_of_torchvision(demo_data: Path) -> None:
         extract_features(backbone, EvalLoader(demo_data / split, 128, **options), torch.device("cpu"))
         for split in ("train", "val")
     )
-    result = linear_on_features(train, val, Linear(epochs=30), seed=0)
+    result = linear_on_features(train, val, options=Linear(epochs=30), seed=0)
     low, high = wilson(result.accuracy.top1, result.accuracy.n)
     assert low <= sklearns(train, val) <= high
 
@@ -58,7 +58,7 @@ def test_it_agrees_on_a_backbone_of_torchvision(demo_data: Path) -> None:
 def test_the_validation_images_choose_nothing() -> None:
     train, val = blobs(400, 1), blobs(100, 2)
     wrong = Features(val.values, (val.targets + 1) % 4)
-    results = [linear_on_features(train, each, Linear(epochs=3), seed=0) for each in (val, wrong)]
+    results = [linear_on_features(train, each, options=Linear(epochs=3), seed=0) for each in (val, wrong)]
     assert results[0].chosen_by == results[1].chosen_by
     assert results[0].accuracy.top1 > results[1].accuracy.top1
 
@@ -66,7 +66,7 @@ def test_the_validation_images_choose_nothing() -> None:
 def test_a_rate_that_is_too_high_is_not_chosen() -> None:
     train = blobs(400, 1)
     options = Linear(epochs=3, cached_lrs=(0.1, 1e6))
-    result = linear_on_features(train, train, options, seed=0)
+    result = linear_on_features(train, train, options=options, seed=0)
     assert result.lr == 0.1
     assert result.chosen_by[0.1] > result.chosen_by[1e6]
 
@@ -74,4 +74,4 @@ def test_a_rate_that_is_too_high_is_not_chosen() -> None:
 @pytest.mark.parametrize("n", [2, 9])
 def test_a_handful_of_images_is_enough(n: int) -> None:
     few = blobs(n, 3)
-    assert linear_on_features(few, few, Linear(epochs=1), seed=0).accuracy.n == n
+    assert linear_on_features(few, few, options=Linear(epochs=1), seed=0).accuracy.n == n

@@ -114,8 +114,8 @@ def test_without_labels_there_are_signs_without_labels(small_recipe: Path, small
 def test_the_numbers_are_of_the_model_that_is_given(small_recipe: Path, small_data: Path) -> None:
     """The same model, the same numbers; a constant one has collapsed."""
     recipe = load_recipe(small_recipe)
-    sources = image_folder(small_data / "train"), image_folder(small_data / "val")
-    online = OnlineEvaluation(recipe, *sources, torch.device("cpu"), None)
+    train, val = image_folder(small_data / "train"), image_folder(small_data / "val")
+    online = OnlineEvaluation(recipe, train, val=val, device=torch.device("cpu"), probe=None)
     model = build_model(recipe).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     look, again = online.run(model), online.run(model)
@@ -140,7 +140,7 @@ def test_the_numbers_are_of_the_model_that_is_given(small_recipe: Path, small_da
 def probed(rank: int, world_size: int) -> torch.Tensor:
     backbone = nn.Linear(4, 6, bias=False)
     nn.init.ones_(backbone.weight)
-    probe = OnlineProbe(backbone, 6, 3, torch.device("cpu"), lr=0.5, seed=0)
+    probe = OnlineProbe(backbone, 6, classes=3, device=torch.device("cpu"), lr=0.5, seed=0)
     generator = torch.Generator().manual_seed(0)
     images, targets = torch.randn(8, 4, generator=generator), torch.arange(8) % 3
     mine = slice(rank, None, world_size)
@@ -164,7 +164,7 @@ def test_the_probe_learns_from_all_ranks() -> None:
 
 def test_the_probe_learns_and_sends_nothing_back() -> None:
     backbone = nn.Linear(4, 6)
-    probe = OnlineProbe(backbone, 6, 2, torch.device("cpu"), lr=0.5, seed=0)
+    probe = OnlineProbe(backbone, 6, classes=2, device=torch.device("cpu"), lr=0.5, seed=0)
     images = torch.cat([torch.randn(50, 4) + 2, torch.randn(50, 4) - 2])
     targets = torch.arange(2).repeat_interleave(50)
     for _ in range(20):
@@ -187,5 +187,5 @@ def test_probes_weights_leave_the_random_numbers_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    OnlineProbe(backbone, 2, 2, torch.device("cpu"), lr=0.1, seed=0)
+    OnlineProbe(backbone, 2, classes=2, device=torch.device("cpu"), lr=0.1, seed=0)
     assert torch.equal(torch.rand(2), expected)

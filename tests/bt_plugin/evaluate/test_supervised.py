@@ -18,7 +18,7 @@ from bt_plugin.errors import DivergenceError
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.supervised import Classifier, train_classifier
 from bt_plugin.models.backbones import build_backbone
-from dali_pipelines import Batch, EvalLoader, TwoViewLoader
+from dali_pipelines import Backend, Batch, EvalLoader, TwoViewLoader
 
 LINEAR = Linear(epochs=3, global_batch_size=12, lr_classifier=0.05)
 FINETUNE = Finetune(epochs=3, global_batch_size=12, lr_classifier=0.05, lr_backbone=0.01)
@@ -50,8 +50,8 @@ class Stopping(TwoViewLoader):
 
 def classifier(options: Supervised) -> Classifier:
     torch.manual_seed(0)
-    backbone = build_backbone("torchvision/resnet18", "small").module
-    return Classifier(backbone, 512, 3, frozen=isinstance(options, Linear))
+    backbone = build_backbone("torchvision/resnet18", stem="small").module
+    return Classifier(backbone, 512, classes=3, frozen=isinstance(options, Linear))
 
 
 def train(
@@ -60,9 +60,16 @@ def train(
     AcceleratorState._reset_state()
     PartialState._reset_state()
     model = classifier(options)
-    crops = loader(protocol.data.train, options.global_batch_size, protocol.view.random, "cpu", num_threads=1)
-    centres = EvalLoader(protocol.data.val, 5, protocol.view.centre, "cpu", num_threads=1)
-    accuracy = train_classifier(Accelerator(cpu=True), model, crops, centres, protocol, options, folder)
+    crops = loader(
+        protocol.data.train,
+        options.global_batch_size,
+        protocol.view.random,
+        backend=Backend(device="cpu", num_threads=1),
+    )
+    centres = EvalLoader(protocol.data.val, 5, protocol.view.centre, backend=Backend(device="cpu", num_threads=1))
+    accuracy = train_classifier(
+        Accelerator(cpu=True), model, train=crops, val=centres, recipe=protocol, options=options, folder=folder
+    )
     return accuracy, model
 
 
@@ -150,6 +157,6 @@ def test_a_loss_that_is_not_finite_ends_it(protocol: EvaluationRecipe, tmp_path:
 
 
 def test_the_head_begins_as_the_official_one() -> None:
-    head = Classifier(nn.Identity(), 4096, 100, frozen=True).head
+    head = Classifier(nn.Identity(), 4096, classes=100, frozen=True).head
     assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert head.bias.abs().sum() == 0

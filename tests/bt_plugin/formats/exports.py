@@ -32,7 +32,7 @@ def exported(run_dir: Path, summary: dict[str, Any] | None = None, size_px: int 
         if value.ndim == 1:
             low = 0.5 if name.endswith(("weight", "running_var")) else -0.5
             value.copy_(low + torch.rand(value.shape, generator=generator))
-    write_run_export(network, recipe, run_dir, step=144)
+    write_run_export(network, recipe, run_dir=run_dir, step=144)
     (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
     if summary:
         (run_dir / "summary.json").write_text(json.dumps(summary))

@@ -64,7 +64,7 @@ def test_a_run_exports_onto_a_full_disk(full_disk: Path) -> None:
     content = {"data": {"train": "a"}, "model": {"backbone": "torchvision/resnet18", "projector": [16, 8]}}
     recipe = Recipe.model_validate(content | {"run": {"output_dir": str(full_disk)}})
     with pytest.raises(FileError, match=r"export/backbone\.safetensors: No space left on device"):
-        write_run_export(build_model(recipe), recipe, full_disk, step=1)
+        write_run_export(build_model(recipe), recipe, run_dir=full_disk, step=1)
     assert [path.name for path in full_disk.rglob("*")] == ["export"]
 
 

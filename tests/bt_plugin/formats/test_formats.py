@@ -69,7 +69,7 @@ def test_safetensors_say_how_to_build_the_model(run18: Path, tmp_path: Path) -> 
     with safe_open(path, "pt") as file:
         header = file.metadata()
     assert header == {"format": "pt", "backbone": "torchvision/resnet18", "stem": "standard", "in_chans": "3"}
-    module = build_backbone(header["backbone"], header["stem"], int(header["in_chans"])).module
+    module = build_backbone(header["backbone"], stem=header["stem"], in_chans=int(header["in_chans"])).module
     module.load_state_dict(load_file(path))
     assert torch.equal(features(module, images_for()), source_features(run18, images_for()))
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from bt_plugin import BarlowTwinsLoss, lr_scale
 from bt_plugin.integrations.lightly_benchmark import METHODS, BarlowTwins, two_view_loader
-from dali_pipelines import PRESETS, EvalLoader, EvalParams
+from dali_pipelines import PRESETS, Backend, EvalLoader, EvalParams
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
@@ -39,7 +39,7 @@ def fit(module: BarlowTwins, train: Any, data: Path, folder: Path, epochs: int) 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, train, EvalLoader(data / "val", 6, EvalParams(32, 32), device="cpu"))
+    trainer.fit(module, train, EvalLoader(data / "val", 6, EvalParams(32, 32), backend=Backend(device="cpu")))
     return trainer
 
 
@@ -84,7 +84,7 @@ def test_rates_are_the_official_ones(epochs: int, warmup_steps: int) -> None:
         rates.append((weights["lr"], biases["lr"], classifier["lr"]))
         optimizer.step()
         scheduler["scheduler"].step()
-    scales = [lr_scale(step, steps, warmup_steps) for step in range(steps)]
+    scales = [lr_scale(step, steps, warmup_steps=warmup_steps) for step in range(steps)]
     assert rates == [pytest.approx((0.4 * scale, 0.0006 * scale, 0.4 * scale)) for scale in scales]
     assert (weights["weight_decay"], biases["weight_decay"], classifier["weight_decay"]) == (1.6e-5, 0, 0)
     assert (weights["adapt"], biases["adapt"], classifier["adapt"]) == (True, False, False)

@@ -109,7 +109,9 @@ def rank_gradients(rank: int, count: int) -> tuple[list[Tensor], list[int]]:
 
     model.register_comm_hook(None, hook)
     mine = micro_batches(2 * count)[rank * count : (rank + 1) * count]
-    accumulated_backward(model, BarlowTwinsLoss(0.1, gather_distributed=True), mine, backward, model.no_sync)
+    accumulated_backward(
+        model, BarlowTwinsLoss(0.1, gather_distributed=True), mine, backward=backward, no_sync=model.no_sync
+    )
     return gradients(model.module), reduced_after
 
 

@@ -43,10 +43,10 @@ def test_the_docs_table_of_traffic_is_the_models() -> None:
     rows = [line.strip("| ").split(" | ") for line in lines[first : lines.index("", first)]]
     assert len(rows) > 4
     for n, world_size, n_global, d, cross, gram, auto, lightly in rows:
-        shape = int(n), int(d), int(world_size)
+        shape = {"n": int(n), "d": int(d), "world_size": int(world_size)}
         assert int(n) * int(world_size) == int(n_global)
         for form, written in (("cross", cross), ("gram", gram)):
-            assert f"{loss_cost(form, *shape).bytes_sent / 2**20:.1f}" == written
-        assert cheaper_form(*shape) == auto
+            assert f"{loss_cost(form, **shape).bytes_sent / 2**20:.1f}" == written
+        assert cheaper_form(**shape) == auto
         # Two all-reduces of C.
         assert f"{2 * 2 * (1 - 1 / int(world_size)) * 4 * int(d) ** 2 / 2**20:.0f}" == lightly

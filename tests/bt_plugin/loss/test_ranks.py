@@ -165,5 +165,5 @@ def bytes_sent(rank: int, world_size: int) -> dict[str, tuple[float, int]]:
 def test_bytes_between_ranks_are_those_of_the_cost_model(world_size: int) -> None:
     for counts in run_ranks(world_size, bytes_sent, world_size):
         for form, (counted, calls_in_backward) in counts.items():
-            assert counted == pytest.approx(loss_cost(form, PER_RANK, 10, world_size).bytes_sent)
+            assert counted == pytest.approx(loss_cost(form, n=PER_RANK, d=10, world_size=world_size).bytes_sent)
             assert calls_in_backward == 0

@@ -50,7 +50,7 @@ def test_the_relu_has_a_quarter_of_the_pixels() -> None:
 )
 def test_other_networks_are_the_same(name: str, stem: str) -> None:
     torch.manual_seed(0)
-    plain, _ = build_backbone(name, stem)  # type: ignore[arg-type]
+    plain, _ = build_backbone(name, stem=stem)  # type: ignore[arg-type]
     changed = copy.deepcopy(plain)
     pool_before_relu(changed)
     pool_before_relu(changed)

@@ -25,7 +25,7 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_groups_are_weights_and_vectors() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
-    weights, biases = parameter_groups(model, 0.2, 0.01, 1e-4)
+    weights, biases = parameter_groups(model, lr_weights=0.2, lr_biases=0.01, weight_decay=1e-4)
     assert [tuple(p.shape) for p in weights["params"]] == [(4, 3, 3, 3), (2, 4)]
     assert [tuple(p.shape) for p in biases["params"]] == [(4,), (4,), (4,), (2,)]
     assert (weights["base_lr"], weights["weight_decay"], weights["adapt"]) == (0.2, 1e-4, True)
@@ -35,7 +35,10 @@ def test_groups_are_weights_and_vectors() -> None:
 def test_groups_leave_frozen_parameters_out() -> None:
     model = nn.Linear(2, 2)
     model.weight.requires_grad_(False)
-    assert [len(group["params"]) for group in parameter_groups(model, 1, 1, 0)] == [0, 1]
+    assert [len(group["params"]) for group in parameter_groups(model, lr_weights=1, lr_biases=1, weight_decay=0)] == [
+        0,
+        1,
+    ]
 
 
 def test_three_steps_are_the_official_rule() -> None:
@@ -86,7 +89,9 @@ def test_official_rates_translate_to_the_true_gradient() -> None:
     def train(gradient_scale: float, weight_decay: float, lr_biases: float) -> list[Tensor]:
         torch.manual_seed(0)
         model = build_projector(6, [8, 4]).double()
-        optimizer = LARS(parameter_groups(model, 5.0, lr_biases, weight_decay), lr=0.0)
+        optimizer = LARS(
+            parameter_groups(model, lr_weights=5.0, lr_biases=lr_biases, weight_decay=weight_decay), lr=0.0
+        )
         for _ in range(20):
             optimizer.zero_grad()
             view_a = torch.randn(12, 6, dtype=torch.float64)
@@ -109,13 +114,13 @@ def test_official_rates_translate_to_the_true_gradient() -> None:
 def test_schedule_is_the_official_one() -> None:
     """main.py:160-173 at 8e8d284, with ten epochs of warm-up and 100 steps an epoch."""
     total, warmup = 10_000, 1_000
-    assert lr_scale(0, total, warmup) == 0
-    assert lr_scale(500, total, warmup) == pytest.approx(0.5)
-    assert lr_scale(1_000, total, warmup) == pytest.approx(1)
+    assert lr_scale(0, total, warmup_steps=warmup) == 0
+    assert lr_scale(500, total, warmup_steps=warmup) == pytest.approx(0.5)
+    assert lr_scale(1_000, total, warmup_steps=warmup) == pytest.approx(1)
     q = 0.5 * (1 + math.cos(math.pi * 4_500 / 9_000))
-    assert lr_scale(5_500, total, warmup) == pytest.approx(q + 0.001 * (1 - q))
-    assert lr_scale(9_999, total, warmup) == pytest.approx(0.001, rel=1e-3)
-    assert lr_scale(0, 10, 0) == 1
+    assert lr_scale(5_500, total, warmup_steps=warmup) == pytest.approx(q + 0.001 * (1 - q))
+    assert lr_scale(9_999, total, warmup_steps=warmup) == pytest.approx(0.001, rel=1e-3)
+    assert lr_scale(0, 10, warmup_steps=0) == 1
 
 
 def test_all_at_once_is_the_plain_rule() -> None:
@@ -123,7 +128,7 @@ def test_all_at_once_is_the_plain_rule() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 64, 7), nn.BatchNorm2d(64), nn.Conv2d(64, 32, 1), nn.Linear(300, 500))
     model.to(memory_format=torch.channels_last)
-    optimizer = LARS(parameter_groups(model, 0.5, 0.05, 1e-2), lr=0.0)
+    optimizer = LARS(parameter_groups(model, lr_weights=0.5, lr_biases=0.05, weight_decay=1e-2), lr=0.0)
     plain = {p: p.detach().clone().double() for p in model.parameters()}
     momentum = {p: torch.zeros_like(value) for p, value in plain.items()}
     for _ in range(20):
@@ -171,7 +176,7 @@ def test_the_order_in_memory_does_not_matter(order: str, other: str, adapt: bool
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_nothing(value: float) -> None:
     model = nn.Linear(3, 2)
-    optimizer = LARS(parameter_groups(model, 0.1, 0.1, 0.1), lr=0.0)
+    optimizer = LARS(parameter_groups(model, lr_weights=0.1, lr_biases=0.1, weight_decay=0.1), lr=0.0)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.found_inf = torch.zeros(())
     optimizer.step()
@@ -188,5 +193,5 @@ def test_a_step_that_is_not_finite_changes_nothing(value: float) -> None:
 def test_gradients_stay_as_they_are() -> None:
     model = nn.Linear(3, 2)
     model(torch.ones(1, 3)).sum().backward()
-    LARS(parameter_groups(model, 0.1, 0.1, 0.1), lr=0.0).step()
+    LARS(parameter_groups(model, lr_weights=0.1, lr_biases=0.1, weight_decay=0.1), lr=0.0).step()
     assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())

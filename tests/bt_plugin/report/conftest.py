@@ -38,7 +38,7 @@ def recipe_of(output_dir: Path, data: Path, lambda_param: float = 0.005) -> Reci
         "run": {"output_dir": str(output_dir), "device": "cpu", "log_every_steps": 1},
         "eval": {"knn_k": 5, "every_epochs": 1},
     }
-    return load_as(Recipe, None, [], content)
+    return load_as(Recipe, None, overrides=[], beneath=content)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_the_optimizers_part_of_a_step_is_measured() -> None:
         optimizer.step()
 
     stopwatch = Stopwatch(torch.device("cpu"), images=1)
-    assert optimizer_share(optimizer, step, stopwatch, 0.4) == pytest.approx(0.25, rel=0.2)
+    assert optimizer_share(optimizer, step, stopwatch=stopwatch, seconds=0.4) == pytest.approx(0.25, rel=0.2)
     stopwatch.rate(step, 0.1)
     assert stopwatch.share_within == 0, "the hooks are gone"
 
@@ -86,12 +86,12 @@ def test_weights_stay_where_they_are(small_recipe: Path, monkeypatch: pytest.Mon
 
     kept: dict[str, Any] = {}
 
-    class Kept(module.Training):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+    class Kept(module.TrainStep):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             kept["model"] = self.model
             kept["before"] = [p.detach().clone() for p in self.model.parameters()]
 
-    monkeypatch.setattr(module, "Training", Kept)
+    monkeypatch.setattr(module, "TrainStep", Kept)
     bench(load_recipe(small_recipe, []), seconds=1.0)
     assert all(torch.equal(p, before) for p, before in zip(kept["model"].parameters(), kept["before"]))

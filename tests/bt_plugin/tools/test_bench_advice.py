@@ -66,7 +66,9 @@ WELL = Throughput(
 def test_what_is_said(
     small_recipe: Path, changes: dict[str, float], device: str, overrides: list[str], said: list[str], unsaid: list[str]
 ) -> None:
-    lines = "\n".join(advice(replace(WELL, **changes), load_recipe(small_recipe, overrides), device, world_size=1))
+    lines = "\n".join(
+        advice(replace(WELL, **changes), load_recipe(small_recipe, overrides), device=device, world_size=1)
+    )
     assert all(part in lines for part in said), lines
     assert not any(part in lines for part in unsaid), lines
 

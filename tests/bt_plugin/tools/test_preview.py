@@ -12,7 +12,7 @@ from PIL import Image
 from bt_plugin.cli import main
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.tools.preview import preview, told
-from dali_pipelines import TwoViewLoader
+from dali_pipelines import Backend, TwoViewLoader
 from dali_pipelines.views.draws import draw_views
 
 PLAIN = ["views.both.mean=[0,0,0]", "views.both.std=[1,1,1]", "views.both.size_px=192", "optim.global_batch_size=6"]
@@ -29,7 +29,9 @@ def test_the_views_are_those_of_the_first_step(small_recipe: Path) -> None:
     recipe = load_recipe(small_recipe, PLAIN)
     picture = preview(recipe, images=3)
     assert picture.size == (5 * 200, 22 + 3 * (192 + 104))
-    loader = TwoViewLoader(recipe.data.train, 6, recipe.preset, seed=recipe.run.seed, backend="native", device="cpu")
+    loader = TwoViewLoader(
+        recipe.data.train, 6, recipe.preset, backend=Backend("native", device="cpu"), seed=recipe.run.seed
+    )
     views, _, _ = next(iter(loader))
     for line in range(3):
         _, a, a_by_pil, b, b_by_pil = cells(picture, line, 5)

@@ -28,7 +28,7 @@ def backward(model: nn.Module, scale: float) -> Tensor:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_seen(model: nn.Module, value: float) -> None:
-    steps = NonFiniteSteps(model, CPU, 10)
+    steps = NonFiniteSteps(model, CPU, most_in_a_row=10)
     loss = backward(model, 1.0)
     assert steps.found_inf(loss) == 0
     assert steps.found_inf(torch.tensor(value)) == 1
@@ -40,14 +40,14 @@ def test_what_is_not_finite_is_seen(model: nn.Module, value: float) -> None:
 
 def test_large_gradients_are_finite(model: nn.Module) -> None:
     """Their squares would not be."""
-    steps = NonFiniteSteps(model, CPU, 10)
+    steps = NonFiniteSteps(model, CPU, most_in_a_row=10)
     loss = backward(model, 1.0)
     model[0].weight.grad.fill_(1e30)
     assert steps.found_inf(loss) == 0
 
 
 def test_buffers_are_those_of_the_last_sound_step(model: nn.Module) -> None:
-    steps = NonFiniteSteps(model, CPU, 10)
+    steps = NonFiniteSteps(model, CPU, most_in_a_row=10)
     backward(model, 1.0)
     moved = {name: buffer.clone() for name, buffer in model.named_buffers()}
     steps.settle(1, NO, ONE_RANK, [])
@@ -65,11 +65,11 @@ def test_buffers_are_those_of_the_last_sound_step(model: nn.Module) -> None:
     assert steps.total == 2
     assert not torch.equal(model[1].running_mean, sound["1.running_mean"])
     assert model[1].num_batches_tracked == 2
-    assert NonFiniteSteps(model, CPU, 10, total=5).total == 5
+    assert NonFiniteSteps(model, CPU, most_in_a_row=10, total=5).total == 5
 
 
 def test_so_many_in_a_row_are_divergence_and_the_newest_may_wait(model: nn.Module) -> None:
-    steps = NonFiniteSteps(model, CPU, 2)
+    steps = NonFiniteSteps(model, CPU, most_in_a_row=2)
     for number, found_inf in enumerate((YES, YES, NO, YES, YES, YES), start=1):
         steps.settle(number, found_inf, ONE_RANK, [f"{number}.jpg"])
         assert steps.divergence(behind=1) is None
@@ -84,7 +84,7 @@ def test_the_explanation_names_ranks_and_images(model: nn.Module, monkeypatch: p
     monkeypatch.setattr("bt_plugin.runtime.collectives.all_gather_objects", lambda mine: names)
 
     def explained(finite: list[bool]) -> str:
-        steps = NonFiniteSteps(model, CPU, 0)
+        steps = NonFiniteSteps(model, CPU, most_in_a_row=0)
         steps.settle(1, YES, torch.tensor(finite), names[0])
         return steps.divergence(behind=0) or "nothing"
 

@@ -82,7 +82,7 @@ def lightning_checkpoint(network: nn.Module, path: Path, **hyper_parameters: Any
 
 
 def features_of(weights: Weights, images: Tensor = IMAGES) -> Tensor:
-    module = build_backbone(weights.backbone_name, weights.stem, weights.in_chans).module
+    module = build_backbone(weights.backbone_name, stem=weights.stem, in_chans=weights.in_chans).module
     module.load_state_dict(weights.backbone)
     with torch.no_grad():
         return module.eval()(images)

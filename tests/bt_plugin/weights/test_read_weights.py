@@ -143,7 +143,7 @@ def test_a_resnet_of_timm_is_torchvisions(tmp_path: Path) -> None:
 def test_every_resnet_is_told_by_its_shapes(name: str) -> None:
     with torch.device("meta"):
         state = models.get_model(name, weights=None).state_dict()
-    assert fit_backbone(state, None, Path("a.pth")).name == f"torchvision/{name}"
+    assert fit_backbone(state, None, path=Path("a.pth")).name == f"torchvision/{name}"
 
 
 def test_a_backbone_can_be_named(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_lightlys_own_resnet_is_refused_for_it_has_other_features(tmp_path: Path
     generated = randomised(ResNetGenerator("resnet-18"))
     cut = nn.Sequential(*list(generated.children())[:-1], nn.AdaptiveAvgPool2d(1))
     renamed = {key.replace("shortcut", "downsample"): value for key, value in generated.state_dict().items()}
-    ours = build_backbone("torchvision/resnet18", "small").module.eval()
+    ours = build_backbone("torchvision/resnet18", stem="small").module.eval()
     ours.load_state_dict({key: value for key, value in renamed.items() if not key.startswith("linear")})
     with torch.no_grad():
         assert not torch.allclose(cut(IMAGES).flatten(1), ours(IMAGES), rtol=0.1)
@@ -262,7 +262,7 @@ def test_what_is_no_weights(tmp_path: Path) -> None:
         read_weights(saved(torch.ones(1), tmp_path / "a.pth"))
     with pytest.raises(WeightsError, match="does not exist"):
         read_weights(tmp_path / "nowhere.pth")
-    with pytest.raises(WeightsError, match="is a folder without an export"):
+    with pytest.raises(WeightsError, match=r"has no model\.json and no backbone\.safetensors"):
         read_weights(tmp_path)
 
 

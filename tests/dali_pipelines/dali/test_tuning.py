@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dali_pipelines import PRESETS, Tuning, TwoViewLoader, array_source
+from dali_pipelines import PRESETS, Backend, Tuning, TwoViewLoader, array_source
 from dali_pipelines.loaders import Batch
 
 VIEWS = PRESETS["barlow_twins"].changed(size_px=64)
 
 
 def batch(data: Path, tuning: Tuning) -> Batch:
-    return next(iter(TwoViewLoader(data / "train", 32, VIEWS, device="cpu", backend="dali", tuning=tuning)))
+    return next(iter(TwoViewLoader(data / "train", 32, VIEWS, backend=Backend("dali", device="cpu", tuning=tuning))))
 
 
 def test_a_region_that_is_decoded_alone_is_that_of_the_whole(demo_data: Path) -> None:
@@ -37,7 +37,9 @@ def test_float16_is_the_rounded_view(demo_data: Path) -> None:
 
 def test_pixels_are_not_decoded_by_region() -> None:
     images = torch.randint(0, 256, (4, 40, 40, 3), dtype=torch.uint8)
-    loader = TwoViewLoader(array_source(images), 4, VIEWS, device="cpu", backend="dali", tuning=Tuning(decode="region"))
+    loader = TwoViewLoader(
+        array_source(images), 4, VIEWS, backend=Backend("dali", device="cpu", tuning=Tuning(decode="region"))
+    )
     assert next(iter(loader)).views[0].shape == (4, 3, 64, 64)
 
 
@@ -47,4 +49,4 @@ def test_bad_values_are_named(demo_data: Path) -> None:
     with pytest.raises(ValueError, match="decode: 'twice' is not allowed"):
         Tuning(decode="twice")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tuning: is of DALI's graph, and the views are made by backend native"):
-        TwoViewLoader(demo_data / "train", 8, VIEWS, device="cpu", backend="native", tuning=Tuning())
+        TwoViewLoader(demo_data / "train", 8, VIEWS, backend=Backend("native", device="cpu", tuning=Tuning()))

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dali_pipelines import BadImageError, EvalLoader, EvalParams, Preset, ViewParams
+from dali_pipelines import Backend, BadImageError, EvalLoader, EvalParams, Preset, ViewParams
 from dali_pipelines.decoding.pil_modes import to_rgb
 from dali_pipelines.decoding.read_pixels import for_dali, why_unreadable
 from dali_pipelines.pil.transform import BarlowTwinsTransform
@@ -128,7 +128,7 @@ CASES = {
 def shown(path: Path, backend: str) -> NDArray[np.float64] | str:
     """The ramp as it is shown, (64, 64) of 0 to 255; or the refusal."""
     try:
-        ((images, _, _),) = EvalLoader(path, 1, PLAIN, device="cpu", backend=backend)  # type: ignore[arg-type]
+        ((images, _, _),) = EvalLoader(path, 1, PLAIN, backend=Backend(backend, device="cpu"))  # type: ignore[arg-type]
     except BadImageError as error:
         return str(error)
     return 255 * images[0].double().mean(0).numpy()
@@ -192,7 +192,7 @@ def test_what_dali_refuses_is_decoded_on_the_host(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(decoding, "_is_read_by_dali", lambda head: True)
     for number in range(6):
         (tmp_path / f"{number}.jpg").write_bytes(in_mode("1", "tiff") if number == 3 else in_mode("RGB", "jpeg"))
-    found = [batch.filenames for batch in EvalLoader(tmp_path, 2, PLAIN, device="cpu", backend="dali")]
+    found = [batch.filenames for batch in EvalLoader(tmp_path, 2, PLAIN, backend=Backend("dali", device="cpu"))]
     assert found == [["0.jpg", "1.jpg"], ["2.jpg", "3.jpg"], ["4.jpg", "5.jpg"]]
 
 

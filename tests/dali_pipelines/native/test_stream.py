@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
-from dali_pipelines import PRESETS, TwoViewLoader
+from dali_pipelines import PRESETS, Backend, TwoViewLoader
 from dali_pipelines.native.kernel import augment
 from dali_pipelines.native.stream import eval_view, gaussian, random_view, read_pixels
 from dali_pipelines.plans import Plan
@@ -176,7 +176,7 @@ def test_decoder_is_pils(photographs: list[Image.Image], tmp_path: Path, mode: s
     for number, photo in enumerate(photographs):
         path = tmp_path / f"{number}.jpg"
         photo.convert(mode).save(path)
-        pixels = read_pixels(FileSource(tmp_path, [path.name], None, ()), 0, MOST_PIXELS).numpy()
+        pixels = read_pixels(FileSource(tmp_path, [path.name], labels=None, classes=()), 0, MOST_PIXELS).numpy()
         assert distance([pixels], [Image.open(path).convert("RGB")]) == (0, 0)
 
 
@@ -197,7 +197,7 @@ def test_eval_view_is_torchvisions(photographs: list[Image.Image], params: EvalP
 def test_views_are_those_of_dalis_graph(demo_data: Path, changes: dict[str, Any]) -> None:
     preset = PRESETS["barlow_twins"].changed(size_px=64, **changes)
     dali, fused = (
-        next(iter(TwoViewLoader(demo_data / "train", 32, preset, device="cpu", backend=backend)))
+        next(iter(TwoViewLoader(demo_data / "train", 32, preset, backend=Backend(backend, device="cpu"))))
         for backend in ("dali", "native")
     )
     assert dali.filenames == fused.filenames
@@ -210,7 +210,7 @@ def test_views_are_those_of_dalis_graph(demo_data: Path, changes: dict[str, Any]
 @pytest.mark.parametrize("num_threads", [1, 5])
 def test_pixels_do_not_depend_on_the_number_of_threads(small_data: Path, num_threads: int) -> None:
     def batches(num_threads: int) -> list[Any]:
-        ours = TwoViewLoader(small_data / "train", 9, device="cpu", backend="native", num_threads=num_threads)
+        ours = TwoViewLoader(small_data / "train", 9, backend=Backend("native", device="cpu", num_threads=num_threads))
         return [batch.views for batch in ours]
 
     for first, second in zip(batches(num_threads), batches(2), strict=True):
@@ -221,10 +221,10 @@ def test_threads_of_training_stay_as_they_are(demo_data: Path) -> None:
     """torch.set_num_threads in a thread would reach the one that trains, if it came before that one's first work."""
     program = f"""
 import torch
-from dali_pipelines.loaders import TwoViewLoader
+from dali_pipelines import Backend, TwoViewLoader
 
 torch.set_num_threads(3)
-next(iter(TwoViewLoader({str(demo_data / "train")!r}, 4, device="cpu", backend="native", num_threads=2)))
+next(iter(TwoViewLoader({str(demo_data / "train")!r}, 4, backend=Backend("native", num_threads=2))))
 threads = [line for line in torch.__config__.parallel_info().splitlines() if "max_threads" in line]
 assert len(threads) == 2 and all(line.endswith(": 3") for line in threads), threads
 """
@@ -237,7 +237,7 @@ def test_threads_need_not_wait_long_for_the_interpreter(small_data: Path) -> Non
     try:
         for own, expected in ((0.005, 0.0005), (0.0001, 0.0001)):
             sys.setswitchinterval(own)
-            next(iter(TwoViewLoader(small_data / "train", 4, device="cpu", backend="native")))
+            next(iter(TwoViewLoader(small_data / "train", 4, backend=Backend("native", device="cpu"))))
             assert sys.getswitchinterval() == pytest.approx(expected, abs=1e-5)
     finally:
         sys.setswitchinterval(before)
@@ -248,7 +248,7 @@ def test_pixels_do_not_depend_on_who_compiled_the_kernel(demo_data: Path, tmp_pa
     program = f"""
 import hashlib
 from dali_pipelines import TwoViewLoader
-(batch,) = TwoViewLoader({str(demo_data / "val")!r}, 520, "barlow_twins_32", device="cpu", backend="native")
+(batch,) = TwoViewLoader({str(demo_data / "val")!r}, 520, "barlow_twins_32", backend="native")
 print(hashlib.sha256(b"".join(view.numpy().tobytes() for view in batch.views)).hexdigest())
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -266,7 +266,9 @@ def test_memory_is_used_again_once_nobody_holds_it(small_data: Path, monkeypatch
         return empty(shape, *arguments, **options)
 
     monkeypatch.setattr(np, "empty", counting)
-    ours = TwoViewLoader(small_data / "train", 4, PRESETS["barlow_twins"], device="cpu", backend="native", prefetch=1)
+    ours = TwoViewLoader(
+        small_data / "train", 4, PRESETS["barlow_twins"], backend=Backend("native", device="cpu", prefetch=1)
+    )
     assert sum(1 for _ in range(3) for _ in ours) == 27
     # Two batches under way and one that is looked at, of two views.
     assert made.count((4, 224, 224, 3)) <= 8

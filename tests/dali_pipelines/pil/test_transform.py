@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from bt_plugin import BarlowTwinsTransform
-from dali_pipelines import PRESETS, TwoViewLoader
+from dali_pipelines import PRESETS, Backend, TwoViewLoader
 from dali_pipelines.pil.transform import mixed, view_of
 from dali_pipelines.views.draws import draw_views
 from dali_pipelines.views.yiq import hue_matrix
@@ -24,7 +24,7 @@ from tests.dali_pipelines.reference import TURNS
 @pytest.mark.parametrize("changes", [{"channels": 1}, {"channels": 3}, {"hue_space": "yiq"}])
 def test_pixels_are_the_loaders(demo_data: Path, changes: dict[str, Any]) -> None:
     preset = PRESETS["barlow_twins"].changed(size_px=64, **changes)
-    batch = next(iter(TwoViewLoader(demo_data / "train", 32, preset, device="cpu", seed=5)))
+    batch = next(iter(TwoViewLoader(demo_data / "train", 32, preset, backend=Backend(device="cpu"), seed=5)))
     images = [Image.open(demo_data / "train" / name) for name in batch.filenames]
     for params, views, draws in zip(preset.views, batch.views, draw_views(preset.views, 32, 5, 0, 0)):
         ours = torch.stack([view_of(image, params, draws, row) for row, image in enumerate(images)])

@@ -14,7 +14,7 @@ from dali_pipelines import EvalLoader, EvalParams
 from dali_pipelines.sources import FileSource, flat_folder
 from dali_pipelines.sources.labels import numbered
 from tests.conftest import write_image
-from tests.dali_pipelines.conftest import CPU
+from tests.dali_pipelines.conftest import cpu
 
 PIXELS = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8, 1) * 4, np.ones((4, 4, 3), np.uint8))
 
@@ -30,7 +30,7 @@ def test_every_suffix_is_read(tmp_path: Path) -> None:
         Image.fromarray(PIXELS).save(tmp_path / f"x{suffix}", form)
     source = flat_folder(tmp_path)
     assert len(source) == 15
-    (batch,) = EvalLoader(source, 15, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), **CPU)
+    (batch,) = EvalLoader(source, 15, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), backend=cpu())
     assert (255 * batch.images - PIXELS.mean()).mean(dim=(1, 2, 3)).abs().max() < 1
 
 
@@ -55,7 +55,7 @@ def test_only_regular_files_are_read_and_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make(Path("x.jpg"))  # type: ignore[operator]
-    source = FileSource(tmp_path, ["x.jpg"], None, ())
+    source = FileSource(tmp_path, ["x.jpg"], labels=None, classes=())
     found: list[Exception] = []
 
     def read() -> None:
@@ -82,7 +82,7 @@ def test_a_file_that_no_decoder_takes_is_not_read(tmp_path: Path) -> None:
 def test_a_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image(tmp_path / "a.png", PIXELS)
     monkeypatch.chdir(tmp_path)
-    source = FileSource(Path(), ["a.png"], None, ())
+    source = FileSource(Path(), ["a.png"], labels=None, classes=())
     monkeypatch.chdir("/")
     assert source.place(0) == str(tmp_path / "a.png")
 

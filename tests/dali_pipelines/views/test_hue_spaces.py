@@ -11,7 +11,7 @@ from PIL import Image
 from dali_pipelines import PRESETS, Preset, TwoViewLoader, ViewParams
 from dali_pipelines.views.draws import draw_views
 from tests.dali_pipelines import reference
-from tests.dali_pipelines.conftest import CPU
+from tests.dali_pipelines.conftest import cpu
 
 HUE_ALONE = ViewParams(
     size_px=96,
@@ -33,7 +33,7 @@ def test_the_loader_takes_the_one_that_is_asked_for(small_data: Path) -> None:
     distances = {}
     for space in ("hsv", "yiq"):
         preset = Preset((HUE_ALONE,)).changed(hue_space=space)
-        (batch,) = TwoViewLoader(small_data / "train", 36, preset, **CPU)
+        (batch,) = TwoViewLoader(small_data / "train", 36, preset, backend=cpu())
         (draws,) = draw_views(preset.views, 36, 0, 0, 0)
         got = [(255 * view).round().permute(1, 2, 0).numpy().astype(np.uint8) for view in batch.views[0]]
         photos = [Image.open(small_data / "train" / name) for name in batch.filenames]

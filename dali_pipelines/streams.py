@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dali_pipelines.maker import Maker
+from dali_pipelines.backend import ResolvedBackend
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.views.params import EvalParams, ViewParams
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 
 def view_stream(
-    source: ImageSource, views: tuple[ViewParams, ...], plans: Iterator[Plan], batch_size: int, maker: Maker
+    source: ImageSource,
+    views: tuple[ViewParams, ...],
+    *,
+    plans: Iterator[Plan],
+    batch_size: int,
+    backend: ResolvedBackend,
 ) -> DaliStream | NativeStream:
     """Iterates over (plan, its views).
 
     Raises:
         ImportError: If DALI is to make them and is not installed.
     """
-    if maker.backend == "native":
+    if backend.name == "native":
         from dali_pipelines.native.stream import NativeStream, random_view
 
         makers = [random_view(view, number) for number, view in enumerate(views)]
-        return NativeStream(source, makers, plans, maker)
+        return NativeStream(source, makers, plans=plans, backend=backend)
 
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
@@ -37,26 +42,28 @@ def view_stream(
         inputs: list[Any] = graphs.inputs_of(views, plan.draws)
         return inputs
 
-    return DaliStream(source, partial(graphs.two_views, views=views), draws_of, plans, batch_size, maker)
+    graph = partial(graphs.two_views, views=views)
+    return DaliStream(source, graph, draws_of=draws_of, plans=plans, batch_size=batch_size, backend=backend)
 
 
 def eval_stream(
-    source: ImageSource, params: EvalParams, plans: Iterator[Plan], batch_size: int, maker: Maker
+    source: ImageSource, params: EvalParams, *, plans: Iterator[Plan], batch_size: int, backend: ResolvedBackend
 ) -> DaliStream | NativeStream:
     """Iterates over (plan, (images,)).
 
     Raises:
         ImportError: If DALI is to make them and is not installed.
     """
-    if maker.backend == "native":
+    if backend.name == "native":
         from dali_pipelines.native.stream import NativeStream, eval_view
 
-        return NativeStream(source, [eval_view(params)], plans, maker)
+        return NativeStream(source, [eval_view(params)], plans=plans, backend=backend)
 
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
 
-    return DaliStream(source, partial(graphs.eval_view, params=params), lambda plan: [], plans, batch_size, maker)
+    graph = partial(graphs.eval_view, params=params)
+    return DaliStream(source, graph, draws_of=lambda plan: [], plans=plans, batch_size=batch_size, backend=backend)
 
 
 def import_graphs() -> Any:
