@@ -22,9 +22,9 @@ ROWS = [
     "bt_plugin.data bt_plugin.loss bt_plugin.runs",
     "bt_plugin.models bt_plugin.optim bt_plugin.runtime",
     "bt_plugin.config",
-    "dali_pipelines dali_pipelines.loaders dali_pipelines.eval_loader dali_pipelines.backends",
+    "dali_pipelines dali_pipelines.loaders dali_pipelines.eval_loader dali_pipelines.streams",
     "dali_pipelines.dali dali_pipelines.native dali_pipelines.pil",
-    "dali_pipelines.decoding dali_pipelines.maker dali_pipelines.memory dali_pipelines.plans",
+    "dali_pipelines.backend dali_pipelines.decoding dali_pipelines.memory dali_pipelines.plans",
     "dali_pipelines.ranks dali_pipelines.shards dali_pipelines.sources dali_pipelines.views",
     "bt_plugin.errors bt_plugin.version dali_pipelines.errors dali_pipelines.regular_files",
 ]
@@ -133,7 +133,7 @@ def test_there_are_no_circles() -> None:
     ("file", "line", "upwards", "circles_of_modules", "circles_of_rooms"),
     [
         ("dali_pipelines/shards.py", "from bt_plugin.loss.barlow_twins import EPS", 1, 0, 0),
-        ("dali_pipelines/plans.py", "from dali_pipelines.backends import view_stream", 1, 1, 1),
+        ("dali_pipelines/plans.py", "from dali_pipelines.streams import view_stream", 1, 1, 1),
         ("bt_plugin/loss/barlow_twins.py", "def later(): from bt_plugin.training.pretrain import pretrain", 1, 1, 1),
         ("bt_plugin/config/recipe.py", "import bt_plugin.runs.directory", 1, 1, 1),
         ("bt_plugin/runs/atomic_file.py", "import bt_plugin.data.demo_data", 0, 1, 1),

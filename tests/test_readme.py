@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,22 @@ def test_every_file_it_names_is_there(text: str) -> None:
 def test_the_gate_runs_the_readmes_test_command() -> None:
     assert "make test" in README
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_every_python_file_it_names_is_there() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    of_the_official_code = {"main.py", "evaluate.py"}
+    known = {Path(name).name for name in tracked.split()} | of_the_official_code
+    for name, text in PAGES.items():
+        assert set(re.findall(r"[\w-]+\.py\b", re.sub(r"https?://\S+", "", text))) <= known, name
+
+
+def test_the_readmes_rates_are_of_the_record_it_links() -> None:
+    """The table's ratios and the rates in the text come from one record, which the text links."""
+    rates, link = re.search(r"JPEGs two thirds: (\d+ images/s, \d+ and \d+)\s+\(\[record\]\((\S+)\)\)", README).groups()
+    results = json.loads((REPOSITORY / link).read_text())["results"]
+    measured = [results[name]["images_per_s"] for name in ("ours", "official", "lightly")]
+    assert [int(number) for number in re.findall(r"\d+", rates)] == [round(rate) for rate in measured]
+    row = next(line for line in README.splitlines() if line.startswith("| time of training"))
+    ratios = [float(cell) for cell in row.split("|")[3:6]]
+    assert ratios == [round(results[name]["ratio"], 2) for name in ("lightly", "official", "solo-learn")]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from bt_plugin.checkpoints.reader import CheckpointReader
 from bt_plugin.errors import CheckpointError, RecipeError
-from bt_plugin.runs.atomic_file import write_atomically
+from bt_plugin.runs.atomic_file import sync, write_atomically
 from dali_pipelines.regular_files import open_regular, read_regular
 
 logger = logging.getLogger(__name__)
@@ -81,12 +81,12 @@ class NewCheckpoint:
         files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(self.folder.iterdir())}
         write_atomically(self.folder / _MANIFEST, _Manifest(progress=metadata, files=files).model_dump_json(indent=1))
         for path in (*self.folder.iterdir(), self.folder):
-            _sync(path)
+            sync(path)
         if self._final.exists():
             # Damaged or incomplete: from a whole one the run would have continued.
             os.replace(self._final, self._final.with_name(f".damaged-{self._final.name}.partial"))
         os.replace(self.folder, self._final)
-        _sync(self._final.parent)
+        sync(self._final.parent)
 
     def abandon(self) -> None:
         """Removes what was written."""
@@ -238,11 +238,3 @@ def _step_of(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     assert match, "only checkpoints are asked for their step"
     return int(match[1])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

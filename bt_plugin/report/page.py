@@ -42,7 +42,9 @@ class _Chart(NamedTuple):
 TRAINING = (
     _Chart("loss", "loss", True, "The objective."),
     _Chart("invariance", "invariance term", True, "Falls as both views of an image are embedded alike."),
-    _Chart("redundancy", "redundancy-reduction term", True, "Before lambda; falls as features tell different things."),
+    _Chart(
+        "redundancy", "redundancy-reduction term", True, "Before lambda. Rises at first, then stays or falls slowly."
+    ),
     _Chart("diagonal_mean", "mean of C's diagonal", False, "Towards 1; near 0 nothing is shared by the views."),
     _Chart("embedding_std", "spread of embeddings", False, "Near 0 they have collapsed."),
     _Chart("lr_weights", "rate of the weights", False, "The schedule."),

@@ -24,9 +24,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f".{path.name[:50]}.partial")
     try:
         partial.write_bytes(data)
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise file_error(error, path) from error
     finally:
@@ -59,7 +59,8 @@ def check_output(path: Path, key: str) -> None:
         raise file_error(error, path, key) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,6 @@
-"""Collectives over the ranks of a run; the only file of the package that names torch.distributed.
+"""Collectives over the ranks of a run.
 
+Other modules that name a part of torch.distributed, such as its checkpoints, are listed in tests/test_architecture.py.
 Every function works without a process group too, as in a group of one.
 """
 

@@ -26,8 +26,9 @@ from dali_pipelines.loaders import Batch
 class TrainStep:
     """Run optimization steps on a model: forward, backward, update.
 
-    The host waits only for the step before this one, so that the device always has work. There are two exceptions:
-    fp16, whose gradient scaler reads from the device whether to update, and an optimizer without ``found_inf``.
+    The host waits only for the step before this one, so that the device always has work. There are three exceptions:
+    fp16, whose gradient scaler reads from the device whether to update; an optimizer without ``found_inf``; and views
+    that a CPU computed for a GPU, whose copy from pageable memory waits.
 
     Args:
         recipe: Its sections loss, optim, run and eval are used.
