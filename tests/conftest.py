@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,15 +20,16 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
     THREADS = 1
-torch.set_num_threads(THREADS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+    of_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not of_gpu:
         return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+    import torch
+
+    for item in of_gpu if not torch.cuda.is_available() else ():
+        item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,8 +45,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Start each test with the same random numbers and threads, whichever tests ran before it."""
-    torch.manual_seed(0)
-    torch.set_num_threads(THREADS)
+    # Tests of recipes and of the command line's errors need no torch, whose import takes seconds.
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,11 @@ class TrainingState:
         written = {key.split(".")[0] for key in keys}
         for name in self._extras.keys() - written:
             del state[name]
+        groups = state["optimizer"]["param_groups"]
+        unwritten = [_taken_out(group, f"optimizer.param_groups.{at}", keys) for at, group in enumerate(groups)]
         read_state(checkpoint, state, group=self.group)
+        for group, own in zip(groups, unwritten):
+            group.update(own)
         set_state_dict(
             self._model,
             self._optimizer,
@@ -136,6 +140,12 @@ def with_weights_of(model: nn.Module, plain: M) -> M:
     _agree_on_buffers(model)
     plain.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
     return plain
+
+
+def _taken_out(group: dict[str, Any], place: str, keys: set[str]) -> dict[str, Any]:
+    """Take out what an older version did not write of a parameter group, such as its name."""
+    names = [name for name in group if name != "params" and f"{place}.{name}" not in keys]
+    return {name: group.pop(name) for name in names}
 
 
 def _agree_on_buffers(model: nn.Module) -> None:

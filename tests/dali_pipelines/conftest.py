@@ -18,6 +18,8 @@ _CHOSEN: dict[str, Any] = {"name": "auto"}
 @pytest.fixture(params=["dali", "native"])
 def each_backend(request: pytest.FixtureRequest) -> None:
     """Runs a test on both backends, by means of `cpu`."""
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali")
     _CHOSEN["name"] = request.param
 
 

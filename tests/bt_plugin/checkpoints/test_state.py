@@ -64,6 +64,20 @@ def test_every_part_comes_back(tmp_path: Path) -> None:
     assert equal(everything(state), before)
 
 
+def test_a_checkpoint_of_groups_without_names_is_restored(tmp_path: Path) -> None:
+    """Older versions wrote none; the names of today stay."""
+    older, newer = (state_of(small_model()) for _ in range(2))
+    moved(older, seed=1)
+    saved = save(older, tmp_path, 1)
+    (group,) = newer._optimizer.param_groups
+    group["name"], group["momentum"] = "weights", 0.5
+    newer.restore(saved, with_random_states=True)
+    assert newer._optimizer.param_groups[0]["name"] == "weights"
+    assert newer._optimizer.param_groups[0]["momentum"] == 0.9
+    states = (state._optimizer.state_dict()["state"] for state in (older, newer))
+    assert equal(*states)
+
+
 def test_random_states_stay_where_they_are_of_other_ranks(tmp_path: Path) -> None:
     state = state_of(small_model())
     saved = save(state, tmp_path, 1)

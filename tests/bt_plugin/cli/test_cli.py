@@ -12,7 +12,7 @@ import pytest
 
 from bt_plugin.cli import main
 from dali_pipelines import image_folder, open_source
-from tests.dali_pipelines.sources.test_tars import write_shard
+from tests.tar_files import write_shard
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +72,7 @@ def test_demo_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo-data", str(tmp_path / "full")]) == 2
 
 
+@pytest.mark.slow
 def test_a_bad_image_is_told_and_ends_a_run_if_it_shall(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

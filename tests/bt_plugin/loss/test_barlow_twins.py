@@ -106,7 +106,7 @@ def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("inductor")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_compiles_as_one_graph(form: str, backend: str, inductor_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ from bt_plugin.training.pretrain import pretrain
 from bt_plugin.weights.export_folder import load_backbone
 from dali_pipelines import BadImageError, image_folder
 from tests.bt_plugin.checkpoints.test_writer import full_disk
-from tests.dali_pipelines.sources.test_tars import write_shard
 from tests.saved import weights_in
+from tests.tar_files import write_shard
 
 
 @pytest.fixture(autouse=True)

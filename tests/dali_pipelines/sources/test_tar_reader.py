@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dali_pipelines import open_source, tar_shards
-from tests.dali_pipelines.sources.test_tars import write_shard
+from tests.tar_files import write_shard
 
 WITHIN = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MEMBERS = {

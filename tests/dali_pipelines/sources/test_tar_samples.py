@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dali_pipelines import open_source, tar_shards
-from tests.dali_pipelines.sources.test_tars import write_shard
+from tests.tar_files import write_shard
 
 
 def labelled(path: Path | str) -> dict[str, str]:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
 
 from dali_pipelines import TwoViewLoader, image_folder, open_source, tar_shards
 from dali_pipelines.sources import FileSource, TarSource, index_cache
 from tests.dali_pipelines.conftest import SMALL, assert_same, cpu
-
-
-def write_shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as file:  # type: ignore[call-overload]
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            file.addfile(member, io.BytesIO(content))
-    return path
+from tests.tar_files import write_shard
 
 
 @pytest.fixture
@@ -80,6 +70,7 @@ def test_a_shard_that_lost_its_end_is_named(
 
 
 def test_what_webdataset_writes(folder: FileSource, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
     with webdataset.ShardWriter(f"{tmp_path}/wds-%06d.tar", maxcount=5, verbose=0) as writer:
         for index in range(12):
             sample = {
