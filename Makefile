@@ -52,8 +52,8 @@ docs: $(VENV)/.dev ## build the documentation as a site, in site/
 docs-serve: $(VENV)/.dev ## show the documentation at http://127.0.0.1:8000 while you edit it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
-clean: ## remove the environment, the site and caches; runs and data stay
-	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the site, the built packages and caches; the environment, runs and data stay
+	rm -rf site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find bt_plugin dali_pipelines tests benchmarks docs examples -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp for each extra, so that the environment follows pyproject.toml.

@@ -3,7 +3,7 @@
 python benchmarks/optimizer.py --official PATH/barlowtwins [--backbone torchvision/resnet50 --projector 8192 8192 8192]
 
 On the parameters of a backbone and its projector, with the gradients of a made-up loss; the defaults are the paper's.
-What part of a step it takes says `python -m bt_plugin bench`.
+What part of a step it takes says `bt-plugin bench`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Barlow Twins in plain PyTorch, after Lightly's examples/pytorch/barlowtwins.py. Lines marked # are not Lightly's.
 
-python -m bt_plugin demo-data data/demo && python examples/plain_pytorch.py
+bt-plugin demo-data data/demo && python examples/plain_pytorch.py
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Barlow Twins in LightlyTrain: its own call, after one more line.
 
 pip install 'bt-plugin[lightly-train]'    # AGPL-3.0, or Lightly's commercial license
-python -m bt_plugin demo-data data/demo && python examples/with_lightly_train.py
+bt-plugin demo-data data/demo && python examples/with_lightly_train.py
 """
 
 import lightly_train

@@ -1,6 +1,6 @@
 """Barlow Twins in Lightning, after Lightly's examples/pytorch_lightning/barlowtwins.py; lines marked # are not its own.
 
-python -m bt_plugin demo-data data/demo && python examples/with_lightning.py
+bt-plugin demo-data data/demo && python examples/with_lightning.py
 """
 
 import pytorch_lightning as pl

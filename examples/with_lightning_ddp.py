@@ -3,7 +3,7 @@
 That is examples/pytorch_lightning_distributed/barlowtwins.py of lightly-ai/lightly. Here the loss is that of all
 ranks' samples together, and the loader gives each rank its part of every batch.
 
-python -m bt_plugin demo-data data/demo && python examples/with_lightning_ddp.py
+bt-plugin demo-data data/demo && python examples/with_lightning_ddp.py
 """
 
 import pytorch_lightning as pl

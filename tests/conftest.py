@@ -84,21 +84,38 @@ def small_data(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
+SMALL_RECIPE = """
+data: {{train: {data}/train, val: {data}/val, num_threads: 1}}
+views: {{both: {{size_px: 32}}}}
+model: {{backbone: torchvision/shufflenet_v2_x0_5, projector: [32, 32]}}
+optim: {{epochs: 3, warmup_epochs: 1, global_batch_size: 8, lr_biases: 0.01}}
+run: {{output_dir: {output_dir}, device: cpu, log_every_steps: 1}}
+eval: {{knn_k: 5}}
+"""
+
+
 @pytest.fixture
 def small_recipe(small_data: Path, tmp_path: Path) -> Path:
     """A recipe of three epochs of four steps each, on the small data, that writes to tmp_path/run."""
     path = tmp_path / "small.yaml"
-    path.write_text(
-        f"""
-data: {{train: {small_data}/train, val: {small_data}/val, num_threads: 1}}
-views: {{both: {{size_px: 32}}}}
-model: {{backbone: torchvision/shufflenet_v2_x0_5, projector: [32, 32]}}
-optim: {{epochs: 3, warmup_epochs: 1, global_batch_size: 8, lr_biases: 0.01}}
-run: {{output_dir: {tmp_path}/run, device: cpu, log_every_steps: 1}}
-eval: {{knn_k: 5}}
-"""
-    )
+    path.write_text(SMALL_RECIPE.format(data=small_data, output_dir=tmp_path / "run"))
     return path
+
+
+@pytest.fixture(scope="session")
+def trained_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run of the small recipe, evaluated after each of its three epochs. It is shared: only read it."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    from bt_plugin.config.recipe_file import load_recipe
+    from bt_plugin.training.pretrain import pretrain
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "small.yaml").write_text(SMALL_RECIPE.format(data=small_data, output_dir=folder / "run"))
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    pretrain(load_recipe(folder / "small.yaml", ["eval.every_epochs=1"]))
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

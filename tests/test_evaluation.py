@@ -87,7 +87,7 @@ def test_the_launcher_evaluates_too(odd: list[str], tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (file,) = (tmp_path / "out").iterdir()
     assert result.stdout.count(f"kept in {file}") == 1, "rank 0 alone speaks"
-    assert "python -m bt_plugin knn torchvision/resnet18 data.train=" in json.loads(file.read_text())["command"]
+    assert "bt-plugin knn torchvision/resnet18 data.train=" in json.loads(file.read_text())["command"]
 
 
 @pytest.mark.parametrize(

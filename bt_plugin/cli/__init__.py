@@ -27,6 +27,7 @@ from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, R
 from bt_plugin.runtime.launch_environment import check_launch_environment
 from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from bt_plugin.runtime.terminal import log_to_stderr, print_error
+from bt_plugin.version import __version__
 from dali_pipelines.errors import BadImageError
 
 _COMMANDS = (
@@ -49,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             # Names of files need not be UTF-8.
             stream.reconfigure(errors="backslashreplace")
     log_to_stderr()
-    parser = argparse.ArgumentParser(prog="bt_plugin", description="Barlow Twins pretraining.")
+    parser = argparse.ArgumentParser(prog="bt-plugin", description="Barlow Twins pretraining.")
+    parser.add_argument("--version", action="version", version=f"bt-plugin {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for command in _COMMANDS:
         command.add_parser(subparsers)

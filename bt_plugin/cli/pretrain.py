@@ -58,7 +58,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(f"  backbone   {run_dir}/export/backbone.safetensors")
     print(f"  metrics    {run_dir}/metrics.jsonl, {run_dir}/tensorboard")
     print(f"  summary    {run_dir}/summary.json")
-    print(f"  all of it  python -m bt_plugin report {shlex.quote(run_dir)}")
+    print(f"  all of it  bt-plugin report {shlex.quote(run_dir)}")
     knn = summary["knn_top1"]
     if knn is None:
         print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")

@@ -40,5 +40,5 @@ def find_recipe(path: str | Path) -> Path:
         if wanted in (name, Path(name).name):
             return file
     near = difflib.get_close_matches(wanted, [*bundled, *(Path(name).name for name in bundled)], n=1)
-    remedy = f"did you mean {near[0]}?" if near else "`python -m bt_plugin recipes` lists those that come with it"
+    remedy = f"did you mean {near[0]}?" if near else "`bt-plugin recipes` lists those that come with it"
     raise RecipeError(f"{path}: is no file, and no recipe of this package; {remedy}")

@@ -120,7 +120,7 @@ def evaluate(method: str, model: EvaluatedModel, recipe: EvaluationRecipe) -> di
         **result,
         "seed": recipe.run.seed,
         "world_size": accelerator.num_processes,
-        "command": shlex.join(["python", "-m", "bt_plugin", *sys.argv[1:]]),
+        "command": shlex.join(["bt-plugin", *sys.argv[1:]]),
         "protocol": {method: getattr(recipe, method).model_dump(), "view": recipe.view.model_dump()},
         "data": {"train": recipe.data.train, "val": recipe.data.val},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -22,8 +22,8 @@ def write(exported: Exported, path: Path) -> None:
 
 def usage(exported: Exported, path: Path) -> str:
     """Return how build_backbone's model loads it."""
-    name = exported.backbone_name
+    options = f"{exported.backbone_name!r}, stem={exported.stem!r}, in_chans={exported.in_chans}"
     return (
-        f"backbone = bt_plugin.build_backbone({name!r}, {exported.stem!r}, {exported.in_chans})\n"
+        f"backbone = bt_plugin.build_backbone({options})\n"
         f"backbone.module.load_state_dict(safetensors.torch.load_file({str(path)!r}))"
     )

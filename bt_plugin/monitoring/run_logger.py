@@ -24,8 +24,8 @@ from bt_plugin.runs.directory import EVALUATIONS, METRICS
 from bt_plugin.runtime.async_copy import AsyncCopy
 from dali_pipelines.loaders import Batch, TwoViewLoader
 
-# Logged of LossTerms, in this order.
-_TERMS = ("loss", "invariance", "redundancy", "diagonal_mean", "embedding_std")
+# What a line of metrics has of a step: every scalar of its LossTerms.
+_TERMS = tuple(name for name in LossTerms._fields if name != "finite")
 
 
 class _Line(NamedTuple):

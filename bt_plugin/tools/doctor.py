@@ -194,7 +194,7 @@ def _images(key: str, source: ImageSource, max_pixels: int) -> list[Finding]:
     name, why = bad[0]
     what = f"{key}: {len(bad)} of {len(indices)} drawn at random are not readable, such as {name}: {why}"
     level: Level = "error" if len(bad) == len(indices) else "warning"
-    return [*found, Finding(level, what, "python -m bt_plugin scan finds them all")]
+    return [*found, Finding(level, what, "bt-plugin scan finds them all")]
 
 
 def _said(check: Callable[[], str]) -> Finding:

@@ -22,7 +22,7 @@ from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.monitoring.meters import Best
 from bt_plugin.monitoring.run_logger import RunLogger
 from bt_plugin.monitoring.trackers import finish_trackers
-from bt_plugin.optim.schedule import lr_scale
+from bt_plugin.optim.schedule import scheduled
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.stop_request import StopRequest
 from bt_plugin.training.step import TrainStep
@@ -84,7 +84,8 @@ class Training:
             while self.step < self.last_step:
                 batches = run_logger.watch(self.loader)
                 for micro_batches in zip(*[batches] * accumulation):
-                    terms = self.train_step(micro_batches, self._lr_scale())
+                    lr_scale = scheduled(self.recipe.optim, self.step, steps_per_epoch=self.steps_per_epoch)
+                    terms = self.train_step(micro_batches, lr_scale)
                     run_logger.step_done()
                     if self.step % self.recipe.run.log_every_steps == 0:
                         run_logger.log(self.step, self._epoch, terms, self._rates(), self.train_step.nonfinite.total)
@@ -131,11 +132,6 @@ class Training:
 
     def _rates(self) -> dict[str, float]:
         return {f"lr_{group['name']}": group["lr"] for group in self.train_step.optimizer.param_groups}
-
-    def _lr_scale(self) -> float:
-        optim = self.recipe.optim
-        warmup_steps = round(optim.warmup_epochs * self.steps_per_epoch)
-        return lr_scale(self.step, self.total_steps, warmup_steps=warmup_steps, final=optim.final_lr_scale)
 
     def _save(self) -> None:
         self.writer.write(

@@ -95,9 +95,10 @@ def test_the_summary_is_the_runs(runs: list[Path]) -> None:
     assert rows["steps"] == ["12", "12"]
 
 
-def test_two_runs_differ_where_their_recipes_do(runs: list[Path]) -> None:
+def test_two_runs_differ_where_their_recipes_do(runs: list[Path], trained_run: Path) -> None:
+    """The first is a copy of the shared run."""
     differing = dict(differing_keys(read_runs(runs)))
-    assert differing == {"loss.lambda_param": ["0.005", "0.05"], "run.output_dir": [str(run) for run in runs]}
+    assert differing == {"loss.lambda_param": ["0.0051", "0.05"], "run.output_dir": [str(trained_run), str(runs[1])]}
 
 
 def test_a_run_that_goes_on_has_a_page(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
