@@ -48,7 +48,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
     deadline_s = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline_s, "it takes too long"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
