@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -21,9 +21,7 @@ from bt_plugin.weights.checkpoint_file import read_safetensors
 from bt_plugin.weights.model_file import BACKBONE, EXPORT, MODEL, PROJECTOR, ModelDescription, read_model_file
 from bt_plugin.weights.safetensors_file import save_tensors
 from bt_plugin.weights.tensors import State, check_finite, check_tensors, shown
-
-if TYPE_CHECKING:
-    from bt_plugin.weights.read_weights import Weights
+from bt_plugin.weights.weights import Weights
 
 
 class ExportFolder(NamedTuple):

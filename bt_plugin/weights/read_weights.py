@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from bt_plugin.errors import WeightsError
-from bt_plugin.models.backbones import Stem
 from bt_plugin.weights.architecture import Fitted, check_fits, read_backbone
 from bt_plugin.weights.checkpoint_file import read_content, state_of
 from bt_plugin.weights.export_folder import mismatch, read_export
@@ -17,33 +13,9 @@ from bt_plugin.weights.model_file import find_export
 from bt_plugin.weights.prefixes import find_network, network_under
 from bt_plugin.weights.projectors import to_official
 from bt_plugin.weights.tensors import UnknownLayoutError, check_finite, check_tensors
+from bt_plugin.weights.weights import Weights
 
 OWN = "bt-plugin"
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A backbone's weights, and its projector's where the file has one that fits.
-
-    Args:
-        kind: Whose layout the file has: official, lightly, solo-learn, state-dict, or bt-plugin for our own.
-        backbone_name: "torchvision/NAME" or "timm/NAME".
-        stem: standard or small, as in build_backbone.
-        in_chans: Channels of the images.
-        backbone: The weights in float32, in its library's own keys, without a classifier.
-        projector: The weights in the keys of build_projector, or None.
-        dropped: What else is in the file, in words.
-        feature_dim: Number of the backbone's features.
-    """
-
-    kind: str
-    backbone_name: str
-    stem: Stem
-    in_chans: int
-    backbone: dict[str, Tensor]
-    projector: dict[str, Tensor] | None
-    dropped: list[str]
-    feature_dim: int
 
 
 def read_weights(path: str | Path, backbone: str | None = None, *, prefix: str | None = None) -> Weights:

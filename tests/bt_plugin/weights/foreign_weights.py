@@ -13,7 +13,7 @@ from torchvision import models
 
 from bt_plugin.models.backbones import build_backbone
 from bt_plugin.models.barlow_twins import build_projector
-from bt_plugin.weights.read_weights import Weights
+from bt_plugin.weights.weights import Weights
 
 IMAGES = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
 
