@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bt_plugin.cli import main
-from bt_plugin.training import pretrain as train
+from bt_plugin.training.step import TrainStep
 from dali_pipelines.loaders import Batch
 
 
@@ -18,13 +18,13 @@ def poison() -> None:
     steps = count(1)
     poisoned = {int(step) for step in os.environ["POISON_STEPS"].split(",")}
     is_mine = os.environ.get("RANK", "0") == os.environ["POISON_RANK"]
-    healthy = train.Training._on_device
+    healthy = TrainStep._on_device
 
-    def views(self: train.Training, batch: Batch) -> tuple[Tensor, Tensor]:
+    def views(self: TrainStep, batch: Batch) -> tuple[Tensor, Tensor]:
         view_a, view_b = healthy(self, batch)
         return (torch.full_like(view_a, torch.nan), view_b) if next(steps) in poisoned and is_mine else (view_a, view_b)
 
-    train.Training._on_device = views  # type: ignore[method-assign]
+    TrainStep._on_device = views  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def launchers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
     return [
         each
         for each in psutil.Process(job.pid).children(recursive=True)
-        if each.cmdline()[2:4] == ["bt_plugin", "launch"]
+        if [Path(word).name for word in each.cmdline()[1:3]] == ["bt-plugin", "launch"]
     ]
 
 

@@ -15,7 +15,7 @@ from bt_plugin.evaluate.accuracy import wilson
 from bt_plugin.evaluate.features import Features, extract_features
 from bt_plugin.evaluate.linear import linear_on_features
 from bt_plugin.models.backbones import build_backbone
-from dali_pipelines import EvalLoader, EvalParams
+from dali_pipelines import Backend, EvalLoader, EvalParams
 
 
 def blobs(n: int, seed: int) -> Features:
@@ -45,9 +45,9 @@ def test_it_agrees_with_logistic_regression() -> None:
 def test_it_agrees_on_a_backbone_of_torchvision(demo_data: Path) -> None:
     torch.manual_seed(0)
     backbone = build_backbone("torchvision/resnet18").module.eval()
-    options = {"params": EvalParams(48, 55), "device": "cpu"}
+    params, backend = EvalParams(48, 55), Backend(device="cpu")
     train, val = (
-        extract_features(backbone, EvalLoader(demo_data / split, 128, **options), torch.device("cpu"))
+        extract_features(backbone, EvalLoader(demo_data / split, 128, params, backend=backend), torch.device("cpu"))
         for split in ("train", "val")
     )
     result = linear_on_features(train, val, options=Linear(epochs=30), seed=0)

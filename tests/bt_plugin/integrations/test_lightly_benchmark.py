@@ -97,7 +97,8 @@ def test_it_trains_for_one_epoch(small_data: Path, tmp_path: Path, loader: str) 
     if loader == "lightlys":
         train = DataLoader(dataset, 6, shuffle=True, drop_last=True)
     else:
-        train = two_view_loader(dataset, 6, views=PRESETS["barlow_twins"].changed(size_px=32), device="cpu")
+        views = PRESETS["barlow_twins"].changed(size_px=32)
+        train = two_view_loader(dataset, 6, views=views, backend=Backend(device="cpu"))
     module = small(lr_weights=2.0, lr_biases=1.0)
     before = {name: value.clone() for name, value in module.named_parameters()}
     trainer = fit(module, train, small_data, tmp_path, epochs=1)

@@ -58,7 +58,7 @@ def test_images_that_cannot_be_read(small_recipe: Path, small_data: Path, tmp_pa
     findings = wrong(examine_recipe(load_recipe(small_recipe, [f"data.train={data}/train"])))
     assert [found for found, _ in findings] == [level]
     assert f"{bad} of 36 drawn at random are not readable, such as " in findings[0][1]
-    assert "bt_plugin scan" in findings[0][1]
+    assert "bt-plugin scan" in findings[0][1]
 
 
 def test_a_disk_that_is_too_small(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
