@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+import bt_plugin
+import dali_pipelines
 from bt_plugin.version import __version__
 from tests.conftest import REPOSITORY
 
@@ -108,6 +110,16 @@ def test_the_page_of_keys_is_that_of_the_types() -> None:
         r"\| `linear.epochs` \| whole number, at least 1, at most 1000000000 \| `100` \| Of training",
     ):
         assert re.search(row, made), row
+
+
+def test_the_page_of_commands_is_that_of_the_parsers() -> None:
+    assert (DOCS / "command_line.md").read_text() == script("command_line").page(), "python docs/command_line.py"
+
+
+def test_every_public_name_is_on_the_page_of_the_python_api() -> None:
+    shown = set(re.findall(r"^::: (\S+)$", (DOCS / "python_api.md").read_text(), flags=re.MULTILINE))
+    for package in (bt_plugin, dali_pipelines):
+        assert {f"{package.__name__}.{name}" for name in package.__all__ if name != "__version__"} <= shown
 
 
 def test_citation_and_package_have_one_version() -> None:

@@ -86,7 +86,7 @@ def test_the_launcher_evaluates_too(odd: list[str], tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     (file,) = (tmp_path / "out").iterdir()
-    assert result.stdout.count(f"kept in {file}") == 1, "rank 0 alone speaks"
+    assert result.stdout.count(f"result  {file}") == 1, "rank 0 alone speaks"
     assert "bt-plugin knn torchvision/resnet18 data.train=" in json.loads(file.read_text())["command"]
 
 

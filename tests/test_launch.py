@@ -165,7 +165,7 @@ def test_ctrl_c_and_the_same_line_again(small_recipe: Path, tmp_path: Path, laun
     _, errors = process.communicate(timeout=60)
     # The launchers have codes of their own.
     assert process.returncode == 130 if launcher == [sys.executable] else process.returncode != 0
-    assert "the same command continues from the last checkpoint" in errors
+    assert "Run the same command again to resume from the last checkpoint" in errors
     before = metrics(run_dir)
     assert 10 <= len(before) < 32, "stopped in the middle"
 

@@ -1,4 +1,4 @@
-"""The command line: one subcommand a file, whose heavy imports wait until it runs."""
+"""The command line. Each file is one subcommand, and imports what is slow only when it runs."""
 
 from __future__ import annotations
 
@@ -34,29 +34,39 @@ _COMMANDS = (
     *(pretrain, launch, recipes, check, doctor, preview, bench, report, demo_data, scan),
     *(evaluation, embed, import_weights, export),
 )
-# What every rank meets, rank 0 tells for all.
+# Errors that every rank meets. Rank 0 alone prints them.
 _OF_ALL_RANKS = (RecipeError, DivergenceError, CheckpointError, PreemptedError)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all subcommands."""
+    parser = argparse.ArgumentParser(prog="bt-plugin", description="Pretrain vision backbones with Barlow Twins.")
+    parser.add_argument("--version", action="version", version=f"bt-plugin {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a subcommand.
+    """Run a subcommand.
+
+    Args:
+        arguments: Words of the command line; default: those of this process.
 
     Returns:
-        0; 1 where `doctor` found an error; 2 for what the user can correct; 75 where the run was asked to stop and
-        did, and goes on when it is started again; 130 after Ctrl-C; under `launch`, the ranks' code.
+        The exit code. 0: all is done. 1: `doctor` found an error. 2: the user can correct the error. 75: the run was
+        asked to stop, and the same command resumes it. 130: Ctrl-C. `launch` returns the code of the rank that failed
+        first.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # Names of files need not be UTF-8.
+            # File names need not be UTF-8.
             stream.reconfigure(errors="backslashreplace")
     log_to_stderr()
-    parser = argparse.ArgumentParser(prog="bt-plugin", description="Barlow Twins pretraining.")
-    parser.add_argument("--version", action="version", version=f"bt-plugin {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True)
-    for command in _COMMANDS:
-        command.add_parser(subparsers)
+    parser = build_parser()
     parsed, late = parser.parse_known_args(arguments)
-    # argparse itself takes no changes to a recipe that follow an option.
+    # argparse itself accepts no overrides after an option.
     if late and (any(each.startswith("-") for each in late) or not hasattr(parsed, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(late)}")
     if late:
@@ -69,14 +79,14 @@ def main(arguments: list[str] | None = None) -> int:
             print_error(f"{'stopped' if isinstance(error, PreemptedError) else 'error'}: {error}")
         return EXIT_PREEMPTED if isinstance(error, PreemptedError) else 2
     except BrokenPipeError:
-        # Whoever read the output has enough of it, as `head`. Python would fail once more when it ends.
+        # The reader of the output has closed it, as `head` does. Python would fail once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         print_error(f"error: {file_error(error)}")
         return 2
     except MemoryError:
-        print_error("error: there is not enough memory; end other programs, or take smaller batches or images")
+        print_error("error: there is not enough memory. End other programs, or use smaller batches or images")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,4 @@
-"""`bench`: how fast a recipe trains here, and what holds it back."""
+"""`bench`: measure how fast a recipe trains on this machine, and name the bottleneck."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 _ROWS = {
     "loader": "the loader alone",
-    "step": "the step alone, on views that lie on the device",
+    "step": "the step alone, on views that are already on the device",
     "both": "training",
     "decode": "reading and decoding alone",
 }
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "bench", help="how fast a recipe trains on this machine; alone or under `accelerate launch`"
-    )
+    """Add the subcommand."""
+    parser = subparsers.add_parser("bench", help="measure how fast a recipe trains here, and name the bottleneck")
     add_recipe_arguments(parser)
-    parser.add_argument("--seconds", type=float, default=150.0, help="to measure for, about (default 150)")
     parser.add_argument(
-        "-o", "--output", type=Path, help="a .json file that is not there yet, for all that was measured"
+        "--seconds", type=float, default=150.0, help="approximate duration of the measurement in seconds (default 150)"
     )
+    parser.add_argument("-o", "--output", type=Path, help="new .json file for all measurements")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures, and prints a table."""
+    """Measure, and print a table with advice."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if not 0 < arguments.seconds <= 86_400:
         raise RecipeError(f"--seconds: {arguments.seconds} is not allowed; it must be above 0, at most 86400")
     if arguments.output and arguments.output.exists():
-        raise RecipeError(f"--output: {arguments.output} is there already; name another file")
+        raise RecipeError(f"--output: {arguments.output} already exists. Name another file")
 
     if arguments.output:
         check_output(arguments.output, "--output")

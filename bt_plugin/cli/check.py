@@ -1,4 +1,4 @@
-"""`check`: what a recipe means, without training."""
+"""`check`: validate a recipe and print its resolved values, without training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ MOST_RANKS = 2**20
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser("check", help="validate a recipe and print what it resolves to")
+    """Add the subcommand."""
+    parser = subparsers.add_parser("check", help="validate a recipe and print its resolved values")
     add_recipe_arguments(parser)
-    parser.add_argument("--world-size", type=int, default=1, help="number of ranks it will run on (default 1)")
-    parser.add_argument("--num-images", type=int, help="of data.train, to check a recipe where the data is not")
+    parser.add_argument("--world-size", type=int, default=1, help="number of ranks of the planned run (default 1)")
+    parser.add_argument(
+        "--num-images", type=int, help="number of training images, to check a recipe on a machine without the data"
+    )
     parser.set_defaults(run=run)
 
 
@@ -53,5 +55,5 @@ def _count(recipe: Recipe) -> int:
     try:
         train, _ = open_sources(recipe)
     except RecipeError as error:
-        raise RecipeError(f"{error}, or give --num-images where the data is elsewhere") from error
+        raise RecipeError(f"{error}, or give --num-images if the data is on another machine") from error
     return len(train)

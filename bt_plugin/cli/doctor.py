@@ -1,4 +1,4 @@
-"""`doctor`: whether this machine, its packages and a recipe are ready for a run."""
+"""`doctor`: check this machine, its packages and a recipe before a run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from bt_plugin.runtime.terminal import printable
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "doctor", help="examine packages, GPU, data, disk and ranks before a run; alone or under `accelerate launch`"
-    )
-    parser.add_argument("recipe", nargs="?", help="a .yaml file; without it the machine alone is examined")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    """Add the subcommand."""
+    parser = subparsers.add_parser("doctor", help="check packages, GPU, data, disk and ranks before a run")
+    parser.add_argument("recipe", nargs="?", help="recipe to check; without it only the machine is checked")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys of the recipe to change")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints a line for each finding.
+    """Print a line for each finding.
 
     Returns:
         0, or 1 if any of them is an error.

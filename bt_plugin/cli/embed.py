@@ -1,4 +1,4 @@
-"""`embed`: the features of images, in a file."""
+"""`embed`: write the features of images into a file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from bt_plugin.cli.evaluation import add_model_arguments, model_of
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
+    """Add the subcommand."""
     parser = subparsers.add_parser("embed", help="write the features of images, with their names, into a file")
     add_model_arguments(parser)
-    parser.add_argument("data", help="the images, as in data.train of a recipe")
-    parser.add_argument("-o", "--output", required=True, help="a file that ends with .npz or .parquet")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to view, run and data")
+    parser.add_argument("data", help="images: a folder, a file list, tar shards or an array file, as for data.train")
+    parser.add_argument("-o", "--output", required=True, help="new file that ends with .npz or .parquet")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="keys of the sections view, run and data to change"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Embeds, and says where the features lie."""
+    """Embed the images, and print where the features are stored."""
     from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.config.recipe_file import load_as
     from bt_plugin.data.from_recipe import open_named

@@ -1,4 +1,4 @@
-"""`knn`, `linear` and `finetune`: how good the features are; alone or under `accelerate launch`."""
+"""`knn`, `linear` and `finetune`: measure how good the features are."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from bt_plugin.evaluate.evaluated_model import EvaluatedModel
 
 _HELP = {
-    "knn": "classify by the nearest neighbours of features",
-    "linear": "train a linear classifier on frozen features",
-    "finetune": "train the whole network on a part of the labels",
+    "knn": "measure the accuracy of a kNN classifier on frozen features",
+    "linear": "train a linear classifier on frozen features and measure it",
+    "finetune": "train the whole network on a part of the labels and measure it",
 }
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the three subcommands."""
+    """Add the three subcommands."""
     for name, text in _HELP.items():
         parser = subparsers.add_parser(name, help=text)
         add_model_arguments(parser)
@@ -29,28 +29,34 @@ def add_parser(subparsers: Any) -> None:
             "overrides",
             nargs="*",
             metavar="RECIPE.yaml section.key=value",
-            help="a recipe, such as those of recipes/evaluate, and changes to it; a run brings its own data and views",
+            help="recipe of the evaluation and keys to change; default data and views are those of the run",
         )
         parser.set_defaults(run=run)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is evaluated."""
-    parser.add_argument("subject", help="a run, a checkpoint, a file of weights, torchvision/NAME, timm/NAME, pixels")
-    parser.add_argument("--backbone", help="architecture of a file's weights, where they do not tell it")
-    parser.add_argument("--prefix", help="what the network's keys begin with, where a file has several networks")
-    parser.add_argument("--pretrained", action="store_true", help="take the library's weights, not random ones")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    """Add the arguments that name the model to evaluate."""
+    parser.add_argument(
+        "subject",
+        metavar="MODEL",
+        help="run directory, checkpoint, file of weights, torchvision/NAME, timm/NAME, or pixels",
+    )
+    parser.add_argument("--backbone", help="architecture of the weights, if the file does not tell it")
+    parser.add_argument("--prefix", help="first part of the network's keys, if a file has several networks")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="use the library's pretrained weights instead of random ones"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
 
 
 def model_of(arguments: argparse.Namespace) -> EvaluatedModel:
-    """Build what is evaluated."""
+    """Build the model to evaluate."""
     if not 0 <= arguments.seed < 2**32:
         raise RecipeError(f"--seed: {arguments.seed} is not allowed; it must be 0 to {2**32 - 1}")
     is_name = arguments.subject.split("/")[0] in LIBRARIES and not Path(arguments.subject).exists()
     for name, key in ((arguments.backbone, "--backbone"), (arguments.subject if is_name else None, "subject")):
         if name is not None:
-            # Before torch is imported, which takes seconds.
+            # A wrong name is reported before torch is imported, which takes seconds.
             check_backbone_name(name, key)
 
     from bt_plugin.evaluate.evaluated_model import open_model
@@ -65,10 +71,10 @@ def model_of(arguments: argparse.Namespace) -> EvaluatedModel:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluates, and prints the accuracy."""
+    """Evaluate, and print the accuracy."""
     recipes = [text for text in arguments.overrides if "=" not in text]
     if len(recipes) > 1:
-        raise RecipeError(f"{' '.join(recipes)}: only one recipe is allowed; changes are section.key=value")
+        raise RecipeError(f"{' '.join(recipes)}: only one recipe is allowed. Write changes as section.key=value")
 
     from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.config.recipe_file import load_as
@@ -91,4 +97,4 @@ def _print(result: dict[str, Any]) -> None:
     for name in ("top1", "top5"):
         low, high = result[f"{name}_interval"]
         print(f"  {name[:-1]}-{name[-1]}  {result[name]:6.1%}   95 % interval {low:.1%} to {high:.1%}")
-    print(f"  kept in {result['file']}")
+    print(f"  result  {result['file']}")

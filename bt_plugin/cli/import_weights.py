@@ -1,4 +1,4 @@
-"""`import`: other programs' weights in the layout of a run's export."""
+"""`import`: convert weights of other programs into the layout of a run's export."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bt_plugin.weights.model_file import export_folder
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
-    parser = subparsers.add_parser("import", help="take over a checkpoint of the official code, Lightly or solo-learn")
-    parser.add_argument("file", help="a checkpoint, or a state dict of torchvision or timm")
-    parser.add_argument("-o", "--output", help="a new folder (default imported/NAME)")
-    parser.add_argument("--backbone", help="torchvision/NAME or timm/NAME, where the keys do not tell")
-    parser.add_argument("--prefix", help="what the network's keys begin with, where a file has several networks")
+    parser = subparsers.add_parser("import", help="convert a checkpoint of the official code, Lightly or solo-learn")
+    parser.add_argument("file", help="checkpoint, or state dict of torchvision or timm")
+    parser.add_argument("-o", "--output", help="new folder (default imported/NAME)")
+    parser.add_argument("--backbone", help="torchvision/NAME or timm/NAME, if the keys do not tell it")
+    parser.add_argument("--prefix", help="first part of the network's keys, if a file has several networks")
     parser.set_defaults(run=run)
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     weights = read_weights(source, arguments.backbone, prefix=arguments.prefix)
     if weights.kind == OWN:
         export = export_folder(source)
-        raise WeightsError(f"{source} needs no import: {export} has this layout already; name it where it is needed")
+        raise WeightsError(f"{source} needs no import, because {export} already has this layout. Use that path instead")
     write_imported_export(weights, folder, source)
     model = f"{weights.backbone_name}, stem {weights.stem}, in_chans {weights.in_chans}"
     print(f"{source}: {weights.kind}, {model}, {'projector' if weights.projector else 'no projector'}")

@@ -1,4 +1,4 @@
-"""`launch`: accelerate launch, which passes on a scheduler's signals, and the exit code of the run."""
+"""`launch`: run `accelerate launch`, pass signals on to the ranks, and return their exit code."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from bt_plugin.runtime.stop_request import SIGNALS
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
+    """Add the subcommand."""
     parser = subparsers.add_parser(
         "launch",
-        help="accelerate launch that passes on signals and exit codes",
-        description="Takes what `accelerate launch` takes. SIGTERM and SIGUSR1 reach the ranks, which finish their"
-        " step, write a checkpoint and exit with 75; whatever code the ranks exit with is this command's.",
+        help="run `accelerate launch`, and pass on signals and exit codes",
+        description="Run `accelerate launch` with the same arguments. SIGTERM and SIGUSR1 reach the ranks, which finish"
+        " their step, write a checkpoint and exit with 75. This command exits with the code of the ranks.",
         add_help=False,
-        # All that follows is accelerate's: nothing here begins an option.
+        # All arguments that follow are accelerate's, so no character begins an option here.
         prefix_chars="\0",
     )
-    parser.add_argument("arguments", nargs="*", help="of accelerate launch")
+    parser.add_argument("arguments", nargs="*", help="arguments of `accelerate launch`")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Launches; returns the exit code of the rank that failed first."""
+    """Launch the ranks. Return the exit code of the rank that failed first."""
     # Blocked and waited for in a thread: torch's launcher, which sets handlers of its own, would kill the
     # ranks 30 s after it was asked to stop. Ranks inherit the mask, and lift it when they can stop.
     # Before the imports, because NumPy starts threads, which inherit it too and would take the signal.
@@ -62,5 +62,5 @@ def _pass_on(signals: tuple[signal.Signals, ...]) -> None:
 
 
 def _code_of(returncode: int) -> int:
-    """A shell's code for a process that a signal ended."""
+    """Return the code that a shell gives a process that a signal ended."""
     return 128 - returncode if returncode < 0 else returncode

@@ -1,4 +1,4 @@
-"""`pretrain`: from a recipe to an exported, evaluated backbone."""
+"""`pretrain`: train, export and evaluate a backbone by a recipe."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _KNN_LABELS = {
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser("pretrain", help="pretrain a backbone; alone or under `accelerate launch`")
+    """Add the subcommand."""
+    parser = subparsers.add_parser("pretrain", help="pretrain a backbone by a recipe")
     add_recipe_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """A recipe, and changes to it."""
-    parser.add_argument("recipe", help="a YAML file, or the name of one that comes with it, such as quickstart")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    """Add the arguments that name a recipe and the keys to change."""
+    parser.add_argument("recipe", help="YAML file, or the name of a bundled recipe, such as quickstart")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys of the recipe to change")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains, and prints where the results lie."""
+    """Train, and print where the results are stored."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     # Before torch is imported, which takes seconds.
     check_backbone_name(recipe.model.backbone)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         summary = pretrain(recipe)
     except KeyboardInterrupt:
         if collectives.is_main():
-            print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
+            print("\ninterrupted. Run the same command again to resume from the last checkpoint", file=sys.stderr)
         raise
     if collectives.is_main():
         _print_summary(summary)
@@ -58,7 +58,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(f"  backbone   {run_dir}/export/backbone.safetensors")
     print(f"  metrics    {run_dir}/metrics.jsonl, {run_dir}/tensorboard")
     print(f"  summary    {run_dir}/summary.json")
-    print(f"  all of it  bt-plugin report {shlex.quote(run_dir)}")
+    print(f"  report     bt-plugin report {shlex.quote(run_dir)}")
     knn = summary["knn_top1"]
     if knn is None:
         print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")

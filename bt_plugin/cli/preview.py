@@ -1,4 +1,4 @@
-"""`preview`: a picture of the first images of a run, and of their views."""
+"""`preview`: draw the first images of a run and their views."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser("preview", help="draw the first images of a run, and their views")
+    """Add the subcommand."""
+    parser = subparsers.add_parser("preview", help="draw the first images of a run and their views")
     add_recipe_arguments(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("views.png"), help="a .png file that is not there yet"
+        "-o", "--output", type=Path, default=Path("views.png"), help="new .png file (default views.png)"
     )
-    parser.add_argument("--images", type=int, default=8, help="about so many (default 8)")
+    parser.add_argument("--images", type=int, default=8, help="approximate number of images (default 8)")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draws, and prints where to."""
+    """Draw the picture, and print its path."""
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     output: Path = arguments.output
     if not 1 <= arguments.images <= 1000:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     if output.suffix != ".png":
         raise RecipeError(f"--output: {output} is not allowed; its name must end in .png")
     if output.exists():
-        raise RecipeError(f"--output: {output} is there already; name another file")
+        raise RecipeError(f"--output: {output} already exists. Name another file")
 
     check_output(output, "--output")
 

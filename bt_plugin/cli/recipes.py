@@ -1,4 +1,4 @@
-"""`recipes`: what comes with the package, and where it lies."""
+"""`recipes`: list the bundled recipes, or print the path of one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from bt_plugin.config.bundled_recipes import bundled_recipes, find_recipe
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser("recipes", help="list the recipes of this package, or say where one lies")
-    parser.add_argument("name", nargs="?", help="such as accelerate/1gpu, for `accelerate launch --config_file`")
+    """Add the subcommand."""
+    parser = subparsers.add_parser("recipes", help="list the bundled recipes, or print the path of one")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="recipe whose path to print, such as accelerate/1gpu for `accelerate launch --config_file`",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints all names, each with what its file says first, or the path of one."""
+    """Print all names, each with the first line of its file, or the path of one recipe."""
     if arguments.name:
         print(find_recipe(arguments.name))
         return

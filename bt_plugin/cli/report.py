@@ -1,4 +1,4 @@
-"""`report`: a run, or several, on one page."""
+"""`report`: write an HTML page about one or several runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ _NAME = "report.html"
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser("report", help="write an HTML page about a run, or about several side by side")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's directory")
+    """Add the subcommand."""
+    parser = subparsers.add_parser("report", help="write an HTML page about one run, or compare several")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
     parser.add_argument(
-        "-o", "--output", type=Path, help=f"a file that is not there yet (default RUN/{_NAME}, made anew each time)"
+        "-o", "--output", type=Path, help=f"new file (default RUN/{_NAME}, which is replaced each time)"
     )
-    parser.add_argument("--map-images", type=int, default=1000, help="on the map of features (default 1000; 0: no map)")
+    parser.add_argument(
+        "--map-images",
+        type=int,
+        default=1000,
+        help="number of images on the map of features; 0 draws no map (default 1000)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the page, and prints where it is."""
+    """Write the page, and print its path."""
     output: Path | None = arguments.output
     if arguments.map_images < 0:
         raise RecipeError(f"--map-images: {arguments.map_images} is not allowed; it must be at least 0")
@@ -33,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     if output is not None and output.suffix != ".html":
         raise RecipeError(f"--output: {output} is not allowed; its name must end in .html")
     if output is not None and output.exists():
-        raise RecipeError(f"--output: {output} is there already; name another file")
+        raise RecipeError(f"--output: {output} already exists. Name another file")
 
     output = output or arguments.runs[0] / _NAME
     check_output(output, "--output")

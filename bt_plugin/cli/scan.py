@@ -1,4 +1,4 @@
-"""`scan`: which images of a data set can be read."""
+"""`scan`: find the images of a data set that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the subcommand."""
+    """Add the subcommand."""
     parser = subparsers.add_parser("scan", help="decode every image of a data set, and list the good and the bad ones")
-    parser.add_argument("data", help="what data.train takes: a folder, a list of files, tar shards")
+    parser.add_argument("data", help="images: a folder, a file list, tar shards or an array file, as for data.train")
     parser.add_argument("-o", "--output", default="scan", help="folder for good.csv and bad.csv (default scan)")
-    parser.add_argument("--num-threads", type=int, help="default: the cores")
+    parser.add_argument("--num-threads", type=int, help="number of threads (default: number of cores)")
     parser.add_argument(
-        "--max-pixels", type=int, default=MOST_PIXELS, help=f"as data.max_pixels (default {MOST_PIXELS})"
+        "--max-pixels",
+        type=int,
+        default=MOST_PIXELS,
+        help=f"largest height times width, as data.max_pixels (default {MOST_PIXELS})",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes OUTPUT/bad.csv with the reasons and, where images are files, OUTPUT/good.csv, which data.train takes."""
+    """Write OUTPUT/bad.csv with reasons and, if the images are files, OUTPUT/good.csv, which data.train accepts."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm.auto import tqdm
@@ -45,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num-threads: {arguments.num_threads} is not allowed; it must be 1 to 4096")
     check_output(output / "good.csv", "--output")
     if (output / "good.csv").exists() or (output / "bad.csv").exists():
-        raise UserError(f"--output: {output} has the results of a scan already; name another folder")
+        raise UserError(f"--output: {output} already has the results of a scan. Name another folder")
     if not 1 <= arguments.max_pixels <= MOST_PIXELS:
         raise UserError(f"--max-pixels: {arguments.max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}")
     try:
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         scanned = threads.map(reason, range(len(source)))
         reasons = list(tqdm(scanned, total=len(source), desc="scan", unit="image"))
     finally:
-        # After Ctrl-C nobody waits for the images that are left.
+        # After Ctrl-C the remaining images are not decoded.
         threads.shutdown(wait=False, cancel_futures=True)
 
     try:
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     if source.kind == "files":
         print(f"{len(source) - len(bad)} good images: {output}/good.csv, for data.train")
     else:
-        print(f"{len(source) - len(bad)} good images, which are no files that could be listed")
+        print(f"{len(source) - len(bad)} good images. They are not files, so there is no list of them")
     print(f"{len(bad)} bad ones: {output}/bad.csv")
 
 

@@ -110,7 +110,7 @@ def test_scan_lists_what_can_be_trained_on(
 
     assert main(["check", str(small_recipe), f"data.train={tmp_path}/found/good.csv"]) == 0
     assert main(["scan", str(folder), "-o", str(tmp_path / "found")]) == 2
-    assert "has the results of a scan already" in capsys.readouterr().err
+    assert "already has the results of a scan" in capsys.readouterr().err
     assert main(["scan", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
 

@@ -217,7 +217,7 @@ def test_the_command_overwrites_nothing(run18: Path, tmp_path: Path, capsys: Any
 def test_the_command(run18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "a.safetensors"
     assert main(["export", str(run18 / "export"), "--to", "safetensors", "-o", str(path)]) == 0
-    assert f"{path} written; to load it:" in capsys.readouterr().out
+    assert f"{path} is written. To load it:" in capsys.readouterr().out
     assert [file.name for file in path.parent.iterdir()] == ["a.safetensors"]
     for to, out, named in (
         ("timm", "a.bin", "must end in .safetensors or .pth"),

@@ -230,7 +230,7 @@ def test_classes_have_colours_of_their_own() -> None:
         (["{run}", "{run}/", "-o", "{empty}/x.html"], "is named twice"),
         (["{run}", "{other}"], "--output: a page about several runs needs a name"),
         (["{run}", "-o", "{empty}/x.pdf"], r"must end in \.html"),
-        (["{run}", "-o", "{there}"], "is there already"),
+        (["{run}", "-o", "{there}"], "already exists"),
         (["{run}", "--map-images", "-1"], "--map-images: -1 is not allowed"),
     ],
 )

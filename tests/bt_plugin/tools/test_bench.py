@@ -38,11 +38,11 @@ def test_the_rates_are_those_of_the_run(small_recipe: Path, tmp_path: Path, caps
     assert found["hardware"]["cores"] >= 1
     assert found["hardware"]["gpu"] == "none" or torch.cuda.is_available()
     printed = capsys.readouterr().out
-    assert "the step alone, on views that lie on the device" in printed
+    assert "the step alone, on views that are already on the device" in printed
     assert "optim.accumulation_steps embeds every image twice" in printed
     assert not (tmp_path / "run").exists()
     assert main(["bench", str(small_recipe), "-o", str(output)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_the_optimizers_part_of_a_step_is_measured() -> None:

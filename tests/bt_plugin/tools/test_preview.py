@@ -82,7 +82,7 @@ def test_nothing_is_written_over(small_recipe: Path, tmp_path: Path, capsys: pyt
     assert Image.open(output).width == 1000
     before = output.read_bytes()
     assert main(["preview", str(small_recipe), "-o", str(output)]) == 2
-    assert "is there already; name another file" in capsys.readouterr().err
+    assert "already exists. Name another file" in capsys.readouterr().err
     assert output.read_bytes() == before
     for options, said in ((["--images", "0"], "1 to 1000"), (["-o", str(tmp_path / "views.jpg")], "must end in .png")):
         assert main(["preview", str(small_recipe), *options]) == 2

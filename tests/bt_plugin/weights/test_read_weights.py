@@ -305,5 +305,5 @@ def test_import_without_a_projector(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_needs_no_import(small_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source in (small_export, small_export / "export"):
         assert main(["import", str(source), "-o", str(tmp_path / "out")]) == 2
-        assert f"needs no import: {small_export}/export has this layout already" in capsys.readouterr().err
+        assert f"needs no import, because {small_export}/export already has this layout" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
