@@ -116,6 +116,10 @@ def test_the_page_of_commands_is_that_of_the_parsers() -> None:
     assert (DOCS / "command_line.md").read_text() == script("command_line").page(), "python docs/command_line.py"
 
 
+def test_the_page_of_errors_has_the_messages_of_today() -> None:
+    assert (DOCS / "errors.md").read_text() == script("errors").page(), "python docs/errors.py"
+
+
 def test_every_public_name_is_on_the_page_of_the_python_api() -> None:
     shown = set(re.findall(r"^::: (\S+)$", (DOCS / "python_api.md").read_text(), flags=re.MULTILINE))
     for package in (bt_plugin, dali_pipelines):
