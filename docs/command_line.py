@@ -11,9 +11,9 @@ from bt_plugin.cli import build_parser
 PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """# Command line
 
-`bt-plugin COMMAND --help` prints the same. `bt-plugin --version` prints the version. The commands `pretrain`, `knn`, `linear`,
-`finetune`, `embed`, `bench` and `doctor` also run on several ranks, under `accelerate launch ... -m bt_plugin COMMAND` or
-`bt-plugin launch ... -m bt_plugin COMMAND`. This page is written by `python docs/command_line.py`.
+`bt-plugin COMMAND --help` prints the same. `bt-plugin --version` prints the version. The commands `pretrain`, `knn`,
+`linear`, `finetune`, `embed`, `bench` and `doctor` also run on several ranks, under `accelerate launch` or
+`bt-plugin launch`, each with `-m bt_plugin COMMAND`. This page is written by `python docs/command_line.py`.
 
 | exit code | meaning |
 |---|---|

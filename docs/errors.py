@@ -24,8 +24,8 @@ from bt_plugin.cli import main
 PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """# Error messages
 
-Each message below comes from a real command. A message names the key or file, the value, the rule, and what to do. The exit
-code is 2. This page is written by `python docs/errors.py`.
+Each message below comes from a real command. A message names the key or file, the value, the rule, and what to do. The
+exit code is 2. This page is written by `python docs/errors.py`.
 """
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks that stand beside others still step: what they are made of changes, and nobody runs them every day."""
+"""The benchmarks that compare with other libraries still run, though they are seldom used."""
 
 from __future__ import annotations
 

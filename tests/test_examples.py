@@ -1,4 +1,4 @@
-"""The examples run as they stand, where a new user would run them: beside data/demo."""
+"""The examples run as they stand, where a new user would run them: next to data/demo."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def losses(folder: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_shards_change_nothing(small_recipe: Path, tmp_path: Path) -> None:
-    """Not the loss, with accumulation nor without; killed, it goes on bit for bit; and it goes on without shards."""
+    """Not the loss, with or without accumulation. A killed run resumes bit for bit, and without shards too."""
     sharded, whole, accumulated, mortal = (tmp_path / name for name in ("sharded", "whole", "accumulated", "mortal"))
     live(small_recipe, sharded, 2, options=OPTIONS, **SHARDED)
     live(small_recipe, whole, 2, options=OPTIONS)

@@ -124,7 +124,7 @@ def test_divergence_ends_all_ranks_and_is_told_once(small_recipe: Path) -> None:
 
 
 def test_ranks_that_cannot_join_are_refused(small_recipe: Path, tmp_path: Path) -> None:
-    """What is left where a cluster exports WORLD_SIZE and nobody launches."""
+    """A cluster exports WORLD_SIZE, and no launcher runs."""
     result = launch(CPU, str(small_recipe), WORLD_SIZE="2")
     assert result.returncode != 0
     assert "$WORLD_SIZE is 2, and $" in result.stderr

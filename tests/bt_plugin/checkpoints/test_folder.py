@@ -106,7 +106,7 @@ def test_what_to_resume_from(state: TrainingState, tmp_path: Path) -> None:
 
 
 def test_newer_ones_are_set_aside(state: TrainingState, tmp_path: Path) -> None:
-    """Else a run that went back, and died, would go on from the future that it left."""
+    """Otherwise a run that went back and died would resume from the newer checkpoints that it left."""
     for step in (1, 2, 10):
         save(state, tmp_path, step)
     assert [path.name for path in set_aside_after(tmp_path, tmp_path / "checkpoint-1")] == [

@@ -17,7 +17,7 @@ STEPS_PER_EPOCH = 4
 
 
 def at(small_recipe: Path, *overrides: str, steps: tuple[int, ...], world_size: int = 2) -> Path | None:
-    """Where a run of two ranks with checkpoints at these steps goes on."""
+    """The checkpoint from which a run of two ranks with checkpoints at these steps resumes."""
     recipe = load_recipe(small_recipe, list(overrides))
     run_dir = Path(recipe.run.output_dir)
     run_dir.mkdir()

@@ -1,4 +1,4 @@
-"""Checkpoints are written beside training: what is in them, who waits, and what a full disk leaves."""
+"""Checkpoints are written during training: what they contain, what waits, and what a full disk leaves."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_earlier_one(state: TrainingState, tmp_path: Path
 
 
 def test_a_failure_is_known_before_the_next_one(state: TrainingState, tmp_path: Path) -> None:
-    """So that a run does not go on for an epoch without checkpoints."""
+    """So that a run does not train for an epoch without checkpoints."""
     writer = CheckpointWriter(state, tmp_path, keep=1)
     assert not writer.has_failed
     writer.write(metadata_of(1))

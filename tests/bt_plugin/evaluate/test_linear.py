@@ -1,4 +1,4 @@
-"""The cached probe beside scikit-learn's, on the same features."""
+"""The cached probe compared with scikit-learn's, on the same features."""
 
 from __future__ import annotations
 

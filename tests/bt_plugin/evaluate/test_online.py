@@ -1,4 +1,4 @@
-"""Evaluations of a run that goes on: right, and unnoticed by the run."""
+"""Evaluations during a run: they are right, and they do not affect the run."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_it_may_begin_later(small_recipe: Path, tmp_path: Path) -> None:
 
 
 def test_bad_files_end_no_run(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
-    """Neither where it is evaluated while it goes, nor at its end: training has replaced them by then."""
+    """Neither in an evaluation during the run, nor at its end: training has replaced them by then."""
     data = shutil.copytree(small_data, tmp_path / "data")
     for path in (data / "train" / "coffee").iterdir(), (data / "val" / "rocket").iterdir():
         next(path).write_bytes(b"not an image")

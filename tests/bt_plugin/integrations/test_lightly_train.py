@@ -70,7 +70,7 @@ def test_it_trains_resumes_and_exports(small_data: Path, tmp_path: Path) -> None
 
 
 def test_its_views_may_be_ours(small_data: Path, tmp_path: Path) -> None:
-    """Then a checkpoint has the loader's state, and training goes on from there."""
+    """Then a checkpoint has the loader's state, and training resumes from it."""
     register(dali=True)
     checkpoint = pretrain(small_data, tmp_path, epochs=1)
     ((state,),) = [

@@ -26,7 +26,7 @@ def paper_loss(z_a: Tensor, z_b: Tensor, lambda_param: float) -> Tensor:
 def cancelled(z: Tensor) -> Tensor:
     """Return how many times larger than its deviation each feature is before its mean is subtracted, shape (D,).
 
-    The rounding error of the mean stays, so that what is standardised is less exact by this factor.
+    The rounding error of the mean stays, so that what is standardized is less exact by this factor.
     """
     return 1 + z.detach().mean(0).abs() / z.detach().std(0)
 

@@ -1,4 +1,4 @@
-"""However the numbers lie in memory, they are the same numbers."""
+"""The memory format changes no numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that goes on is one run to its trackers, which are shown its pictures too."""
+"""A resumed run is one run to its trackers, which also get its pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commit is this package's, not that of whoever's repository lies around it."""
+"""The commit is this package's, not that of a repository around it."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def lightly_dino(path: Path) -> tuple[Path, nn.Module]:
 
 
 def lightly_train(path: Path) -> tuple[Path, nn.Module]:
-    """As LightlyTrain's own wrapper names the layers in its checkpoints, without the whole networks beside them."""
+    """As LightlyTrain's own wrapper names the layers in its checkpoints, without the whole networks next to them."""
     from lightly_train._models import package_helpers
     from lightly_train._models.embedding_model import EmbeddingModel
 

@@ -1,4 +1,4 @@
-"""model.json: an old one is read, and a damaged or foreign one is told by file and key."""
+"""model.json: an old one is read, and the error of a damaged or foreign one names file and key."""
 
 from __future__ import annotations
 

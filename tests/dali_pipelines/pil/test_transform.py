@@ -1,4 +1,4 @@
-"""The transform beside the loader: the same pixels for the same draws, and Lightly's interface."""
+"""The transform compared with the loader: the same pixels for the same draws, and Lightly's interface."""
 
 from __future__ import annotations
 
