@@ -1,4 +1,4 @@
-"""Tar shards read by themselves, by WebDataset's writer, and by the loaders, compared with the same files in a folder."""
+"""Tar shards read by themselves, by WebDataset, and by the loaders, compared with the same files in a folder."""
 
 from __future__ import annotations
 
