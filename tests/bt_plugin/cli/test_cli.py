@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bt_plugin
 from bt_plugin.cli import main
 from dali_pipelines import image_folder, open_source
 from tests.tar_files import write_shard
@@ -28,6 +29,12 @@ def test_a_wrong_recipe_ends_at_once_with_code_2(small_recipe: Path, command: st
     assert "optim.epohcs: 3 is given to an unknown key; did you mean epochs?" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"bt-plugin {bt_plugin.__version__}\n"
 
 
 def test_mistakes_are_found_without_importing_torch() -> None:
