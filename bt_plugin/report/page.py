@@ -50,7 +50,7 @@ TRAINING = (
     _Chart("lr_weights", "rate of the weights", False, "The schedule."),
     _Chart("lr_biases", "rate of biases and norms", False, "The same, of what is not adapted by LARS."),
     _Chart("images_per_s", "images/s", False, "Of all ranks."),
-    _Chart("data_wait", "share of time that waits for views", False, "Above 0.05 see docs/throughput.md."),
+    _Chart("data_wait", "share of time that waits for views", False, "Above 0.05 see docs/faster.md."),
 )
 EVALUATION = (
     _Chart("knn_top1", "kNN top-1", False, "On images of data.val."),
