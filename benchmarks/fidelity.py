@@ -171,11 +171,11 @@ def draw(pictures: list[tuple[Row, list[Pixels]]], path: Path) -> None:
 
 
 def write_table(lines: list[str]) -> None:
-    """Into docs/fidelity.md, between its marks."""
+    """Write the table into docs/fidelity.md, between its marks."""
     path = DOCS / "fidelity.md"
     before, _, rest = path.read_text().partition("<!-- table -->\n")
     _, _, after = rest.partition("<!-- end -->\n")
-    head = [f"| operation | beside | {' | '.join(BACKENDS.values())} |", "|---|---|---|---|"]
+    head = [f"| operation | compared with | {' | '.join(BACKENDS.values())} |", "|---|---|---|---|"]
     path.write_text(before + "\n".join(["<!-- table -->", *head, *lines, "<!-- end -->"]) + "\n" + after)
 
 
