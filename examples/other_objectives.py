@@ -1,4 +1,12 @@
-"""The same loader for other objectives of Lightly's: python examples/other_objectives.py vicreg|simclr|barlowtwins."""
+"""Train another objective of Lightly with bt-plugin's loader.
+
+Run in the clone:
+
+    pip install '.[demo]'
+    bt-plugin demo-data data/demo && python examples/other_objectives.py vicreg
+
+The argument is vicreg (the default), simclr or barlowtwins.
+"""
 
 import sys
 

@@ -1,6 +1,9 @@
-"""Barlow Twins in plain PyTorch, after Lightly's examples/pytorch/barlowtwins.py. Lines marked # are not Lightly's.
+"""Train Barlow Twins in plain PyTorch.
 
-bt-plugin demo-data data/demo && python examples/plain_pytorch.py
+The script follows Lightly's examples/pytorch/barlowtwins.py. Lines that end with # differ from it. Run in the clone:
+
+    pip install '.[demo]'
+    bt-plugin demo-data data/demo && python examples/plain_pytorch.py
 """
 
 import torch

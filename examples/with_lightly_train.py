@@ -1,14 +1,16 @@
-"""Barlow Twins in LightlyTrain: its own call, after one more line.
+"""Train Barlow Twins with LightlyTrain's own pretrain, after one call of register().
 
-pip install 'bt-plugin[lightly-train]'    # AGPL-3.0, or Lightly's commercial license
-bt-plugin demo-data data/demo && python examples/with_lightly_train.py
+LightlyTrain is licensed under the AGPL-3.0, or commercially by Lightly. Run in the clone:
+
+    pip install '.[demo,lightly-train]'
+    bt-plugin demo-data data/demo && python examples/with_lightly_train.py
 """
 
 import lightly_train
 
 import bt_plugin
 
-bt_plugin.register(dali=True)  # or register(), for LightlyTrain's own loader
+bt_plugin.register(dali=True)  # register() without the argument keeps LightlyTrain's own loader
 
 if __name__ == "__main__":
     lightly_train.pretrain(

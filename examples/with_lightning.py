@@ -1,6 +1,10 @@
-"""Barlow Twins in Lightning, after Lightly's examples/pytorch_lightning/barlowtwins.py; lines marked # are not its own.
+"""Train Barlow Twins in Lightning.
 
-bt-plugin demo-data data/demo && python examples/with_lightning.py
+The script follows Lightly's examples/pytorch_lightning/barlowtwins.py. Lines that end with # differ from it. Run in the
+clone:
+
+    pip install '.[demo]'
+    bt-plugin demo-data data/demo && python examples/with_lightning.py
 """
 
 import pytorch_lightning as pl

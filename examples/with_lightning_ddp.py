@@ -1,9 +1,11 @@
-"""Barlow Twins in Lightning on several ranks, after Lightly's own example. Lines marked # are not Lightly's.
+"""Train Barlow Twins in Lightning on several ranks.
 
-That is examples/pytorch_lightning_distributed/barlowtwins.py of lightly-ai/lightly. Here the loss is that of all
-ranks' samples together, and the loader gives each rank its part of every batch.
+The script follows Lightly's examples/pytorch_lightning_distributed/barlowtwins.py. Lines that end with # differ from
+it. The loss is that of the samples of all ranks together. The loader gives each rank its share of every batch. Run in
+the clone:
 
-bt-plugin demo-data data/demo && python examples/with_lightning_ddp.py
+    pip install '.[demo]'
+    bt-plugin demo-data data/demo && python examples/with_lightning_ddp.py
 """
 
 import pytorch_lightning as pl
