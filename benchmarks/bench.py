@@ -59,7 +59,7 @@ def images_per_s(recipe: str, changes: list[str], folder: Path) -> list[float]:
         f"run.output_dir={folder}/run",
         f"run.max_steps={STEPS}",
         f"run.log_every_steps={LINE}",
-        # What they cost says docs/long_runs.md; the quickstart writes one every twelve steps.
+        # docs/resume.md says what a checkpoint costs. The quickstart writes one every twelve steps.
         f"run.checkpoint_every_steps={STEPS}",
         "eval.knn=false",
     ]
