@@ -1,7 +1,8 @@
-"""Hooks of mkdocs: the pages are written for a code host, and link to files of the repository outside docs/.
+"""Hooks of mkdocs, which make a site of pages that are written for a code host.
 
-Such a file is copied into the site, under its path in the repository, and the link leads to the copy. A link to what is
-not there is a warning, which `mkdocs build --strict` makes an error. The README's place is taken by the site's index.
+Pages link to files of the repository outside docs/. The hooks copy each such file into the site, under its path in the
+repository, and point the link to the copy. A link to a missing file is a warning, and `mkdocs build --strict` turns
+warnings into errors. Links to the README lead to the site's front page.
 """
 
 from __future__ import annotations
@@ -18,43 +19,43 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Files of the repository that are pages of the site, and which.
+# Files of the repository, and the pages of the site that show them.
 PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/LOG.md": "tried.md",
 }
-# Code first, so that what looks like a link in it is passed over.
+# Code comes first, so that text in code that looks like a link is not rewritten.
 _CODE_OR_LINK = re.compile(r"```.*?```|`[^`\n]*`|\]\((?P<link>[^)\s]+)\)", flags=re.DOTALL)
 _ELSEWHERE = re.compile(r"[a-z]+:|#|/")
 
-# mkdocs counts the warnings of its own loggers and of those below.
+# mkdocs counts the warnings of loggers whose names begin with its own.
 logger = logging.getLogger("mkdocs.hooks.links")
 
 
 class LinkError(ValueError):
-    """A link to what is not in the repository, or cannot be shown."""
+    """A link to a file that is missing, or that the site cannot show."""
 
 
 def site_path(link: str, page: str) -> tuple[str, str | None]:
-    """Where a link of a page leads on the site.
+    """Return the path to which a link of a page leads on the site.
 
     Args:
-        link: Relative to the page, as it is written.
-        page: The page's path in the repository.
+        link: Path relative to the page, as the page has it.
+        page: Path of the page in the repository.
 
     Returns:
-        The path on the site, and the path in the repository of the file that has to be copied there, if one has to.
+        The path on the site, and the file of the repository that must be copied there, or None.
 
     Raises:
-        LinkError: If there is no such file, or it is a folder.
+        LinkError: If the file does not exist, or is a folder.
     """
     target = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
     if target in PAGES:
         return PAGES[target], None
     if target.startswith("docs/"):
-        return target.removeprefix("docs/"), None  # mkdocs itself looks whether it is there
+        return target.removeprefix("docs/"), None  # mkdocs itself checks that it exists
     if (REPOSITORY / target).is_dir():
         raise LinkError(f"{page}: {link} is a folder, which a site does not list; link to a file in it")
     if target.startswith("..") or not (REPOSITORY / target).is_file():
@@ -63,14 +64,14 @@ def site_path(link: str, page: str) -> tuple[str, str | None]:
 
 
 def rewritten(text: str, page: str) -> tuple[str, set[str], list[str]]:
-    """A page with its links as they are on the site.
+    """Rewrite the links of a page for the site.
 
     Args:
-        text: Markdown.
-        page: The page's path in the repository.
+        text: Markdown of the page.
+        page: Path of the page in the repository.
 
     Returns:
-        The text, the files that have to be copied into the site, and what is wrong.
+        The new text, the files that must be copied into the site, and a message for each wrong link.
     """
     copied: set[str] = set()
     wrong: list[str] = []
@@ -93,7 +94,7 @@ def rewritten(text: str, page: str) -> tuple[str, set[str], list[str]]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that lie outside docs/, and the files that pages link to."""
+    """Add the pages that are stored outside docs/, and the files to which pages link."""
     from mkdocs.structure.files import File
 
     for name, page in PAGES.items():
@@ -106,15 +107,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites a page's links, and warns of those that lead nowhere."""
+    """Rewrite the links of a page, and warn of those that lead nowhere."""
     text, _, wrong = rewritten(markdown, _source(page.file.src_uri))
     for message in wrong:
         logger.warning(message)
-    # Python-Markdown takes a table for a part of the comment above it.
+    # Without an empty line, Python-Markdown treats a table as part of the comment above it.
     return re.sub(r"^(<!--.*-->)$", r"\1\n", text, flags=re.MULTILINE)
 
 
 def _source(uri: str) -> str:
-    """The path in the repository of a page of the site."""
+    """Return the path in the repository of a page of the site."""
     written = (REPOSITORY / "docs" / uri).is_file()
     return f"docs/{uri}" if written else next(name for name, page in PAGES.items() if page == uri)

@@ -1,6 +1,7 @@
-"""The picture of a report that the README shows: the whole page at 1280 px, its lower part beside its upper one.
+"""Write docs/report.png, the picture of a report in the README: python docs/report_picture.py [RUN].
 
-python docs/report_picture.py [RUN]
+The picture has three parts of the page, one below the other: curves of the training, the cross-correlation matrix, and
+the map of the features. It is legible at half its width. Chromium takes the screenshots.
 """
 
 from __future__ import annotations
@@ -12,45 +13,55 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Locator, sync_playwright
 
 from bt_plugin.report.write import write_report
 
-_GAP_PX = 24
-# Of the page, which the shorter part ends in.
-_GROUND = "#f6f7f9"
+# The page's width shows three charts in a row.
+_WIDTH_PX = 1140
+_GAP_PX = 16
+# The page's own background.
+_BACKGROUND = "#f6f7f9"
 
 
 def main() -> None:
+    """Write the report of a run, and a picture of it."""
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         write_report([run], page, map_images=1000)
-        picture, top = photographed(page)
-    width, height = picture.size
-    both = Image.new("RGB", (2 * width + _GAP_PX, max(top, height - top)), _GROUND)
-    both.paste(picture.crop((0, 0, width, top)), (0, 0))
-    both.paste(picture.crop((0, top, width, height)), (width + _GAP_PX, 0))
-    shown = both.resize((both.width * 5 // 8, both.height * 5 // 8), Image.Resampling.LANCZOS)
-    shown.quantize(256).save(Path(__file__).with_name("report.png"), optimize=True)
+        parts = photographed(page)
+    height = sum(part.height for part in parts) + _GAP_PX * (len(parts) - 1)
+    picture = Image.new("RGB", (parts[0].width, height), _BACKGROUND)
+    top = 0
+    for part in parts:
+        picture.paste(part, (0, top))
+        top += part.height + _GAP_PX
+    picture.quantize(256).save(Path(__file__).with_name("report.png"), optimize=True)
 
 
-def photographed(page: Path) -> tuple[Image.Image, int]:
-    """The page as Chromium shows it, without the recipe's text, with an image of the map; where its matrix begins."""
+def photographed(page: Path) -> list[Image.Image]:
+    """Return the parts of the page as Chromium shows them. The map shows the image of one point."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab = browser.new_page(viewport={"width": _WIDTH_PX, "height": 900}, device_scale_factor=1.5)
         tab.goto(page.as_uri())
-        tab.locator("details summary").click()
         tab.locator("#map-0 svg").focus()
         while "retina" not in str(tab.locator("#map-0 .seen").text_content()):
             tab.keyboard.press("ArrowRight")
         tab.evaluate("document.activeElement.blur()")
-        top = tab.evaluate("document.querySelector('#matrix-0').getBoundingClientRect().top + scrollY")
-        taken = tab.screenshot(full_page=True)
+        # The first row of the charts is enough; the page has the others.
+        for section in ("#training", "#matrix-0"):
+            tab.add_style_tag(content=f"{section} .charts figure:nth-child(n + 4) {{ display: none }}")
+        parts = [taken(tab.locator(section)) for section in ("#training", "#matrix-0", "#map-0")]
         browser.close()
-    return Image.open(io.BytesIO(taken)).convert("RGB"), int(top)
+    return parts
+
+
+def taken(section: Locator) -> Image.Image:
+    """Return a section of the page as an image."""
+    return Image.open(io.BytesIO(section.screenshot())).convert("RGB")
 
 
 if __name__ == "__main__":

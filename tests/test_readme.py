@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState, PartialState
+from PIL import Image
 
 from tests.conftest import REPOSITORY
+from tests.test_docs import script
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = {
@@ -64,11 +66,23 @@ def test_every_python_file_it_names_is_there() -> None:
 
 
 def test_the_readmes_rates_are_of_the_record_it_links() -> None:
-    """The table's ratios and the rates in the text come from one record, which the text links."""
-    rates, link = re.search(r"JPEGs two thirds: (\d+ images/s, \d+ and \d+)\s+\(\[record\]\((\S+)\)\)", README).groups()
+    """The rates in the text come from one record, which the text links and the chart shows."""
+    found = re.search(
+        r"runs at (\d+) images/s. The official code reaches (\d+), Lightly (\d+) and solo-learn (\d+) "
+        r"\(\[record\]\((\S+)\)\)",
+        README.replace("\n", " "),
+    )
+    assert found
+    *rates, link = found.groups()
     results = json.loads((REPOSITORY / link).read_text())["results"]
-    measured = [results[name]["images_per_s"] for name in ("ours", "official", "lightly")]
-    assert [int(number) for number in re.findall(r"\d+", rates)] == [round(rate) for rate in measured]
-    row = next(line for line in README.splitlines() if line.startswith("| time of training"))
-    ratios = [float(cell) for cell in row.split("|")[3:6]]
-    assert ratios == [round(results[name]["ratio"], 2) for name in ("lightly", "official", "solo-learn")]
+    measured = [results[name]["images_per_s"] for name in ("ours", "official", "lightly", "solo-learn")]
+    assert [int(rate) for rate in rates] == [round(rate) for rate in measured]
+    assert Path(link).name == script("comparison_chart").TRAINING
+
+
+def test_the_chart_shows_the_records() -> None:
+    """The picture keeps the numbers that it was drawn from; python docs/comparison_chart.py draws it anew."""
+    chart = script("comparison_chart")
+    with Image.open(chart.PICTURE) as picture:
+        assert json.loads(picture.text["Description"]) == json.loads(chart.description())
+    assert all(next(iter(panel.rates)) == "bt-plugin" for panel in chart.panels())
