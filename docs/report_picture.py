@@ -54,6 +54,8 @@ def photographed(page: Path) -> list[Image.Image]:
         # The first row of the charts is enough; the page has the others.
         for section in ("#training", "#matrix-0"):
             tab.add_style_tag(content=f"{section} .charts figure:nth-child(n + 4) {{ display: none }}")
+        # A lower map, so that the picture is not much higher than wide.
+        tab.add_style_tag(content=".map { max-width: 720px; margin: 0 auto } .map svg { aspect-ratio: 2 }")
         parts = [taken(tab.locator(section)) for section in ("#training", "#matrix-0", "#map-0")]
         browser.close()
     return parts
