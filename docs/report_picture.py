@@ -47,15 +47,15 @@ def photographed(page: Path) -> list[Image.Image]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": _WIDTH_PX, "height": 900}, device_scale_factor=1.5)
         tab.goto(page.as_uri())
+        # The first row of the charts is enough; the page has the others.
+        for section in ("#training", "#matrix-0"):
+            tab.add_style_tag(content=f"{section} .charts figure:nth-child(n + 4) {{ display: none }}")
+        # A smaller map, so that the picture is not much higher than wide.
+        tab.add_style_tag(content=".map { max-width: 640px; margin: 0 auto }")
         tab.locator("#map-0 svg").focus()
         while "retina" not in str(tab.locator("#map-0 .seen").text_content()):
             tab.keyboard.press("ArrowRight")
         tab.evaluate("document.activeElement.blur()")
-        # The first row of the charts is enough; the page has the others.
-        for section in ("#training", "#matrix-0"):
-            tab.add_style_tag(content=f"{section} .charts figure:nth-child(n + 4) {{ display: none }}")
-        # A lower map, so that the picture is not much higher than wide.
-        tab.add_style_tag(content=".map { max-width: 720px; margin: 0 auto } .map svg { aspect-ratio: 2 }")
         parts = [taken(tab.locator(section)) for section in ("#training", "#matrix-0", "#map-0")]
         browser.close()
     return parts
