@@ -1,7 +1,6 @@
 """Two-view loaders on NVIDIA DALI, for any self-supervised method and any training loop.
 
-The names are imported on first use: the presets are read by programs that must answer before torch
-is imported.
+Each name is imported at its first use. So a program can read the presets without importing torch.
 """
 
 from importlib import import_module

@@ -16,19 +16,24 @@ Device = Literal["auto", "cpu", "gpu"]
 
 @dataclass(frozen=True)
 class Backend:
-    """What computes the views, where, and how far ahead.
+    """The settings of the code that computes the views: backend, device, threads and prefetch.
 
     Args:
-        name: "dali", or "native": torch and numba, which compute the same views without DALI, several times faster on
-            a CPU. "auto" is DALI on a GPU and native on a CPU. They differ by rounding (docs/design.md).
-        device: Where the views are computed. "auto" is "gpu" where torch sees one.
-        num_threads: Threads that compute them. Default: this process's share of the cores.
-        prefetch: Batches computed ahead, 1 or more.
-        max_pixels: Height times width of an encoded image. A larger one is a bad file, and is not decoded.
-        tuning: Details of DALI's graph.
+        name: Backend: "dali", "native" or "auto". "native" uses torch and numba instead of DALI. It computes the same
+            views up to rounding (docs/design.md), and is several times faster on a CPU. "auto" is DALI on a GPU and
+            native on a CPU.
+        device: Device that computes the views: "cpu", "gpu" or "auto". "auto" is "gpu" if torch sees a CUDA device.
+        num_threads: Number of threads that compute the views, 1 or more. Default: this process's share of the cores.
+        prefetch: Number of batches that are computed ahead, 1 or more.
+        max_pixels: Largest height times width of an encoded image, in pixels, 1 to 178,956,970. A larger image counts
+            as a bad file and is not decoded.
+        tuning: Settings of DALI's graph. Allowed only if DALI computes the views.
 
     Raises:
-        ValueError: For a value out of range; the message names it.
+        ValueError: If a value is out of range; the message names the setting.
+
+    Examples:
+        >>> TwoViewLoader("images/", batch_size_per_rank=256, backend=Backend("native", num_threads=8))
     """
 
     name: BackendName = "auto"
@@ -44,29 +49,29 @@ class Backend:
         if self.device not in ("auto", "cpu", "gpu"):
             raise ValueError(f"device: {self.device!r} is not allowed; it must be auto, cpu or gpu")
         if self.name == "native" and self.device == "gpu":
-            raise ValueError("backend: native is not allowed with device gpu; take auto or dali")
+            raise ValueError("backend: native is not allowed with device gpu; use backend auto or dali")
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"num_threads: {self.num_threads} is not allowed; it must be at least 1")
         if self.prefetch < 1:
             raise ValueError(f"prefetch: {self.prefetch} is not allowed; it must be at least 1")
         if not 1 <= self.max_pixels <= MOST_PIXELS:
             raise ValueError(
-                f"max_pixels: {self.max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}, as many as PIL opens"
+                f"max_pixels: {self.max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}, the limit of PIL"
             )
 
     def resolve(self) -> ResolvedBackend:
-        """Choose for this machine: the GPU where torch sees one, and DALI where the views are computed on it.
+        """Return the settings for this machine: the GPU if torch sees one, and DALI if a GPU computes the views.
 
         Raises:
-            ValueError: If this machine does not have what is asked for.
+            ValueError: If this machine does not have the requested device, or tuning is given to the native backend.
         """
         has_gpu = torch.cuda.is_available()
         if self.device == "gpu" and not has_gpu:
-            raise ValueError("device: gpu is not allowed here, torch sees no CUDA device; take auto or cpu")
+            raise ValueError("device: gpu is not allowed here, because torch sees no CUDA device; use auto or cpu")
         on_gpu = has_gpu and self.device != "cpu" and self.name != "native"
         by_dali = on_gpu or self.name == "dali"
         if self.tuning is not None and not by_dali:
-            raise ValueError("tuning: is of DALI's graph, and the views are made by backend native; leave it out")
+            raise ValueError("tuning: applies to backend dali only, and backend native computes the views; remove it")
         return ResolvedBackend(
             name="dali" if by_dali else "native",
             device="gpu" if on_gpu else "cpu",
@@ -78,7 +83,7 @@ class Backend:
 
 
 class ResolvedBackend(NamedTuple):
-    """A Backend, as it is on this machine."""
+    """The settings of a Backend after "auto" and the defaults are resolved for this machine."""
 
     name: Literal["dali", "native"]
     device: Literal["cpu", "gpu"]
@@ -89,9 +94,12 @@ class ResolvedBackend(NamedTuple):
 
 
 def resolve_backend(backend: Backend | BackendName) -> ResolvedBackend:
-    """Resolve a Backend, or the name of one with defaults.
+    """Resolve a Backend for this machine.
+
+    Args:
+        backend: Backend, or the name of one, which then has the default settings.
 
     Raises:
-        ValueError: As for Backend.
+        ValueError: If a value is out of range, or this machine does not have the requested device.
     """
     return (backend if isinstance(backend, Backend) else Backend(backend)).resolve()

@@ -2,11 +2,11 @@
 
 
 class BadImageError(ValueError):
-    """An image file that cannot be read or decoded; the message names it.
+    """The error of an image that cannot be read or decoded, or is too large. The message names the image.
 
     Args:
-        message: For the user.
-        index: Of the file in its source.
+        message: Text for the user.
+        index: Position of the image in its source, 0 to len(source) - 1.
     """
 
     def __init__(self, message: str, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Load every image once, in its evaluation view."""
+"""Load every image once, as its evaluation view."""
 
 from __future__ import annotations
 
@@ -25,7 +25,19 @@ from dali_pipelines.views.params import EvalParams
 
 
 class EvalBatch(NamedTuple):
-    """A batch of the evaluation view: images (n, C, H, W), the rest as in Batch."""
+    """One batch of evaluation views.
+
+    Args:
+        images: Evaluation views, one per image.
+        targets: Labels; -1 where the source has no labels.
+        filenames: Names of the images, as the source has them: relative to its folder, SHARD/MEMBER, or numbers.
+
+    Shape:
+        - images: (n, C, size_px, size_px) float32, channels_last, on the loader's device. n is batch_size, or less in
+          the last batch.
+        - targets: (n,) int64, on the CPU.
+        - filenames: n strings.
+    """
 
     images: Tensor
     targets: Tensor
@@ -33,20 +45,26 @@ class EvalBatch(NamedTuple):
 
 
 class EvalLoader:
-    """Every image once, in order, in its evaluation view.
+    """Iterate over every image once, in order, as its evaluation view.
 
     Args:
-        source: The images, or where they are.
-        batch_size: Of this rank; the last batch may be smaller.
-        params: The view.
-        backend: As for TwoViewLoader.
-        rank: As for TwoViewLoader; rank r takes the images r, r + world_size, ...
-        world_size: As for TwoViewLoader.
-        max_bad_files: As for TwoViewLoader, but none by default: an evaluation is of the images that it names.
+        source: Source of the images, or a path (see open_source).
+        batch_size: Number of images per batch of this rank, 1 or more. The last batch may be smaller.
+        params: Evaluation view. Default: EvalParams(), which resizes to 256 px and crops 224 px.
+        backend: Backend that computes the views, or its name: "auto", "dali" or "native".
+        rank: Rank of this process, as for TwoViewLoader. Rank r loads the images r, r + world_size, ...
+        world_size: Number of ranks, as for TwoViewLoader.
+        max_bad_files: Number of unreadable images that are replaced, 0 or more. With the default, 0, the first one
+            raises BadImageError, because an evaluation must cover exactly the images of its source.
 
     Raises:
-        ValueError: For an argument out of range.
-        ImportError: If DALI is to make the views and is not installed.
+        ValueError: If an argument is out of range; the message names it.
+        ImportError: If DALI must compute the views and is not installed.
+
+    Examples:
+        >>> loader = EvalLoader("images/", batch_size=256, params=PRESETS["barlow_twins"].eval_params())
+        >>> for images, targets, filenames in loader:
+        ...     features = backbone(images)
     """
 
     def __init__(
@@ -73,7 +91,7 @@ class EvalLoader:
         self._given = rank, world_size
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Return the number of batches of this rank."""
         return len(self._batches())
 
     def __iter__(self) -> Iterator[EvalBatch]:

@@ -1,4 +1,4 @@
-"""Loaders: iterables of batches in the structure that Lightly expects, views, targets, filenames."""
+"""The loader of random views. Its batches have the structure that Lightly expects: (views, targets, filenames)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dali_pipelines.native.stream import NativeStream
 
 
-# Parts of a loader's state, where their names do not tell.
+# Names for messages, for the keys of a loader's state that do not explain themselves.
 _CALLED = {
     "n_samples": "the number of images (n_samples)",
     "source": "the fingerprint of the images' names, labels and order (source)",
@@ -38,12 +38,19 @@ _CALLED = {
 
 
 class Batch(NamedTuple):
-    """A batch of several views.
+    """One batch of random views.
 
-    Shape, for n = batch_size_per_rank / micro_batches:
-        - views: each (n, C, H, W) float32 (float16 if tuning says so), channels_last, on the loader's device.
-        - targets: (n,) int64 on the CPU; -1 where the source has no labels.
-        - filenames: n names, as the source has them: relative to its folder, SHARD/MEMBER, or numbers.
+    Args:
+        views: Views of the images, one tensor for each view of the preset.
+        targets: Labels; -1 where the source has no labels.
+        filenames: Names of the images, as the source has them: relative to its folder, SHARD/MEMBER, or numbers.
+
+    Shape:
+        n is batch_size_per_rank / micro_batches.
+
+        - views: each (n, C, H, W) float32 (float16 with Tuning.float16), channels_last, on the loader's device.
+        - targets: (n,) int64, on the CPU.
+        - filenames: n strings.
     """
 
     views: tuple[Tensor, ...]
@@ -52,30 +59,29 @@ class Batch(NamedTuple):
 
 
 class TwoViewLoader:
-    """Random views of every image, an epoch for each time it is iterated over.
+    """Iterate over random views of every image. Each iteration is one epoch.
 
-    Batches are a pure function of (seed, epoch, step): they are the same after a resume, and the
-    global batch of a step is the same on any number of ranks. Leaving an epoch early and iterating
-    again begins the next epoch; after load_state_dict it goes on where the state was taken.
+    A batch is a pure function of (seed, epoch, step). So the batches are the same after a resume, and the global batch
+    of a step is the same on any number of ranks. If you leave an epoch early, the next iteration begins the next epoch.
+    After load_state_dict, the next iteration resumes from the state.
 
     Args:
-        source: The images, or where they are (see open_source).
-        batch_size_per_rank: Images a rank gets each step.
-        views: A preset's name or a Preset: "barlow_twins", "barlow_twins_32", or the multi-crop views of "swav"
-            and "dino".
-        backend: What computes the views, where, and how far ahead: a Backend, or the name of one.
-        rank: Of this process, 0 to world_size - 1. Default: torch.distributed's, even where that begins after the
-            loader is made, as under Lightning; else $RANK, else 0.
-        world_size: Number of processes. Default: likewise, $WORLD_SIZE, else 1.
-        seed: Of order and augmentations, the same on every rank.
-        micro_batches: Pieces that the batch of a step is handed out in, for gradient accumulation. The
-            images and views of a step do not depend on it.
-        max_bad_files: Files that may be unreadable. Each is replaced by the next good one, and logged once;
-            one more ends the stream with BadImageError.
+        source: Source of the images, or a path (see open_source).
+        batch_size_per_rank: Number of images per rank and step, 1 or more.
+        views: Preset, or the name of one: "barlow_twins", "barlow_twins_32", or the multi-crop views "swav" and "dino".
+        backend: Backend that computes the views, or its name: "auto", "dali" or "native".
+        rank: Rank of this process, 0 to world_size - 1. Default: the rank of torch.distributed, else $RANK, else 0.
+            torch.distributed may also be initialized after the loader is built, as Lightning does.
+        world_size: Number of ranks. Default: the size of torch.distributed, else $WORLD_SIZE, else 1.
+        seed: Seed of the order and the augmentations, 0 or more, the same on every rank.
+        micro_batches: Number of micro-batches that a step's batch is split into, for gradient accumulation. It must
+            divide batch_size_per_rank. The images and views of a step do not depend on it.
+        max_bad_files: Number of unreadable images that are replaced, 0 or more. Each is replaced by the next readable
+            image and logged once. One more raises BadImageError.
 
     Raises:
-        ValueError: For an argument out of range, or fewer images than one global batch.
-        ImportError: If DALI is to make the views and is not installed.
+        ValueError: If an argument is out of range, or there are fewer images than one global batch.
+        ImportError: If DALI must compute the views and is not installed.
 
     Examples:
         >>> for views, targets, filenames in TwoViewLoader("images/", batch_size_per_rank=256):
@@ -114,20 +120,20 @@ class TwoViewLoader:
         self.bad_files = BadFiles(len(self.source), max_bad_files)
         self._stream: DaliStream | NativeStream | None = None
         self._stream_at = 0
-        # The next batch to hand out, counted over all epochs.
+        # Number of the next batch, counted over all epochs.
         self._position = 0
         self._resumed = False
 
     @property
     def shards(self) -> Shards:
-        """This rank's part of the images, of the group that there is by now."""
+        """This rank's share of the images. It follows torch.distributed until the first batch."""
         if self._stream is None and self._position == 0:
             rank, world_size = rank_and_world_size(*self._given)
             self._shards = replace(self._shards, rank=rank, world_size=world_size)
         return self._shards
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same number on every rank: micro_batches for each step."""
+        """Return the number of batches per epoch, micro_batches for each step. It is the same on every rank."""
         return self.shards.steps_per_epoch * self.micro_batches
 
     def __iter__(self) -> Iterator[Batch]:
@@ -143,18 +149,22 @@ class TwoViewLoader:
             yield Batch(views, targets, [self.source.names[index] for index in plan.indices])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch is, and what the stream of batches depends on.
+        """Return the position of the next batch, and the settings that the batches depend on.
 
-        A step that was handed out in part will be handed out again.
+        The position is that of a whole step. After a resume, a step of which only some micro-batches were used
+        starts again with its first micro-batch.
         """
         epoch, step = divmod(self._position // self.micro_batches, self.shards.steps_per_epoch)
         return {"epoch": epoch, "step": step, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state; the batches that follow are bitwise those that would have followed then.
+        """Resume from a state. The next batches are bit-identical to those of the loader that saved the state.
+
+        Args:
+            state: State that state_dict returned.
 
         Raises:
-            ValueError: If anything that the stream depends on is different now; the message names it.
+            ValueError: If a setting that the batches depend on is different now; the message names it.
         """
         for key, value in self._identity().items():
             if state.get(key) != value:
@@ -184,7 +194,7 @@ class TwoViewLoader:
                 batch = next(self._stream)
             except BadImageError as error:
                 self.bad_files.add(error)
-                # DALI does not go on after every error.
+                # DALI's pipeline does not survive every error.
                 self._stream = None
             else:
                 self._stream_at = position + 1

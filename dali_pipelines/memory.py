@@ -1,4 +1,4 @@
-"""Whether the batches that are made ahead fit into memory."""
+"""Check that the batches that are computed ahead fit into memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from dali_pipelines.ranks import number_from_environment
 from dali_pipelines.views.params import EvalParams, ViewParams
 
 _FLOAT32_BYTES = 4
-# The one that is being used, and the one that is being made.
+# The batch that is in use, and the batch that is being computed.
 _MORE_BATCHES = 2
 
 
 def check_memory(
     views: Sequence[ViewParams | EvalParams], *, samples: int, prefetch: int, device: Literal["cpu", "gpu"]
 ) -> None:
-    """Refuse batches that this process's share of the memory cannot hold.
+    """Raise if the batches need more memory than this process can have.
 
     Args:
-        views: Of each sample.
-        samples: Of a batch.
-        prefetch: Batches made ahead.
-        device: Where they are stored.
+        views: Views of each sample.
+        samples: Number of samples per batch.
+        prefetch: Number of batches that are computed ahead.
+        device: Device whose memory stores the batches.
 
     Raises:
-        ValueError: If they need more than is free; on a GPU, than it has.
+        ValueError: If the batches need more than this process's share of the free memory; on a GPU, more than all of
+            its memory.
     """
     batch = samples * sum(_FLOAT32_BYTES * view.channels * view.size_px**2 for view in views)
     needed = batch * (prefetch + _MORE_BATCHES)
@@ -39,8 +40,8 @@ def check_memory(
     if needed <= free:
         return
     most = free // batch - _MORE_BATCHES
-    remedy = f"take a prefetch of at most {most}" if most >= 1 else "take a smaller batch or smaller views"
+    remedy = f"use a prefetch of at most {most}" if most >= 1 else "use a smaller batch or smaller views"
     raise ValueError(
         f"prefetch: {prefetch} batches of {samples} samples, and {_MORE_BATCHES} more in use, need"
-        f" {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free for this process; {remedy}"
+        f" {needed / 2**30:.1f} GiB of memory, but only {free / 2**30:.1f} GiB are free for this process; {remedy}"
     )

@@ -1,4 +1,4 @@
-"""What is to be made: one batch, before it has pixels."""
+"""The plan of a batch: its images and random numbers, before any pixel is read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dali_pipelines.views.draws import ViewDraws
 
 @dataclass(frozen=True)
 class Plan:
-    """One batch of n samples that is to be made.
+    """The plan of one batch of n samples.
 
     Args:
-        indices: (n,) int64, into the source.
-        draws: Of each view, for n samples; none for the evaluation view.
+        indices: Positions of the samples in the source, (n,) int64.
+        draws: Random numbers of each view, for n samples; empty for the evaluation view.
     """
 
     indices: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Which of how many processes this is, as a launcher says."""
+"""This process's rank, the number of ranks, and its share of the cores, as the launcher sets them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ def rank_and_world_size(rank: int | None = None, world_size: int | None = None) 
     """Return this process's rank and the number of ranks.
 
     Args:
-        rank: As given; None is torch.distributed's, else $RANK, else 0.
-        world_size: As given; None is torch.distributed's, else $WORLD_SIZE, else 1.
+        rank: Rank that is returned as it is. None: the rank of torch.distributed, else $RANK, else 0.
+        world_size: Number of ranks that is returned as it is. None: the size of torch.distributed, else $WORLD_SIZE,
+            else 1.
 
     Raises:
-        ValueError: If a variable is no number.
+        ValueError: If an environment variable is not a whole number.
     """
     from torch import distributed
 
@@ -26,25 +27,25 @@ def rank_and_world_size(rank: int | None = None, world_size: int | None = None) 
 
 
 def cores_per_rank() -> int:
-    """Return this process's share of the cores that it and its machine's other ranks may use.
+    """Return this process's share of the cores, at least 1: the usable cores divided by the ranks of this machine.
 
     Raises:
-        ValueError: If $LOCAL_WORLD_SIZE is no number above 0.
+        ValueError: If $LOCAL_WORLD_SIZE is not a whole number above 0.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // number_from_environment("LOCAL_WORLD_SIZE", 1, least=1))
 
 
 def number_from_environment(name: str, default: int, *, least: int = 0) -> int:
-    """Return a whole number that an environment variable holds.
+    """Return the whole number in an environment variable.
 
     Args:
-        name: The variable's.
-        default: Without the variable.
-        least: Smallest that is allowed.
+        name: Name of the variable.
+        default: Number that is returned if the variable is not set.
+        least: Smallest number that is allowed.
 
     Raises:
-        ValueError: If it holds anything else.
+        ValueError: If the variable is not a whole number of at least `least`.
     """
     text = os.environ.get(name)
     if text is None:
@@ -52,6 +53,6 @@ def number_from_environment(name: str, default: int, *, least: int = 0) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
         raise ValueError(
             f"${name}={text[:40]!r} is not allowed; it must be a whole number of at least {least}. Unset it, or start"
-            " the processes by `accelerate launch`"
+            " the processes with `accelerate launch`"
         )
     return int(text)

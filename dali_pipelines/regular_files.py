@@ -1,4 +1,4 @@
-"""Open what a user names: regular files only, so that no pipe, socket or device can hold a program up."""
+"""Open the files that a user names. Only regular files are opened, because a pipe, socket or device could block."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _KINDS = {
 
 
 class NotRegularError(OSError):
-    """A path that leads to a folder, a pipe, a socket or a device instead of a file."""
+    """The error of a path that leads to a folder, a pipe, a socket or a device instead of a file."""
 
     def __str__(self) -> str:
         return f"{self.filename} {self.strerror}"
 
 
 def open_regular(path: str | Path) -> FileIO:
-    """Open a regular file for reading, unbuffered.
+    """Open a regular file for reading, without a buffer.
 
     Args:
-        path: The file; symbolic links are followed.
+        path: File to open; symbolic links are followed.
 
     Raises:
         NotRegularError: If the path leads to a folder, a pipe, a socket or a device.
@@ -43,8 +43,8 @@ def read_regular(path: str | Path, most_bytes: int | None = None) -> bytes:
     """Read a whole regular file.
 
     Args:
-        path: The file; symbolic links are followed.
-        most_bytes: Size that the file may have; None is any.
+        path: File to read; symbolic links are followed.
+        most_bytes: Largest size of the file, in bytes; None is any size.
 
     Raises:
         NotRegularError: If the path leads to a folder, a pipe, a socket or a device.
@@ -55,7 +55,7 @@ def read_regular(path: str | Path, most_bytes: int | None = None) -> bytes:
         size = os.fstat(descriptor).st_size
         if most_bytes is not None and size > most_bytes:
             raise OSError(errno.EFBIG, f"has {size} bytes, and at most {most_bytes} are read", os.fspath(path))
-        # A single read of a whole file is the rule; more of them only where the file grows or exceeds 2 GiB.
+        # One read is enough for almost every file. Only a file that grows or exceeds 2 GiB needs more.
         content = os.read(descriptor, size + 1)
         while len(content) <= size and (more := os.read(descriptor, size + 1 - len(content))):
             content += more

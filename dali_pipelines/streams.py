@@ -1,4 +1,4 @@
-"""Open the backend that computes the views: DALI on a GPU; on a CPU the native one, or DALI on request."""
+"""Open a stream of views on the chosen backend: DALI or native."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ def view_stream(
     batch_size: int,
     backend: ResolvedBackend,
 ) -> DaliStream | NativeStream:
-    """Iterates over (plan, its views).
+    """Return an iterator over (plan, random views).
+
+    Args:
+        source: Source of the images.
+        views: Parameters of each view.
+        plans: Plans of the batches, in order.
+        batch_size: Largest number of samples per batch.
+        backend: Backend that computes the views.
 
     Raises:
-        ImportError: If DALI is to make them and is not installed.
+        ImportError: If DALI must compute the views and is not installed.
     """
     if backend.name == "native":
         from dali_pipelines.native.stream import NativeStream, random_view
@@ -49,10 +56,17 @@ def view_stream(
 def eval_stream(
     source: ImageSource, params: EvalParams, *, plans: Iterator[Plan], batch_size: int, backend: ResolvedBackend
 ) -> DaliStream | NativeStream:
-    """Iterates over (plan, (images,)).
+    """Return an iterator over (plan, (evaluation views,)).
+
+    Args:
+        source: Source of the images.
+        params: Parameters of the evaluation view.
+        plans: Plans of the batches, in order.
+        batch_size: Largest number of samples per batch.
+        backend: Backend that computes the views.
 
     Raises:
-        ImportError: If DALI is to make them and is not installed.
+        ImportError: If DALI must compute the views and is not installed.
     """
     if backend.name == "native":
         from dali_pipelines.native.stream import NativeStream, eval_view
@@ -67,10 +81,10 @@ def eval_stream(
 
 
 def import_graphs() -> Any:
-    """The module with the graphs, which needs DALI.
+    """Import the module of DALI graphs.
 
     Raises:
-        ImportError: If DALI is not installed; the message says how to get it.
+        ImportError: If DALI is not installed; the message says how to install it.
     """
     try:
         from dali_pipelines.dali import graphs
@@ -78,7 +92,7 @@ def import_graphs() -> Any:
         if error.name is None or not error.name.startswith("nvidia"):
             raise
         raise ImportError(
-            "backend dali needs NVIDIA DALI: pip install 'bt-plugin[cuda13]', or 'bt-plugin[cuda12]' where the"
-            " driver is older than 580; or take backend native, which needs none"
+            "backend: dali needs NVIDIA DALI, which is not installed; pip install 'bt-plugin[cuda13]', or"
+            " 'bt-plugin[cuda12]' if the driver is older than 580; or use backend native, which does not need DALI"
         ) from error
     return graphs

@@ -1,11 +1,11 @@
-"""The augmentations, each a function from DALI node to DALI node, on CPU and GPU alike.
+"""The augmentations. Each is a function from DALI node to DALI node, for CPU and GPU.
 
-They follow PIL to the rounding, because the official Barlow Twins transform is PIL: colour steps
-truncate to uint8 one by one, contrast pivots on the image's own mean gray, hue turns in HSV.
-tests/dali_pipelines/dali/test_augment.py holds the measured distance of each to PIL.
+They follow PIL, including its rounding, because the official Barlow Twins transform uses PIL. Each color step truncates
+to uint8, contrast uses the image's own mean gray, and hue turns in HSV. The measured distance of each augmentation to
+PIL is in tests/dali_pipelines/dali/test_augment.py.
 
-A DALI sample has no fixed shape; the shapes below are those of one sample: images are (H, W, C) uint8
-in layout HWC, the draws are scalars (or vectors where it is said) that live on the CPU.
+A DALI sample has no fixed shape. All shapes here are those of one sample. Images are (H, W, C) uint8 in layout HWC.
+Random numbers are scalars on the CPU, or vectors where their shape is given.
 """
 
 from __future__ import annotations
@@ -27,12 +27,26 @@ _BYTE_255 = types.Constant(np.uint8(255))
 
 
 def decode(encoded: DataNode, device: str, hw_decoder_load: float) -> DataNode:
-    """RGB pixels of an encoded image; EXIF orientation is ignored, as PIL and torchvision do."""
+    """Decode an image to RGB pixels. EXIF orientation is ignored, as in PIL and torchvision.
+
+    Args:
+        encoded: Bytes of the image, on the CPU.
+        device: Device of the pixels, "cpu" or "gpu".
+        hw_decoder_load: Share of the JPEGs that the GPU's decoding hardware decodes, 0 to 1.
+    """
     return fn.decoders.image(encoded, output_type=types.RGB, **_decoding(device, hw_decoder_load))
 
 
 def decode_window(encoded: DataNode, start: DataNode, end: DataNode, device: str, hw_decoder_load: float) -> DataNode:
-    """Those of a part of an image, for which not all of it need be decoded."""
+    """Decode a window of an image to RGB pixels. DALI need not decode the rest of the image.
+
+    Args:
+        encoded: Bytes of the image, on the CPU.
+        start: Top left corner of the window, (2,) int32 px.
+        end: Bottom right corner of the window, (2,) int32 px.
+        device: Device of the pixels, "cpu" or "gpu".
+        hw_decoder_load: Share of the JPEGs that the GPU's decoding hardware decodes, 0 to 1.
+    """
     return fn.decoders.image_slice(
         encoded, start=start, end=end, axes=[0, 1], output_type=types.RGB, **_decoding(device, hw_decoder_load)
     )
@@ -42,22 +56,27 @@ def decode_window(encoded: DataNode, start: DataNode, end: DataNode, device: str
 def _decoding(device: str, hw_decoder_load: float) -> dict[str, Any]:
     if device == "cpu":
         return {"adjust_orientation": False}
-    # Without fancy upsampling nvJPEG repeats chroma pixels where libjpeg-turbo interpolates them.
+    # Without fancy upsampling nvJPEG repeats chroma pixels. libjpeg-turbo, which PIL uses, interpolates them.
     options = {"jpeg_fancy_upsampling": True, "hw_decoder_load": hw_decoder_load}
     return {"device": "mixed", "adjust_orientation": False, **options}
 
 
 def cut(images: DataNode, start: DataNode, end: DataNode) -> DataNode:
-    """A window of decoded images.
+    """Cut a window out of decoded images.
 
-    It is cut out before the resize: given as the resize's region of interest, the filter reads
-    across its border, up to 34 levels from PIL.
+    The window is cut before the resize. As the resize's region of interest, it would differ from PIL by up to 34
+    levels, because the filter then reads across the window's border.
+
+    Args:
+        images: Decoded images.
+        start: Top left corner of the window, (2,) int32 px.
+        end: Bottom right corner of the window, (2,) int32 px.
     """
     return fn.slice(images, start=start, end=end, axes=[0, 1])
 
 
 def resize(window: DataNode, view: ViewParams) -> DataNode:
-    """To the view's size."""
+    """Resize a window to the view's size, antialiased."""
     size = [view.size_px, view.size_px]
     return fn.resize(window, size=size, interp_type=INTERPOLATION[view.interpolation], antialias=True)
 
@@ -65,18 +84,18 @@ def resize(window: DataNode, view: ViewParams) -> DataNode:
 def crop_window(
     shape: DataNode, area: DataNode, ratio: DataNode, position: DataNode, view: ViewParams
 ) -> tuple[DataNode, DataNode]:
-    """The corners (top, left) and (bottom, right) of the crop, in whole pixels.
+    """Return the corners (top, left) and (bottom, right) of the crop by torchvision's rule, each (2,) int32 px.
 
-    torchvision's rule: the first of ten tries that fits into the image, at a uniform position; where
-    none fits, the largest centred crop whose aspect ratio is in range. Computed in float64, so that
-    the windows equal those of the same draws in Python.
+    The crop is the first of ten tries that fits into the image, at a uniform position. If none fits, it is the largest
+    centered crop whose aspect ratio is in range. The arithmetic is float64, so that the windows equal those that Python
+    computes from the same random numbers.
 
     Args:
-        shape: (3,) integers, height, width and channels of the image.
-        area: (10,) float64, the tries' areas as fractions of the image's.
-        ratio: (10,) float64, the tries' width / height.
-        position: (2,) float64 in [0, 1), of the window's free space above and to the left.
-        view: For the range of the aspect ratio.
+        shape: Height, width and channels of the image, (3,) integers.
+        area: Area of each try as a fraction of the image's area, (10,) float64.
+        ratio: Width / height of each try, (10,) float64.
+        position: Fractions of the free space that are above and left of the window, (2,) float64 in [0, 1).
+        view: View, which has the range of the aspect ratio.
 
     Source:
         torchvision.transforms.RandomResizedCrop.get_params.
@@ -104,14 +123,14 @@ def crop_window(
 
 
 def adjust_brightness(images: DataNode, factor: DataNode) -> DataNode:
-    """PIL's ImageEnhance.Brightness: a blend with black."""
+    """Change the brightness as PIL's ImageEnhance.Brightness: blend with black."""
     return _to_uint8(images * _beside(factor, images))
 
 
 def adjust_contrast(images: DataNode, factor: DataNode) -> DataNode:
-    """PIL's ImageEnhance.Contrast: a blend with the image's mean gray, rounded.
+    """Change the contrast as PIL's ImageEnhance.Contrast: blend with the image's mean gray, rounded.
 
-    DALI's own color_twist pivots on 128, up to 10 levels away.
+    DALI's own color_twist blends with 128 instead, which differs from PIL by up to 10 levels.
     """
     mean_gray = math.floor(fn.reductions.mean(luma(images)) + 0.5)
     factor = _beside(factor, images)
@@ -119,21 +138,21 @@ def adjust_contrast(images: DataNode, factor: DataNode) -> DataNode:
 
 
 def adjust_saturation(images: DataNode, factor: DataNode) -> DataNode:
-    """PIL's ImageEnhance.Color: a blend with each pixel's gray."""
+    """Change the saturation as PIL's ImageEnhance.Color: blend with each pixel's gray."""
     factor = _beside(factor, images)
     return _to_uint8(images * factor + luma(images) * (1.0 - factor))
 
 
 def shift_hue(images: DataNode, turns: DataNode) -> DataNode:
-    """Turns the hue in HSV and keeps value and saturation, as torchvision's adjust_hue.
+    """Turn the hue in HSV and keep value and saturation, as torchvision's adjust_hue.
 
-    DALI's own way (rotate_hue) moves value and saturation too: further from PIL than not doing
-    anything. Written with k = (n + hue in sextants) mod 6: channel n is
-    value - chroma * clamp(min(k, 4 - k), 0, 1), n = 5, 3, 1 for red, green, blue.
+    DALI's own hue shift (rotate_hue) changes value and saturation too. Its result is further from PIL than an image
+    without a hue shift. The formula here uses k = (n + hue in sextants) mod 6, with n = 5, 3, 1 for red, green, blue.
+    Channel n is value - chroma * clamp(min(k, 4 - k), 0, 1).
 
     Args:
-        images: The images.
-        turns: Shift in turns of the colour wheel, in [-0.5, 0.5].
+        images: RGB images.
+        turns: Shift in turns of the color wheel, in [-0.5, 0.5].
     """
     red, green, blue = (images[:, :, channel : channel + 1] * 1.0 for channel in range(3))
     value = math.max(math.max(red, green), blue)
@@ -152,35 +171,47 @@ def shift_hue(images: DataNode, turns: DataNode) -> DataNode:
 
 
 def rotate_hue(images: DataNode, turns: DataNode) -> DataNode:
-    """Turns the hue in YIQ, DALI's own way: a matrix on RGB, rounded."""
+    """Turn the hue in YIQ with DALI's own operator: a matrix on RGB, rounded.
+
+    Args:
+        images: RGB images.
+        turns: Shift in turns of the color wheel, in [-0.5, 0.5].
+    """
     return fn.hue(images, hue=turns * 360.0)
 
 
 def luma(images: DataNode) -> DataNode:
-    """ITU-R 601 gray, (H, W, 1) uint8: PIL's mode L."""
+    """Return ITU-R 601 gray, (H, W, 1) uint8, as PIL's mode L."""
     return fn.color_space_conversion(images, image_type=types.RGB, output_type=types.GRAY)
 
 
 def to_gray(images: DataNode) -> DataNode:
-    """Gray in three channels."""
-    # `| 0` of the image's own shape broadcasts the one channel; half the time of a concatenation.
+    """Return ITU-R 601 gray in three channels."""
+    # `| 0` with the image's shape broadcasts the one channel, in half the time of a concatenation.
     return luma(images) | (images & _BYTE_0)
 
 
 def gaussian_blur(images: DataNode, sigma_px: DataNode) -> DataNode:
-    """A true Gaussian over 2 ceil(3 sigma) + 1 pixels; PIL approximates one by boxes."""
+    """Blur with a true Gaussian over 2 ceil(3 sigma) + 1 pixels. PIL approximates a Gaussian with boxes."""
     return fn.gaussian_blur(images, sigma=sigma_px)
 
 
 def solarize(images: DataNode) -> DataNode:
-    """PIL's ImageOps.solarize at threshold 128: 255 - x = x ^ 255 is the smaller one from 128 on."""
+    """Invert values of 128 and above, as PIL's ImageOps.solarize. From 128, 255 - x = x ^ 255 is less than x."""
     return math.min(images, images ^ _BYTE_255)
 
 
 def normalize(
     images: DataNode, params: ViewParams | EvalParams, mirror: DataNode | int = 0, float16: bool = False
 ) -> DataNode:
-    """The normalised range in floating point, and the horizontal flip, which commutes with all that came before."""
+    """Normalize the images to floating point, and flip them horizontally. The flip commutes with all earlier steps.
+
+    Args:
+        images: RGB images, or images with the channels of params.
+        params: View, which has the channels, mean and std.
+        mirror: Flip, 1 or 0.
+        float16: Whether the output is float16 instead of float32.
+    """
     mean, std = np.array(params.mean, dtype=float), np.array(params.std, dtype=float)
     if params.channels == 1:
         images, mean, std = luma(images), mean.mean(keepdims=True), std.mean(keepdims=True)
@@ -191,14 +222,14 @@ def normalize(
 
 
 def resize_center_crop(images: DataNode, shape: DataNode, params: EvalParams) -> DataNode:
-    """torchvision's Resize(resize_px) and CenterCrop(size_px), to the pixel.
+    """Resize and center-crop exactly as torchvision's Resize(resize_px) and CenterCrop(size_px).
 
-    DALI's own resize_shorter and centred crop round sizes and halves otherwise: one pixel off.
+    DALI's own resize_shorter and centered crop round differently, and would be one pixel off.
 
     Args:
-        images: The images.
-        shape: (3,) integers, height, width and channels of the image.
-        params: For both sizes.
+        images: Decoded images.
+        shape: Height, width and channels of the image, (3,) integers.
+        params: View, which has both sizes.
     """
     sides = [fn.cast(shape[axis], dtype=types.FLOAT64) for axis in (0, 1)]
     shorter = math.min(*sides)
@@ -212,7 +243,7 @@ def resize_center_crop(images: DataNode, shape: DataNode, params: EvalParams) ->
 
 
 def _half(node: DataNode) -> DataNode:
-    """Half of a whole number, rounded to even as Python's round."""
+    """Return half of a whole number, rounded to even as Python's round."""
     half = math.floor(node * 0.5)
     is_odd_half = half - math.floor(half * 0.5) * 2.0
     return half + (node - half * 2.0) * is_odd_half
@@ -223,16 +254,16 @@ def _round(node: DataNode) -> DataNode:
 
 
 def _to_uint8(node: DataNode) -> DataNode:
-    """Truncates to [0, 255] as PIL's blend does.
+    """Truncate to whole numbers in [0, 255], as PIL's blend.
 
-    brightness_contrast is DALI's one vectorised conversion from float: on CPU 0.6 ms for a 224 px
-    view, where floor and cast take 2.5. It rounds to nearest, hence the shift by just under a half.
+    brightness_contrast is DALI's only vectorized conversion from float. On a CPU it takes 0.6 ms for a 224 px view;
+    floor and cast take 2.5 ms. It rounds to nearest, so the values are first shifted by just under a half.
     """
-    # The shift counts in ranges of the output type.
+    # The unit of brightness_shift is the range of the output type.
     return fn.brightness_contrast(node, brightness_shift=-0.4999 / 255, contrast_center=0.0, dtype=types.UINT8)
 
 
 @do_not_convert
 def _beside(scalar: DataNode, images: DataNode) -> DataNode:
-    """The scalar on the device of the images, which arithmetic needs."""
+    """Move the scalar to the device of the images, because arithmetic needs both on one device."""
     return scalar.gpu() if images.device == "gpu" else scalar

@@ -1,4 +1,4 @@
-"""The DALI graphs: encoded files in, normalised views out."""
+"""The DALI graphs, from encoded files to normalized views."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dali_pipelines.sources.base import Kind
 from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws
 from dali_pipelines.views.params import EvalParams, Tuning, ViewParams
 
-# Decoded in the place of what is refused.
+# Decoded instead of an image that is refused.
 _ONE_PIXEL = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((1, 1, 3), dtype=np.uint8)), dtype=np.uint8)
 _CROP = ("crop_area", "crop_ratio", "crop_position", "flip")
 _JITTER = ("jitter", "color_order", *COLOR_STEPS)
 
 
 def draws_used(view: ViewParams) -> tuple[str, ...]:
-    """The fields of ViewDraws that a view's graph takes; DALI wants no input that it does not use."""
+    """Return the fields of ViewDraws that a view's graph uses. DALI refuses inputs that the graph does not use."""
     return (
         *_CROP,
         *(_JITTER if view.jitter_p > 0 else ()),
@@ -33,7 +33,12 @@ def draws_used(view: ViewParams) -> tuple[str, ...]:
 
 
 def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...]) -> list[Any]:
-    """The draws of one batch in the order in which `two_views` takes them after the images."""
+    """Return the random numbers of one batch, in the order of the inputs of `two_views` after the images.
+
+    Args:
+        views: Parameters of each view.
+        draws: Random numbers of each view.
+    """
     return [getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view)]
 
 
@@ -46,19 +51,19 @@ def two_views(
     device: str,
     tuning: Tuning,
 ) -> tuple[DataNode, ...]:
-    """Makes every view of each image, which is decoded once unless tuning says otherwise.
+    """Build the graph of all random views. Each image is decoded once, unless tuning.decode is "region".
 
     Args:
-        source: Called once a batch for the images and what `inputs_of` returns.
-        kind: What the images come as: bytes of files ("encoded") or pixels.
-        max_pixels: Height times width that an encoded image may have.
-        views: The views' parameters; two for Barlow Twins, any number works.
-        device: "cpu" or "gpu": where the pixels are decoded and changed.
-        tuning: Of the graph.
+        source: Callback that returns the images of a batch and what `inputs_of` returns. It is called once per batch.
+        kind: Form of the images: "pixels", or bytes of files.
+        max_pixels: Largest height times width of an encoded image, in px.
+        views: Parameters of each view; two for Barlow Twins, any number works.
+        device: Device that decodes and augments, "cpu" or "gpu".
+        tuning: Settings of the graph.
 
     Shape:
-        Output: one a view, (size_px, size_px, C) float32 or float16 a sample, layout HWC; then whether the image was
-        refused.
+        - Output, one per view: (size_px, size_px, C) float32 or float16 per sample, layout HWC.
+        - Last output: whether the image was refused, one value per sample.
     """
     names = [draws_used(view) for view in views]
     first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
@@ -81,7 +86,7 @@ def two_views(
 def eval_view(
     source: Callable[[], list[Any]], kind: Kind, max_pixels: int, params: EvalParams, device: str, tuning: Tuning
 ) -> tuple[DataNode, ...]:
-    """Decodes each image and makes its one deterministic view; arguments and output as of `two_views`."""
+    """Build the graph of the evaluation view. Arguments and outputs are those of `two_views`, with one view."""
     (first,) = fn.external_source(source=source, num_outputs=1, batch=True)
     image, shape, refused = opened(first, kind, max_pixels)
     x = augment.resize_center_crop(pixels_of(image, kind, device, tuning), shape, params)
@@ -89,7 +94,13 @@ def eval_view(
 
 
 def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, DataNode, DataNode]:
-    """Bytes or pixels on the host, the image's shape, and whether it is too large to be decoded."""
+    """Return the bytes or pixels on the host, the image's shape, and whether the image is too large.
+
+    Args:
+        first: Bytes of a file, or pixels.
+        kind: Form of the image: "pixels", or bytes of a file.
+        max_pixels: Largest height times width of an encoded image, in px.
+    """
     if kind == "pixels":
         shape = first.shape()
         return first, shape, shape[0] < 0
@@ -103,7 +114,7 @@ def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, Data
 
 
 def pixels_of(image: DataNode, kind: Kind, device: str, tuning: Tuning) -> DataNode:
-    """All pixels of an opened image, on the device."""
+    """Return all pixels of an opened image, (H, W, C) uint8, on the device."""
     if kind != "pixels":
         return augment.decode(image, device, tuning.hw_decoder_load)
     pixels = fn.reshape(image, layout="HWC")
@@ -111,7 +122,14 @@ def pixels_of(image: DataNode, kind: Kind, device: str, tuning: Tuning) -> DataN
 
 
 def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16: bool) -> DataNode:
-    """The augmentations of one view after its crop, in the order of the official transform."""
+    """Apply the augmentations of one view after its crop, in the order of the official transform.
+
+    Args:
+        x: Crop after its resize, (size_px, size_px, C) uint8.
+        draws: Random numbers of the view, by their names in ViewDraws.
+        view: Parameters of the view.
+        float16: Whether the output is float16 instead of float32.
+    """
     if view.jitter_p > 0:
         if draws["jitter"]:
             x = color_jitter(x, draws, view.hue_space)
@@ -128,7 +146,7 @@ def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16:
 
 
 def color_jitter(x: DataNode, draws: dict[str, DataNode], hue_space: str) -> DataNode:
-    """The four colour steps in the order that was drawn for each sample."""
+    """Apply the four color steps, in the order that is drawn for each sample."""
     order = draws["color_order"]
     for turn in range(len(COLOR_STEPS)):
         step = order[turn]

@@ -1,4 +1,4 @@
-"""Runs a DALI graph over a planned sequence of batches, and keeps the plan beside the pixels."""
+"""Run a DALI graph over planned batches, and return each batch with its plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dali_pipelines.errors import BadImageError
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 
-# Threads that read images, a rank. They wait for storage rather than compute.
+# Threads per rank that read images. They mostly wait for storage, so they may be more than the cores.
 _READERS = 8
 
 
@@ -29,15 +29,15 @@ class _Ahead(NamedTuple):
 
 
 class DaliStream:
-    """The batches of a plan, made ahead by DALI's threads.
+    """Iterate over planned batches, which DALI's threads compute ahead.
 
     Args:
-        source: What the plans' indices point into.
-        graph: Builds the pipeline from its input callback and DALI's own arguments.
-        draws_of: What the graph's external source takes for a plan, after the images.
-        plans: The batches, in order; may be endless.
-        batch_size: The largest batch.
-        backend: Where, by how many threads (for reading, decoding and CPU operators), how far ahead.
+        source: Source of the images, which the plans' indices refer to.
+        graph: Function that builds the pipeline from its input callback and DALI's own arguments.
+        draws_of: Function that returns the graph's inputs for a plan, after the images.
+        plans: Plans of the batches, in order; may be endless.
+        batch_size: Largest number of samples per batch.
+        backend: Device, prefetch, limits, and the number of threads for decoding and CPU operators.
     """
 
     def __init__(
@@ -78,19 +78,19 @@ class DaliStream:
         return self
 
     def __next__(self) -> tuple[Plan, tuple[Tensor, ...]]:
-        """One batch.
+        """Return the next batch.
 
         Returns:
             The plan, and the graph's views.
 
         Shape:
-            Views: (n, C, H, W) float32 in channels_last, DALI's own memory, safe to hold.
+            Views: (n, C, H, W) float32 or float16 in channels_last. They are DALI's own memory, and safe to keep.
 
         Raises:
             BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
         """
         try:
-            # On the GPU DALI then orders its work before whatever torch queues on its current stream.
+            # With torch's current stream, DALI orders its work before whatever torch queues on that stream.
             outputs = self._pipeline.run(torch.cuda.current_stream()) if self._on_gpu else self._pipeline.run()
         except RuntimeError as error:
             if bad := self._bad_image_in(list(self._in_flight)):
@@ -107,14 +107,18 @@ class DaliStream:
         return plan, tuple(torch.from_dlpack(view.as_tensor()).permute(0, 3, 1, 2) for view in views)
 
     def restart(self, plans: Iterator[Plan]) -> None:
-        """Goes on with other plans; the batches already under way are thrown away."""
+        """Continue with other plans, and drop the batches that are computed ahead.
+
+        Args:
+            plans: Plans of the next batches, in order.
+        """
         self._plans = plans
         self._ahead.clear()
         for _ in range(len(self._in_flight)):
             next(self)
 
     def _feed(self) -> list[Any]:
-        """DALI's input callback, called in the thread that runs the pipeline."""
+        """Return the inputs of one batch. DALI calls this in the thread that runs the pipeline."""
         while len(self._ahead) < 1 + self._backend.prefetch and (plan := next(self._plans, None)) is not None:
             self._ahead.append(_Ahead(plan, self._begin(plan)))
         if not self._ahead:
@@ -136,7 +140,7 @@ class DaliStream:
             raise bad_image(self._source, index, error) from error
 
     def _bad_image_in(self, plans: list[Plan]) -> BadImageError | None:
-        """DALI names some bad files and not others; PIL finds the rest."""
+        """Return the error of the first bad image, or None. DALI does not name every bad file, so PIL looks for it."""
         for plan in plans:
             for index in plan.indices.tolist():
                 if reason := why_unreadable(self._source, index, self._backend.max_pixels):
@@ -144,10 +148,10 @@ class DaliStream:
         return None
 
     def _decode_on_host(self) -> bool:
-        """Begin the batches in flight again, decoded on the host, for DALI does not say which image it refuses.
+        """Start the batches in flight again, decoded on the host, because DALI does not name the image that it refuses.
 
         Returns:
-            False if that is how they were made already, so that the cause is another.
+            False if they were already decoded on the host. Then the error has another cause.
         """
         plans = list(self._in_flight)
         indices = {index for plan in plans for index in plan.indices.tolist()}

@@ -1,4 +1,4 @@
-"""One bad file among a million ends no run: what is shown in its place, and when there are too many."""
+"""Replace bad files, so that one bad file among a million does not stop a run, and count them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 class BadFiles:
-    """The files of a source that were found to be bad.
+    """The bad files of a source, and their replacements.
 
-    Each is replaced by the next good one in the source's order: a function of the files alone, so that
-    a resumed stream is the same, and of one rank alone, so that all make the same number of steps.
+    Each bad file is replaced by the next good one in the source's order. The replacement depends on the files alone, so
+    a resumed stream is the same. Each rank replaces its own bad files, so all ranks keep the same number of steps.
 
     Args:
-        n_files: Of the source.
-        most: That are accepted.
+        n_files: Number of files of the source.
+        most: Largest number of bad files that are accepted, 0 or more.
     """
 
     def __init__(self, n_files: int, most: int) -> None:
@@ -29,22 +29,29 @@ class BadFiles:
         self.indices: set[int] = set()
 
     def add(self, error: BadImageError) -> None:
-        """Counts and logs a file.
+        """Count and log a bad file.
+
+        Args:
+            error: Error of the file.
 
         Raises:
-            BadImageError: If there are more than are accepted, or none is left.
+            BadImageError: If there are more bad files than are accepted, or no good file is left.
         """
         self.indices.add(error.index)
         count = len(self.indices)
         if count > self._most or count == self._n_files:
             raise BadImageError(
-                f"{error}. With it {count} of {self._n_files} files are bad, and max_bad_files is {self._most}",
+                f"{error}. Now {count} of {self._n_files} files are bad, and max_bad_files is {self._most}",
                 error.index,
             )
-        logger.warning("%s. Another image is shown instead; bad file %d of at most %d", error, count, self._most)
+        logger.warning("%s. Another image replaces it; bad file %d of at most %d", error, count, self._most)
 
     def replaced(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The indices, with good files for bad ones."""
+        """Return the indices, with each bad file replaced by a good one.
+
+        Args:
+            indices: Positions of files in the source, (n,) int64.
+        """
         if not self.indices.intersection(indices.tolist()):
             return indices
         return np.array([self._good(index) for index in indices.tolist()], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The one table from PIL's modes to 8-bit RGB, for both backends, `scan`, `preview` and BarlowTwinsTransform."""
+"""Convert images in any of PIL's modes to 8-bit RGB, for both backends, `scan`, `preview` and BarlowTwinsTransform."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Largest value of the depths that 16-bit files hold: cameras and scanners often have 12 bits.
+# Largest value of a 12-bit image. Cameras and scanners often store 12 bits in 16-bit files.
 _TWELVE_BITS = 2**12 - 1
-# TIFF's tag that says whether samples are unsigned (1), signed (2) or floating point (3).
+# The TIFF tag for the kind of samples: unsigned (1), signed (2) or floating point (3).
 _SAMPLE_FORMAT = 339
 _BITS_PER_SAMPLE = 258
 _UNKNOWN_RANGE = "signed or 32-bit whole numbers have no known range; save the image with 8 bits, or unsigned 16 bits"
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of an image in any of PIL's modes. Alpha is dropped; EXIF orientation is ignored.
+    """Return the RGB pixels of an image in any of PIL's modes. Alpha is dropped; EXIF orientation is ignored.
 
-    Gray of more than 8 bits needs a known range, which becomes 0 to 255:
+    Gray of more than 8 bits needs a known range. That range becomes 0 to 255:
 
-    - unsigned 16 bits: 0 to 4095 if no value is above that (12 bits), else 0 to 65535. With the wider range, a 12-bit
-      image would keep 16 levels of gray.
+    - unsigned 16 bits: 0 to 4095 (12 bits) if no value is above 4095, else 0 to 65535. With the wider range, a 12-bit
+      image would keep only 16 levels of gray.
     - PNM: 0 to its maxval.
     - floating point: 0 to 1.
 
     Args:
-        image: An open image.
+        image: Open image.
 
     Raises:
         ValueError: If the image has values of an unknown range, or PIL cannot convert it to RGB.
@@ -68,17 +68,17 @@ def _from_unit_interval(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _check_depth_kept(image: Image.Image) -> None:
-    """PIL reads 16-bit colours by their upper 8 bits, of which 12-bit data has 16 levels."""
+    """Raise if the image has 12-bit colors. PIL keeps the upper 8 of 16 bits, which leaves them only 16 levels."""
     of_16_bits = _is_of_16_bits(image)
     image.load()  # forgets the tiles
     if of_16_bits and np.asarray(image).max(initial=0) <= _TWELVE_BITS >> 8:
         raise ValueError(
-            f"16-bit colours without a value above {_TWELVE_BITS} would keep 16 levels; save the image with 8 bits"
+            f"16-bit colors without a value above {_TWELVE_BITS} would keep 16 levels; save the image with 8 bits"
         )
 
 
 def _is_of_16_bits(image: Image.Image) -> bool:
-    """Whether an image that was not loaded yet has samples of 16 bits, and PIL reads them as such."""
+    """Return whether an image that is not loaded yet has 16-bit samples, and PIL reads them as such."""
     in_tiles = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     return in_tiles or image.mode.startswith("I")
 

@@ -1,4 +1,4 @@
-"""From encoded images to pixels on the host, and what is wrong with those that give none."""
+"""Decode images on the host, and find out why an image cannot be decoded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from dali_pipelines.decoding.pil_modes import to_rgb
 from dali_pipelines.errors import BadImageError
 from dali_pipelines.sources import ImageSource
 
-# PIL's names of what DALI decodes too; it also reads GIF and AVIF, which DALI does not. MPO is JPEG.
+# PIL's names of the formats that DALI decodes too. PIL also reads GIF and AVIF, which DALI does not. MPO is JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "JPEG2000", "PPM")
 
 
 class _WholeImagesOnly:
-    """While any thread is within, PIL refuses files that are cut short, whatever another package has asked it for.
+    """A context in which PIL refuses truncated files, whatever another package has set.
 
-    LightlyTrain asks it to fill them up, for the whole process; which files are bad would depend on its import.
+    LightlyTrain sets PIL to accept them, for the whole process. Then the bad files would depend on its import. The
+    setting is global, so it is restored when the last thread leaves the context.
     """
 
     def __init__(self) -> None:
@@ -48,12 +49,14 @@ _whole_images_only = _WholeImagesOnly()
 
 
 def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
-    """(H, W, C) uint8, RGB if it is decoded; EXIF orientation is ignored, as PIL and torchvision do.
+    """Read the pixels of an image, (H, W, C) uint8. Encoded images become RGB.
+
+    EXIF orientation is ignored, as in PIL and torchvision.
 
     Args:
-        source: Of the image.
-        index: Of the image in it.
-        max_pixels: Height times width that an encoded image may have; a larger one is not decoded.
+        source: Source of the image.
+        index: Position of the image in the source.
+        max_pixels: Largest height times width of an encoded image, in px; a larger image is not decoded.
 
     Raises:
         BadImageError: If the image cannot be read or decoded, or is too large.
@@ -66,7 +69,13 @@ def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
 
 
 def why_unreadable(source: ImageSource, index: int, max_pixels: int) -> Exception | None:
-    """What keeps PIL from reading an image."""
+    """Return the reason why PIL cannot read an image, or None if it can.
+
+    Args:
+        source: Source of the image.
+        index: Position of the image in the source.
+        max_pixels: Largest height times width of an encoded image, in px.
+    """
     try:
         content = source.read(index)
         if source.kind != "pixels":
@@ -77,7 +86,13 @@ def why_unreadable(source: ImageSource, index: int, max_pixels: int) -> Exceptio
 
 
 def bad_image(source: ImageSource, index: int, reason: Exception) -> BadImageError:
-    """The error that names an image and what is wrong with it."""
+    """Return the error that names an image and the reason why it is bad.
+
+    Args:
+        source: Source of the image.
+        index: Position of the image in the source.
+        reason: Error that reading or decoding raised.
+    """
     return BadImageError(f"{source.place(index)}: {type(reason).__name__}: {reason}; remove or replace it", index)
 
 
@@ -87,12 +102,12 @@ def _decode(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content)
         if colorspace not in ("CMYK", "YCCK") and height * width <= max_pixels:
-            # The pixels of PIL, which takes half as long again.
+            # These are PIL's pixels. PIL takes 1.5 times as long.
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
             return pixels
     except ValueError:
         pass
-    # PIL knows more kinds, or says what is wrong.
+    # PIL reads more kinds of JPEG, or says what is wrong.
     return _decode_by_pil(content, max_pixels)
 
 
@@ -102,31 +117,31 @@ def _decode_by_pil(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.ui
     try:
         image = Image.open(io.BytesIO(content.data))
     except UnidentifiedImageError as error:
-        raise ValueError("it is no image of a kind that is read") from error
+        raise ValueError("the file is not an image of a known format") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"more than max_pixels, {max_pixels}: {error}") from error
+        raise ValueError(f"the image has more pixels than max_pixels, {max_pixels}: {error}") from error
     with image, _whole_images_only:
         if image.format not in FORMATS:
-            raise ValueError(f"{image.format} is not read; convert it to JPEG or PNG")
+            raise ValueError(f"{image.format} is not supported; convert the image to JPEG or PNG")
         if image.width * image.height > max_pixels:
-            raise ValueError(f"{image.width} x {image.height} are more than max_pixels, {max_pixels}")
+            raise ValueError(f"{image.width} x {image.height} pixels are more than max_pixels, {max_pixels}")
         return to_rgb(image)
 
 
 def for_dali(content: NDArray[np.uint8], max_pixels: int, *, always: bool = False) -> NDArray[np.uint8]:
-    """Return what DALI decodes to the pixels that read_pixels gives: the file itself where that is so, else a copy.
+    """Return bytes that DALI decodes to the same pixels as read_pixels.
 
-    DALI reads JPEG, WebP and PNG of up to 8 bits as PIL does. Other formats and depths are decoded here and handed
-    over as PPM, a header and the pixels: DALI would refuse some of them, without naming the file, or read others
-    differently.
+    DALI reads JPEG, WebP, and PNG of up to 8 bits as PIL does, so their bytes are returned as they are. Other formats
+    and depths are decoded here and returned as PPM, a header and the pixels. DALI would refuse some of them without
+    naming the file, and read others differently.
 
     Args:
-        content: The bytes of a file.
-        max_pixels: As for read_pixels.
-        always: Whether even a file that DALI should read is decoded here.
+        content: Bytes of a file, (n,) uint8.
+        max_pixels: Largest height times width of an encoded image, in px.
+        always: Whether a file that DALI should read is decoded here too.
 
     Raises:
-        Exception: Whatever PIL raises for a file that it cannot read.
+        Exception: If PIL cannot read the file. The class is whatever PIL raises.
     """
     if not always and _is_read_by_dali(content[:32].tobytes()):
         return content

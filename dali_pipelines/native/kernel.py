@@ -1,9 +1,9 @@
-"""One view after its resize, in one pass over rows: colours, flip, gray, blur, solarize, normalise.
+"""Compute one view after its resize, row by row: flip, color steps, gray, blur, solarization and normalization.
 
-Compiled by numba, without the interpreter's lock. What makes it fast: every inner loop runs over one
-contiguous row of one channel, so that it is vectorised, and the rows of a 224 px view stay in the
-processor's cache from one step to the next. Colours are whole numbers from 0 to 255 in float32, and
-every step truncates as PIL's does.
+numba compiles the code, and it runs without the interpreter's lock. It is fast for two reasons. Every inner loop runs
+over one contiguous row of one channel, so the loop is vectorized. The rows of a 224 px view stay in the processor's
+cache from one step to the next. Colors are whole numbers from 0 to 255 in float32, and every step truncates as PIL
+does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.native.compiled import compiled
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as draws.COLOR_STEPS
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the order of draws.COLOR_STEPS
 
 _0, _1, _2, _3, _4, _6 = (np.float32(number) for number in (0, 1, 2, 3, 4, 6))
 _HALF, _128, _255 = np.float32(0.5), np.float32(128), np.float32(255)
@@ -34,21 +34,21 @@ def augment(
     scratch: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """Writes one view.
+    """Write one view to `out`.
 
     Args:
-        pixels: (S, S, C), the crop after its resize; colour steps and gray take 3 channels.
+        pixels: Crop after its resize, (S, S, C). Color steps and gray need 3 channels.
         flip: Whether left and right are exchanged.
-        steps: Which colour steps run, in their order; at most one CONTRAST.
-        factors: (4,), of the steps; the hue's in sextants of the colour wheel.
-        hue_matrix: (3, 3), what the hue step multiplies colours by instead; (0, 3) to turn the hue in HSV.
+        steps: Color steps, in their order; at most one CONTRAST.
+        factors: Factor of each color step, (4,). The hue's is a shift in sextants of the color wheel.
+        hue_matrix: Matrix that the hue step multiplies colors by, (3, 3); or (0, 3) to turn the hue in HSV.
         gray: Whether the view becomes gray.
-        taps: The blur's weights, an odd number of them, at most 2 S - 1; a single one is no blur.
+        taps: Weights of the blur, an odd number, at most 2 S - 1; a single weight is no blur.
         solarize: Whether values of 128 and above are inverted.
-        scale: One value a channel of out, of value * scale + offset.
-        offset: Likewise.
-        scratch: (2, S, C, S), to work in.
-        out: (S, S, C), or (S, S, 1) for a view that ends as gray.
+        scale: Scale in value * scale + offset, one value per channel of out.
+        offset: Offset in value * scale + offset, one value per channel of out.
+        scratch: Working memory, (2, S, C, S).
+        out: Output, (S, S, C), or (S, S, 1) for a view that ends as gray.
     """
     size = pixels.shape[0]
     contrast_at = steps.size
@@ -77,7 +77,7 @@ def augment(
             for channel in range(planes.shape[1]):
                 _blur_row(planes[y, channel], taps, padded, blurred[y, channel])
     if radius > 0:
-        # The planes have been read, and lend a row.
+        # The planes are no longer needed, so their first row stores the result.
         for y in range(size):
             _blur_column(blurred, y, taps, planes[0])
             _store(planes[0], solarize, scale, offset, out[y])
@@ -125,13 +125,13 @@ def _truncated(value: np.float32) -> np.float32:
 
 @compiled
 def _gray(red: np.float32, green: np.float32, blue: np.float32) -> np.int32:
-    """PIL's mode L, in its 16-bit fixed-point weights: src/libImaging/Convert.c, L24."""
+    """Return PIL's mode L, with its 16-bit fixed-point weights: src/libImaging/Convert.c, L24."""
     return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 32768) >> 16
 
 
 @compiled
 def _blend(values: NDArray[np.float32], toward: np.float32, factor: np.float32) -> None:
-    """PIL's Image.blend."""
+    """Blend the values with one value, as PIL's Image.blend."""
     for x in range(values.size):
         values[x] = _truncated(toward + factor * (values[x] - toward))
 
@@ -151,7 +151,7 @@ def _saturate(
 def _turn_hue(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], sextants: np.float32
 ) -> None:
-    """Keeps value and chroma, and turns the hue; augment.shift_hue derives the formula."""
+    """Turn the hue, and keep value and chroma. augment.shift_hue derives the formula."""
     for x in range(red.size):
         r, g, b = red[x], green[x], blue[x]
         value = max(max(r, g), b)
@@ -173,7 +173,7 @@ def _turn_hue(
 def _mix(
     red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:
-    """Rounds to nearest, as DALI does."""
+    """Multiply each color by the matrix, rounded to nearest as in DALI."""
     for x in range(red.size):
         r, g, b = red[x], green[x], blue[x]
         red[x] = _truncated(matrix[0, 0] * r + matrix[0, 1] * g + matrix[0, 2] * b + _HALF)
@@ -204,7 +204,7 @@ def _to_gray(row: NDArray[np.float32]) -> None:
 def _blur_row(
     values: NDArray[np.float32], taps: NDArray[np.float32], padded: NDArray[np.float32], out: NDArray[np.float32]
 ) -> None:
-    """Beyond the edges the row is mirrored, without repeating the outermost pixel."""
+    """Blur a row. Beyond the edges the row is mirrored, without repeating the outermost pixel."""
     size, radius = values.size, taps.size // 2
     padded[radius : radius + size] = values
     for x in range(1, radius + 1):
@@ -261,8 +261,8 @@ def _scaled(out: NDArray[np.float32], values: NDArray[np.float32], weight: np.fl
         out[x] = weight * values[x]
 
 
-# The weights are symmetric, and pixels of one weight are added first. Two weights at a time, because reading
-# and writing `out` costs more than the arithmetic.
+# The weights are symmetric, so the two pixels of one weight are added first. _add_four takes two weights at a time,
+# because reading and writing `out` costs more than the arithmetic.
 
 
 @compiled

@@ -1,8 +1,8 @@
-"""The same views on a CPU, without DALI: simplejpeg decodes, torch resizes, one numba kernel does the rest.
+"""Compute the views on a CPU without DALI: simplejpeg decodes, torch resizes, and one numba kernel does the rest.
 
-Threads instead of worker processes: decoding, resizing and the kernel all run without the
-interpreter's lock, so batches are written where they are used and nothing is copied between processes.
-A sample's pixels depend on its file and its draws alone, whatever the number of threads.
+The workers are threads, because decoding, resizing and the kernel all run without the interpreter's lock. So no batch
+is copied between processes. A sample's pixels depend only on its file and its random numbers, not on the number of
+threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dali_pipelines.views.draws import COLOR_STEPS
 from dali_pipelines.views.params import EvalParams, ViewParams
 from dali_pipelines.views.yiq import hue_matrix
 
-# Large enough that a task's overhead does not count, small enough that the last ones end together.
+# Large enough that a task's overhead does not matter, small enough that the threads finish a batch at about one time.
 _SAMPLES_PER_TASK = 4
 _SWITCH_S = 0.0005
 _NO_BLUR = np.ones(1, dtype=np.float32)
@@ -42,10 +42,12 @@ _IN_HSV = np.empty((0, 3), dtype=np.float32)
 
 
 class ViewMaker(NamedTuple):
-    """Makes one view.
+    """A function that computes one view of a sample, and the shape of its output.
 
-    write: Writes that of a sample, given its pixels (H, W, C) uint8, the plan, its row in it, and where to.
-    shape: (S, S, C) of what is written, float32.
+    Args:
+        write: Function (pixels, plan, row, out) that writes the view of the sample in the plan's row to out. The pixels
+            are (H, W, C) uint8, out is (S, S, C) float32.
+        shape: Shape (S, S, C) of the view.
     """
 
     write: Callable[[Tensor, Plan, int, NDArray[np.float32]], None]
@@ -64,13 +66,13 @@ class _Lent(NamedTuple):
 
 
 class NativeStream:
-    """The batches of a plan, made ahead by threads; the interface of stream.Stream.
+    """Iterate over planned batches, which threads compute ahead. The interface is that of DaliStream.
 
     Args:
-        source: What the plans' indices point into.
-        makers: Of the views.
-        plans: The batches, in order; may be endless.
-        backend: How many threads, how far ahead.
+        source: Source of the images, which the plans' indices refer to.
+        makers: Function and shape of each view.
+        plans: Plans of the batches, in order; may be endless.
+        backend: Number of threads, prefetch and limits.
     """
 
     def __init__(
@@ -85,8 +87,9 @@ class NativeStream:
         self._makers = makers
         self._plans = plans
         self._backend = backend
-        # A thread that comes back from C waits this long for one that runs Python: the default, 5 ms, ten times a
-        # sample, halves the throughput beside a loop that holds the lock half of its time. benchmarks/LOG.md.
+        # A thread that returns from C waits up to this long for a thread that runs Python. That happens about ten times
+        # per sample. With Python's default, 5 ms, the throughput halves if the training loop holds the lock half of the
+        # time. See benchmarks/LOG.md.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._threads = ThreadPoolExecutor(backend.num_threads, "dali_pipelines", _work_alone)
         self._started: deque[_Started] = deque()
@@ -96,14 +99,14 @@ class NativeStream:
         return self
 
     def __next__(self) -> tuple[Plan, tuple[Tensor, ...]]:
-        """One batch.
+        """Return the next batch.
 
         Returns:
             The plan, and its views.
 
         Shape:
-            Views: (n, C, S, S) float32 in channels_last. Their memory is used again only when nothing
-            refers to it any more, so they are safe to hold.
+            Views: (n, C, S, S) float32 in channels_last. They are safe to keep: their memory is reused only after the
+            last reference to it is gone.
 
         Raises:
             BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
@@ -118,7 +121,11 @@ class NativeStream:
         return plan, tuple(self._lend(array).permute(0, 3, 1, 2) for array in arrays)
 
     def restart(self, plans: Iterator[Plan]) -> None:
-        """Goes on with other plans; the batches already under way are thrown away."""
+        """Continue with other plans, and drop the batches that are computed ahead.
+
+        Args:
+            plans: Plans of the next batches, in order.
+        """
         self._plans = plans
         for _, _, tasks in self._started:
             for task in tasks:
@@ -140,13 +147,13 @@ class NativeStream:
                 maker.write(pixels, plan, row, array[row])
 
     def _lend(self, array: NDArray[np.float32]) -> Tensor:
-        # The tensor's storage holds this view, and nothing else does.
+        # Only the tensor's storage refers to this view, so the weak reference shows when the tensor is gone.
         view = array[:]
         self._lent.append(_Lent(array, weakref.ref(view)))
         return torch.from_numpy(view)
 
     def _free_array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """An array that came back, or a new one, whose pages the system would have to clear first."""
+        """Return a free array, or else a new one. A new one costs time, because the system must clear its pages."""
         for index, (array, borrower) in enumerate(self._lent):
             if array.shape == shape and borrower() is None:
                 del self._lent[index]
@@ -155,7 +162,12 @@ class NativeStream:
 
 
 def random_view(view: ViewParams, number: int) -> ViewMaker:
-    """Makes view `number` of the draws."""
+    """Return the maker of a random view.
+
+    Args:
+        view: Parameters of the view.
+        number: Position of the view's random numbers in Plan.draws.
+    """
     scale, offset = _normalisation(view)
 
     def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
@@ -183,7 +195,7 @@ def random_view(view: ViewParams, number: int) -> ViewMaker:
 
 
 def eval_view(params: EvalParams) -> ViewMaker:
-    """Makes the deterministic view."""
+    """Return the maker of the evaluation view."""
     scale, offset = _normalisation(params)
     factors = np.ones(len(COLOR_STEPS), dtype=np.float32)
     plain = (False, _NO_STEPS, factors, _IN_HSV, False, _NO_BLUR, False, scale, offset)
@@ -198,7 +210,12 @@ def eval_view(params: EvalParams) -> ViewMaker:
 
 
 def gaussian(sigma_px: float, size_px: int) -> NDArray[np.float32]:
-    """Weights of a true Gaussian over 2 ceil(3 sigma) + 1 pixels, or as many as the view can mirror."""
+    """Return the weights of a true Gaussian over 2 ceil(3 sigma) + 1 pixels, or as many as the view can mirror.
+
+    Args:
+        sigma_px: Standard deviation, in px.
+        size_px: Height and width of the view, in px.
+    """
     radius = min(math.ceil(3 * sigma_px), size_px - 1)
     x = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (x / sigma_px) ** 2)
@@ -207,8 +224,8 @@ def gaussian(sigma_px: float, size_px: int) -> NDArray[np.float32]:
 
 
 def _work_alone() -> None:
-    """No threads of torch's own in this one; torch.set_num_threads would take them from the thread that trains too."""
-    # At a thread's first work torch sets what the process has; that must be over.
+    """Turn off torch's own threads in this thread. torch.set_num_threads would turn them off for the training too."""
+    # torch sets the number of threads again at a thread's first work. This call makes that happen before the limit.
     torch.get_num_threads()
     threadpool_limits(1, user_api="openmp")
 
@@ -219,10 +236,10 @@ def _cut(pixels: Tensor, window: Window) -> Tensor:
 
 
 def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(H, W, C) contiguous; antialiased in uint8 as PIL's resize."""
+    """Return the resized pixels, (H, W, C) uint8, contiguous and antialiased as by PIL's resize."""
     pixels = pixels.contiguous()
     height, width, channels = pixels.shape
-    # The strides of a channels_last batch, down to the batch dimension's: for others torch takes a slower path.
+    # These are the strides of a channels_last batch, even of its batch dimension. For others torch uses slower code.
     strides = (height * width * channels, 1, width * channels, channels)
     batch = pixels.as_strided((1, channels, height, width), strides)
     resized = functional.interpolate(batch, size, mode=interpolation, antialias=True)
@@ -230,7 +247,7 @@ def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tenso
 
 
 def _normalisation(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """scale and offset with value * scale + offset = (value / 255 - mean) / std."""
+    """Return scale and offset such that value * scale + offset = (value / 255 - mean) / std."""
     mean, std = np.array(params.mean), np.array(params.std)
     if params.channels == 1:
         mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
@@ -246,7 +263,7 @@ _of_thread = _OfThread()
 
 
 def _scratch(size_px: int, channels: int) -> NDArray[np.float32]:
-    """(2, S, C, S) that belongs to this thread."""
+    """Return this thread's working memory, (2, S, C, S) float32."""
     arrays = _of_thread.scratch
     key = size_px, channels
     if key not in arrays:

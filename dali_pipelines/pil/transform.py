@@ -1,4 +1,4 @@
-"""The same two views by PIL, for users of a DataLoader."""
+"""Compute the same views with PIL, for users of a torch DataLoader."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from dali_pipelines.views.params import Preset, ViewParams, resolve_views
 from dali_pipelines.views.yiq import hue_matrix
 
 _ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-# Formats whose colours have no more bits; None is an image that was made, not opened.
+# Formats that cannot have more than 8 bits per color. None is an image that was created in memory.
 _OF_EIGHT_BITS = (None, "JPEG", "MPO", "WEBP", "BMP")
 _HUE = COLOR_STEPS.index("hue")
 _INTERPOLATION = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
 
 class BarlowTwinsTransform:
-    """From a PIL image to its random views, in place of lightly.transforms.BYOLTransform.
+    """Transform a PIL image into its random views. Use it instead of lightly.transforms.BYOLTransform.
 
-    The views and their distributions are those of dali_pipelines.TwoViewLoader. Lightly's transform crops
-    by bilinear interpolation, the official code, and this, by bicubic. Random numbers come from torch's
-    generator, which a DataLoader seeds in each worker.
+    The views have the same distributions as those of dali_pipelines.TwoViewLoader. This transform and the official code
+    resize with bicubic interpolation; Lightly's transform resizes with bilinear interpolation. Random numbers come from
+    torch's generator, which a DataLoader seeds in each worker.
 
     Args:
-        views: As for TwoViewLoader.
+        views: Preset, or the name of one, as for TwoViewLoader.
 
     Raises:
-        ValueError: If there is no preset of that name, or its views are not of RGB images.
+        ValueError: If no preset has that name, or its views are not for RGB images.
 
     Examples:
         >>> dataset = LightlyDataset("images/", transform=BarlowTwinsTransform())
@@ -47,7 +47,10 @@ class BarlowTwinsTransform:
             check_channels(view, channels=3)
 
     def __call__(self, image: Image.Image) -> list[Tensor]:
-        """Return the views, each (C, size_px, size_px) float32, normalised.
+        """Return the normalized views, each (C, size_px, size_px) float32.
+
+        Args:
+            image: Image in any of PIL's modes.
 
         Raises:
             ValueError: If the image has values of an unknown range (see dali_pipelines.decoding.pil_modes).
@@ -59,13 +62,13 @@ class BarlowTwinsTransform:
 
 
 def view_of(image: Image.Image, params: ViewParams, draws: ViewDraws, row: int = 0) -> Tensor:
-    """The view that was drawn.
+    """Return one view of an image, (C, size_px, size_px) float32, for given random numbers.
 
     Args:
-        image: RGB.
-        params: Of the view.
-        draws: Of a batch.
-        row: Of the image in the batch.
+        image: RGB image.
+        params: Parameters of the view.
+        draws: Random numbers of a batch.
+        row: Position of the image in the batch.
     """
     window = crop_window(image.height, image.width, draws, row, params.crop_ratio)
     size = [params.size_px, params.size_px]
@@ -87,7 +90,12 @@ def view_of(image: Image.Image, params: ViewParams, draws: ViewDraws, row: int =
 
 
 def mixed(image: Image.Image, matrix: NDArray[np.float32]) -> Image.Image:
-    """Each pixel's colour times the matrix."""
+    """Multiply each pixel's color by a matrix.
+
+    Args:
+        image: RGB image.
+        matrix: Matrix from RGB to RGB, (3, 3) float32.
+    """
     return image.convert("RGB", tuple(float(value) for row in matrix for value in (*row, 0)))
 
 

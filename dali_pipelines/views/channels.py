@@ -1,4 +1,4 @@
-"""Views of images that are not red, green and blue."""
+"""Adapt the views to images that are not RGB."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ logger = logging.getLogger(__name__)
 
 
 def views_of_channels(views: tuple[ViewParams, ...], channels: int, is_told: bool) -> tuple[ViewParams, ...]:
-    """The views that images of so many channels can have: without colour operations where they have no colours.
+    """Return the views for images with this number of channels, without color operations unless there are 3.
 
     Args:
-        views: What is asked for.
-        channels: Of the images.
-        is_told: Whether this process says what is left out.
+        views: Requested views.
+        channels: Number of channels of the images.
+        is_told: Whether this process logs the operations that are left out.
 
     Raises:
         ValueError: If a view has another number of channels.
@@ -26,15 +26,23 @@ def views_of_channels(views: tuple[ViewParams, ...], channels: int, is_told: boo
     if channels == 3:
         return views
     if is_told:
-        logger.warning("the images have %d channels: their views have neither colour jitter nor gray", channels)
+        logger.warning("the images have %d channels, so color jitter and gray are left out of their views", channels)
     return tuple(replace(view, jitter_p=0.0, gray_p=0.0) for view in views)
 
 
 def check_channels(params: ViewParams | EvalParams, channels: int) -> None:
-    """Raises ValueError if images of so many channels cannot be viewed so."""
+    """Raise if a view has the wrong number of channels for the images.
+
+    Args:
+        params: Parameters of the view.
+        channels: Number of channels of the images.
+
+    Raises:
+        ValueError: If the view's channels are not those of the images, or 1 for a gray view of RGB images.
+    """
     allowed = (1, 3) if channels == 3 else (channels,)
     if params.channels not in allowed:
         raise ValueError(
-            f"views: channels {params.channels} is not allowed for images of {channels}; take"
+            f"views: channels {params.channels} is not allowed for images of {channels} channels; use"
             f" Preset.changed(channels={channels}, mean=..., std=...) with {channels} values each"
         )

@@ -1,4 +1,4 @@
-"""Which part of an image a view shows: arithmetic on the draws, for implementations that run on the host."""
+"""Compute the crop of a view from its random numbers, for the code that runs on the host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dali_pipelines.views.draws import ViewDraws
 
 
 class Window(NamedTuple):
-    """In whole pixels of the image."""
+    """A crop window, in whole pixels of the image."""
 
     top: int
     left: int
@@ -18,16 +18,16 @@ class Window(NamedTuple):
 
 
 def crop_window(height: int, width: int, draws: ViewDraws, row: int, crop_ratio: tuple[float, float]) -> Window:
-    """The crop of one sample by torchvision's rule.
+    """Return the crop of one sample by torchvision's rule.
 
-    The first of ten tries that fits into the image, at a uniform position; where none fits, the largest
-    centred crop whose aspect ratio is in range. augment.crop_window is the same in DALI's arithmetic.
+    The crop is the first of ten tries that fits into the image, at a uniform position. If none fits, it is the largest
+    centered crop whose aspect ratio is in range. augment.crop_window is the same rule in DALI's arithmetic.
 
     Args:
-        height: Of the image, in pixels.
-        width: Of the image.
-        draws: Of the batch.
-        row: Of the sample in the batch.
+        height: Height of the image, in px.
+        width: Width of the image, in px.
+        draws: Random numbers of the batch.
+        row: Position of the sample in the batch.
         crop_ratio: Range of the crop's width / height.
 
     Source:
@@ -46,7 +46,14 @@ def crop_window(height: int, width: int, draws: ViewDraws, row: int, crop_ratio:
 
 
 def center_window(height: int, width: int, resize_px: int, size_px: int) -> tuple[tuple[int, int], Window]:
-    """torchvision's Resize(resize_px) and CenterCrop(size_px): the resized image's size, and the crop of it."""
+    """Return the size of the resized image, and its center crop, as torchvision's Resize and CenterCrop.
+
+    Args:
+        height: Height of the image, in px.
+        width: Width of the image, in px.
+        resize_px: Shorter side of the resized image, in px.
+        size_px: Height and width of the center crop, in px.
+    """
     shorter = min(height, width)
     resized = int(resize_px * height / shorter), int(resize_px * width / shorter)
     top, left = (round((side - size_px) / 2) for side in resized)

@@ -1,8 +1,10 @@
-"""Random numbers of the views, drawn on the host by NumPy.
+"""Draw the random numbers of the views on the host, with NumPy.
 
-DALI has random operators of its own. Drawing here instead makes a batch a pure function of
-(seed, epoch, step, slot): resume needs no generator state, ranks need no generator of their own, and
-every implementation of the views can be given the same draws and compared pixel by pixel.
+DALI has its own random operators. They are not used, so that a batch is a pure function of (seed, epoch, step, slot):
+
+- A resume needs no generator state.
+- Ranks need no generators of their own.
+- All implementations of the views can use the same random numbers, and can be compared pixel by pixel.
 """
 
 from __future__ import annotations
@@ -14,24 +16,23 @@ from numpy.typing import NDArray
 
 from dali_pipelines.views.params import ViewParams
 
-# torchvision.transforms.RandomResizedCrop.get_params gives up after ten tries and crops the centre.
+# torchvision.transforms.RandomResizedCrop.get_params gives up after ten tries and crops the center.
 CROP_TRIES = 10
 COLOR_STEPS = ("brightness", "contrast", "saturation", "hue")
 
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """What was drawn for one view of each sample of a batch of n.
+    """The random numbers of one view, for a batch of n samples.
 
     Shape:
-        Every array has n as its first dimension; the second is given where there is one.
-
-        - crop_area, crop_ratio: (n, 10) float64, the tries in order; fraction of the area, width / height.
+        - crop_area: (n, 10) float64, fraction of the image's area, for each try in order.
+        - crop_ratio: (n, 10) float64, width / height, for each try in order.
         - crop_position: (n, 2) float64 in [0, 1), vertical and horizontal.
         - flip, jitter, gray, blur, solarize: (n,) bool.
         - brightness, contrast, saturation, hue: (n,) float32.
-        - color_order: (n, 4) uint8, indices into COLOR_STEPS in the order they run.
-        - blur_sigma_px: (n,) float32.
+        - color_order: (n, 4) uint8, indices into COLOR_STEPS, in the order of the steps.
+        - blur_sigma_px: (n,) float32, in px of the view.
     """
 
     crop_area: NDArray[np.float64]
@@ -50,18 +51,18 @@ class ViewDraws:
     solarize: NDArray[np.bool_]
 
     def rows(self, rows: slice) -> ViewDraws:
-        """The draws of some of the samples."""
+        """Return the random numbers of some of the samples."""
         return ViewDraws(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def draw_views(views: tuple[ViewParams, ...], n: int, *key: int) -> tuple[ViewDraws, ...]:
-    """Draws every view of n samples.
+    """Draw the random numbers of every view of n samples.
 
     Args:
-        views: The views' parameters.
-        n: How many samples; the global batch, of which a rank takes its rows, so that the draws of a
-            sample do not depend on how many ranks there are.
-        *key: Non-negative integers that name the batch, such as (seed, epoch, step).
+        views: Parameters of the views.
+        n: Number of samples of the global batch. Each rank uses its own rows, so the random numbers of a sample do not
+            depend on the number of ranks.
+        *key: Integers that identify the batch, each 0 or more, such as (seed, epoch, step).
     """
     rng = np.random.default_rng(key)
     return tuple(_draw_view(view, n, rng) for view in views)

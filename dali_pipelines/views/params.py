@@ -1,6 +1,6 @@
-"""What a view is: the parameters of its augmentations, and the presets.
+"""The parameters of a view's augmentations, and the presets.
 
-Standard library only, so that a recipe is checked without importing torch or DALI.
+This module imports only the standard library, so that a recipe can be checked without importing torch or DALI.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Of an encoded image. PIL opens none with more: twice Image.MAX_IMAGE_PIXELS, against decompression bombs.
+# The limit for an encoded image: twice Image.MAX_IMAGE_PIXELS. PIL opens no larger one, against decompression bombs.
 MOST_PIXELS = 178_956_970
-# Of a view, whose float32 pixels are then 200 MB.
+# The limit for a view. Its float32 pixels then need 200 MB.
 MOST_SIZE_PX = 4096
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What changes the speed of DALI's graph. benchmarks/sweep.py measures which values are best on a machine.
+    """The settings that change the speed of DALI's graph. benchmarks/sweep.py measures which values are best.
 
     Args:
-        hw_decoder_load: Share of the JPEGs that a GPU's decoding hardware takes, where it has any.
-        decode: once for all views, or for each view the region that it shows.
-        float16: Whether views are handed out in float16.
+        hw_decoder_load: Share of the JPEGs that the GPU's decoding hardware decodes, if it has any, 0 to 1.
+        decode: Decoding: "once" decodes the whole image once for all views, "region" decodes each view's crop.
+        float16: Whether the views are float16 instead of float32.
 
     Raises:
-        ValueError: If a value is out of its range; the message names the field.
+        ValueError: If a value is out of range; the message names the field.
 
     Source:
-        0.65 is DALI's own default. GPU: not yet measured.
+        0.65 is DALI's own default. The values are not yet measured on a GPU.
     """
 
     hw_decoder_load: float = 0.65
@@ -44,36 +44,44 @@ class Tuning:
 
 @dataclass(frozen=True)
 class ViewParams:
-    """One random view of an image. The operations run in the order of the fields.
+    """The parameters of one random view. The operations run in the order of the fields.
 
     Args:
-        size_px: Height and width of the view, 8 to 4096.
-        crop_scale: Range of the crop's area, as a fraction of the image's, in (0, 1].
-        crop_ratio: Range of the crop's width / height, drawn log-uniformly.
-        interpolation: Of the resize, always antialiased as PIL does.
+        size_px: Height and width of the view, 8 to 4096 px.
+        crop_scale: Range of the crop's area, as a fraction of the image's area, in (0, 1].
+        crop_ratio: Range of the crop's width / height, in [0.01, 100]. The ratio is drawn log-uniformly.
+        interpolation: Interpolation of the resize. It is always antialiased, as in PIL.
         flip_p: Probability of a horizontal flip.
-        jitter_p: Probability that the four colour steps run at all.
-        brightness: Factor drawn from [max(0, 1 - brightness), 1 + brightness].
-        contrast: Likewise, around the image's own mean gray.
-        saturation: Likewise, around each pixel's gray.
-        hue: Shift drawn from [-hue, hue], in turns of the colour wheel, at most 0.5.
-        hue_space: Where hues turn. hsv as PIL and torchvision; yiq is a matrix, DALI's own way: faster, and another
-            colour (docs/fidelity.md).
+        jitter_p: Probability of color jitter: brightness, contrast, saturation and hue, in random order.
+        brightness: Strength of the brightness step, 0 to 100. The factor is drawn from [max(0, 1 - brightness),
+            1 + brightness].
+        contrast: Strength of the contrast step, 0 to 100. The factor is drawn as for brightness, and scales the
+            distance to the image's mean gray.
+        saturation: Strength of the saturation step, 0 to 100. The factor is drawn as for brightness, and scales the
+            distance to each pixel's gray.
+        hue: Strength of the hue step, 0 to 0.5. The shift is drawn from [-hue, hue], in turns of the color wheel.
+        hue_space: Color space of the hue step. hsv equals PIL and torchvision. yiq is DALI's own matrix; it is faster
+            and gives other colors (docs/fidelity.md).
         gray_p: Probability of a conversion to gray.
         blur_p: Probability of a Gaussian blur.
-        blur_sigma_px: Range of its standard deviation, in pixels of the view.
-        solarize_p: Probability that pixel values of 128 and above are inverted.
-        channels: 3, or 1 for a view that ends as ITU-R 601 gray, normalised by the averages of mean and std. Other
-            numbers are those of the images, such as 5 spectral bands, which have neither jitter nor gray.
-        mean: Subtracted per channel from values in [0, 1]; 3 values, or as many as channels are.
-        std: Divided by, per channel; likewise.
+        blur_sigma_px: Range of the blur's standard deviation, in px of the view, in (0, 100].
+        solarize_p: Probability of solarization, which inverts pixel values of 128 and above.
+        channels: Number of channels of the view. 3 is RGB. 1 is ITU-R 601 gray, normalized with the averages of mean
+            and std. For images with other channels, such as 5 spectral bands, it is their number; such views have
+            neither color jitter nor gray.
+        mean: Mean that is subtracted from each channel, whose values are in [0, 1]. One value per channel; 3 for gray.
+        std: Standard deviation that each channel is divided by, at least 1e-6. One value per channel; 3 for gray.
 
     Raises:
-        ValueError: If a value is out of its range; the message names the field.
+        ValueError: If a value is out of range; the message names the field.
 
     Source:
-        Defaults are view a of the official code, facebookresearch/barlowtwins
+        The defaults are view a of the official code, facebookresearch/barlowtwins
         main.py:258-276 at 8e8d284, which follows BYOL (Grill et al. 2020, appendix B).
+
+    Examples:
+        >>> preset = Preset((ViewParams(size_px=96), ViewParams(size_px=96, blur_p=0.1, solarize_p=0.2)))
+        >>> loader = TwoViewLoader("images/", batch_size_per_rank=256, views=preset)
     """
 
     size_px: int = 224
@@ -119,18 +127,21 @@ class ViewParams:
 
 @dataclass(frozen=True)
 class EvalParams:
-    """The deterministic view for evaluation: resize the shorter side, crop the centre.
+    """The parameters of the evaluation view: resize the shorter side, then crop the center. Nothing is random.
 
     Args:
-        size_px: Height and width of the view.
-        resize_px: The shorter side after the resize, at least size_px.
-        interpolation: Of the resize, always antialiased.
-        channels: As in ViewParams.
-        mean: Subtracted per channel from values in [0, 1].
-        std: Divided by, per channel.
+        size_px: Height and width of the view, 1 to 4096 px.
+        resize_px: Shorter side after the resize, size_px to 16384 px.
+        interpolation: Interpolation of the resize. It is always antialiased.
+        channels: Number of channels of the view, as in ViewParams.
+        mean: Mean that is subtracted from each channel, as in ViewParams.
+        std: Standard deviation that each channel is divided by, as in ViewParams.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
 
     Source:
-        resize 256 and crop 224: facebookresearch/barlowtwins evaluate.py at 8e8d284.
+        The sizes 256 and 224 are those of facebookresearch/barlowtwins evaluate.py at 8e8d284.
     """
 
     size_px: int = 224
@@ -175,17 +186,32 @@ def _is_range(pair: tuple[float, float], above: float, most: float = float("inf"
 
 @dataclass(frozen=True)
 class Preset:
-    """The views that a method trains on, and the ratio resize_px / size_px it is evaluated at."""
+    """The views that a method trains on, and the size of its evaluation view. PRESETS has the known ones by name.
+
+    Args:
+        views: Parameters of each view; two for Barlow Twins.
+        eval_resize_ratio: Ratio resize_px / size_px of the evaluation view, 1 or more.
+
+    Examples:
+        >>> preset = PRESETS["barlow_twins"].changed(size_px=96)
+    """
 
     views: tuple[ViewParams, ...]
     eval_resize_ratio: float = 256 / 224
 
     def changed(self, **changes: Any) -> Preset:
-        """The same preset with fields of every view changed."""
+        """Return the preset with fields of every view changed.
+
+        Args:
+            **changes: Fields of ViewParams and their new values.
+
+        Raises:
+            ValueError: If a value is out of range; the message names the field.
+        """
         return replace(self, views=tuple(replace(view, **changes) for view in self.views))
 
     def eval_params(self) -> EvalParams:
-        """The evaluation view that fits the first training view."""
+        """Return the evaluation view with the size, interpolation and normalization of the first training view."""
         view = self.views[0]
         resize_px = round(view.size_px * self.eval_resize_ratio)
         return EvalParams(view.size_px, resize_px, view.interpolation, view.channels, view.mean, view.std)
@@ -215,8 +241,8 @@ _DINO_LOCAL = replace(_VIEW_A, size_px=96, crop_scale=(0.05, 0.4), blur_p=0.5)
 
 PRESETS: dict[str, Preset] = {
     "barlow_twins": Preset((_VIEW_A, _VIEW_B)),
-    # At 32 px a blur of sigma 2 leaves no shape to learn from; the field's CIFAR recipes drop it and
-    # evaluate on the whole image.
+    # At 32 px a blur of sigma 2 removes all shapes. The CIFAR recipes of the literature have no blur, and evaluate on
+    # the whole image.
     "barlow_twins_32": Preset(
         (replace(_VIEW_A, size_px=32, blur_p=0.0), replace(_VIEW_B, size_px=32, blur_p=0.0)),
         eval_resize_ratio=1.0,
@@ -227,13 +253,16 @@ PRESETS: dict[str, Preset] = {
 
 
 def resolve_views(views: str | Preset) -> Preset:
-    """A preset by name, or the preset itself.
+    """Return a preset by its name, or the given preset.
+
+    Args:
+        views: Preset, or the name of one.
 
     Raises:
-        ValueError: If there is no preset of that name.
+        ValueError: If no preset has that name.
     """
     if isinstance(views, Preset):
         return views
     if views not in PRESETS:
-        raise ValueError(f"views: there is no preset {views!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"views: there is no preset {views!r}; use one of {', '.join(PRESETS)}")
     return PRESETS[views]

@@ -337,5 +337,5 @@ def test_gpu_batches_are_near_the_cpus(demo_data: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(small_data: Path) -> None:
-    with pytest.raises(ValueError, match=r"device: gpu is not allowed here.*take auto or cpu"):
+    with pytest.raises(ValueError, match=r"device: gpu is not allowed here.*use auto or cpu"):
         TwoViewLoader(small_data / "train", 8, SMALL, backend=Backend(device="gpu"))

@@ -135,7 +135,7 @@ def test_scan_of_shards_and_of_too_large_images(
     assert not (found / "good.csv").exists()
     assert main(["scan", str(shard), "-o", str(tmp_path / "large"), "--max-pixels", "9215"]) == 0
     assert "0 good images" in capsys.readouterr().out
-    assert "96 x 96 are more than max_pixels, 9215" in (tmp_path / "large" / "bad.csv").read_text()
+    assert "96 x 96 pixels are more than max_pixels, 9215" in (tmp_path / "large" / "bad.csv").read_text()
     assert main(["scan", str(shard), "--max-pixels", "0"]) == 2
     assert "--max-pixels: 0 is not allowed; it must be 1 to 178956970" in capsys.readouterr().err
 

@@ -251,7 +251,7 @@ def test_arrays_of_five_channels_train(small_recipe: Path, tmp_path: Path) -> No
 
 def test_the_recipes_max_pixels_reaches_the_loader(small_recipe: Path) -> None:
     """The images have 96 x 96 pixels."""
-    with pytest.raises(BadImageError, match="96 x 96 are more than max_pixels, 9215"):
+    with pytest.raises(BadImageError, match="96 x 96 pixels are more than max_pixels, 9215"):
         train(small_recipe, "data.max_pixels=9215", "data.max_bad_files=0")
 
 

@@ -48,5 +48,5 @@ def test_bad_values_are_named(demo_data: Path) -> None:
         Tuning(hw_decoder_load=2)
     with pytest.raises(ValueError, match="decode: 'twice' is not allowed"):
         Tuning(decode="twice")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tuning: is of DALI's graph, and the views are made by backend native"):
+    with pytest.raises(ValueError, match="tuning: applies to backend dali only, and backend native computes the views"):
         TwoViewLoader(demo_data / "train", 8, VIEWS, backend=Backend("native", device="cpu", tuning=Tuning()))

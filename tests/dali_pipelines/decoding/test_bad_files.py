@@ -127,7 +127,7 @@ def test_max_pixels_is_the_users(spoil: Callable[..., ImageSource]) -> None:
             backend=cpu(max_pixels=96 * 96 - 1),
         ),
     ):
-        with pytest.raises(BadImageError, match="96 x 96 are more than max_pixels, 9215"):
+        with pytest.raises(BadImageError, match="96 x 96 pixels are more than max_pixels, 9215"):
             list(loader)
     (batch,) = TwoViewLoader(
         source,
@@ -141,7 +141,7 @@ def test_max_pixels_is_the_users(spoil: Callable[..., ImageSource]) -> None:
 def test_more_bad_files_than_are_allowed_end_the_stream(spoil: Callable[..., ImageSource]) -> None:
     source = spoil("text", "empty", "truncated")
     ours = TwoViewLoader(source, 5, SMALL, max_bad_files=2, backend=cpu())
-    with pytest.raises(BadImageError, match="With it 3 of 15 files are bad, and max_bad_files is 2") as error:
+    with pytest.raises(BadImageError, match="Now 3 of 15 files are bad, and max_bad_files is 2") as error:
         list(ours)
     assert "remove or replace it" in str(error.value)
     assert re.search(r"bad[012]\.jpg", str(error.value))
@@ -150,7 +150,7 @@ def test_more_bad_files_than_are_allowed_end_the_stream(spoil: Callable[..., Ima
 def test_no_good_file_is_an_error(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_text("not an image")
-    with pytest.raises(BadImageError, match="With it 3 of 3 files are bad"):
+    with pytest.raises(BadImageError, match="Now 3 of 3 files are bad"):
         list(TwoViewLoader(tmp_path, 3, SMALL, backend=cpu()))
 
 

@@ -182,7 +182,7 @@ def test_sixteen_bit_colours_of_twelve_bits_are_refused(tmp_path: Path) -> None:
     dark = np.repeat(WIDE[..., None], 3, 2) * 4095
     (tmp_path / "dark.png").write_bytes(png_of_16_bits(dark))
     for backend in ("native", "dali"):
-        assert "16-bit colours without a value above 4095" in str(shown(tmp_path, backend))
+        assert "16-bit colors without a value above 4095" in str(shown(tmp_path, backend))
 
 
 def test_what_dali_refuses_is_decoded_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

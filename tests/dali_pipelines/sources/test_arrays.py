@@ -50,7 +50,7 @@ def test_six_channels_are_two_pictures_without_color_operations(
     both = np.concatenate([images[::2], images[1::2]], axis=3)
     preset = SMALL.changed(channels=6, mean=plain.views[0].mean * 2, std=plain.views[0].std * 2)
     loader = TwoViewLoader(array_source(both), 5, preset, backend=cpu())
-    assert caplog.messages == ["the images have 6 channels: their views have neither colour jitter nor gray"]
+    assert caplog.messages == ["the images have 6 channels, so color jitter and gray are left out of their views"]
     TwoViewLoader(array_source(both), 2, preset, backend=cpu(), rank=1, world_size=2)
     assert len(caplog.messages) == 1, "said once"
     (batch,) = loader

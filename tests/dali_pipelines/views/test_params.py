@@ -66,7 +66,7 @@ def test_a_value_out_of_range_is_named(change: dict[str, Any]) -> None:
 
 
 def test_an_unknown_preset_is_named() -> None:
-    with pytest.raises(ValueError, match="'barlow'; there are barlow_twins, barlow_twins_32"):
+    with pytest.raises(ValueError, match="'barlow'; use one of barlow_twins, barlow_twins_32"):
         resolve_views("barlow")
     with pytest.raises(ValueError, match="resize_px: 10"):
         EvalParams(20, 10)
