@@ -1,9 +1,9 @@
-"""What exact accumulation costs: time and peak extra memory of a step, for some numbers of micro-batches.
+"""Measure the cost of exact gradient accumulation: time and peak extra memory of a step by number of micro-batches.
 
 python benchmarks/accumulation.py --batch 256 --steps 1 2 4 8
 
-Each number is measured in a process of its own, one after the other, on the same views. The step is that
-of bt_plugin.training.pretrain without the optimizer.
+Each number of micro-batches is measured in its own process, one after the other, on the same views. The step is that of
+bt_plugin.training.pretrain without the optimizer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--size-px", type=int, default=64)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--one", type=int, help="measure this number here, and print it as JSON")
+    parser.add_argument("--one", type=int, help="measure this number in this process, and print the result as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(run(arguments.one, arguments)))
@@ -65,7 +65,7 @@ def run(steps: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
     size = arguments.size_px
     views = [torch.randn(arguments.batch, 3, size, size, device=device) for _ in range(2)]
-    # Loads the libraries and makes the parameters' gradients, so that they are not counted.
+    # This loads the libraries and allocates the parameters' gradients, so that they are not measured.
     step([view[: 2 * steps] for view in views])
     return measure(lambda: step(views), arguments.repeats)
 

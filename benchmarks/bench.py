@@ -1,4 +1,4 @@
-"""Whether `bench` foretells training: its images/s beside those of a run's metrics, by turns.
+"""Compare the images/s that `bench` predicts with the images/s that `pretrain` logs, alternating between them.
 
 python benchmarks/bench.py [--recipe recipes/pretrain/quickstart.yaml] [section.key=value ...]
 """
@@ -19,7 +19,7 @@ from record import write_record
 from bt_plugin.data.demo_data import write_demo_data
 
 BT_PLUGIN = [sys.executable, "-m", "bt_plugin"]
-# Of a run, whose first line has a cold start in it.
+# Steps of a run, and steps per line of its metrics. The first line includes the cold start, and is left out.
 STEPS, LINE = 48, 8
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="recipes/pretrain/quickstart.yaml")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", default="60", help="that bench measures for")
+    parser.add_argument("--seconds", default="60", help="duration of bench's measurement, in s")
     arguments, changes = parser.parse_known_args()
     write_demo_data("data/demo")
     rounds = []
@@ -39,8 +39,8 @@ def main() -> None:
         ratio = found["both"] / statistics.median(trained)
         rounds.append({"bench": found, "pretrain": trained, "ratio": ratio})
         print(
-            f"round {number}: bench says {found['both']:.1f} images/s, waiting {found['data_wait']:.0%}; pretrain has"
-            f" {statistics.median(trained):.1f}; ratio {ratio:.3f}"
+            f"round {number}: bench predicts {found['both']:.1f} images/s with {found['data_wait']:.0%} of the time"
+            f" waiting for data; pretrain logs {statistics.median(trained):.1f} images/s; ratio {ratio:.3f}"
         )
     print(write_record("bench", {"recipe": arguments.recipe, "changes": changes, "rounds": rounds}))
 
@@ -54,12 +54,13 @@ def benched(recipe: str, changes: list[str], seconds: str, folder: Path) -> dict
 
 
 def images_per_s(recipe: str, changes: list[str], folder: Path) -> list[float]:
-    """Of each line of a run's metrics but the first."""
+    """Return the images/s of each line of a run's metrics except the first."""
     options = [
         f"run.output_dir={folder}/run",
         f"run.max_steps={STEPS}",
         f"run.log_every_steps={LINE}",
-        # docs/resume.md says what a checkpoint costs. The quickstart writes one every twelve steps.
+        # One checkpoint at the end, instead of the quickstart's checkpoint every twelve steps. Their cost is measured
+        # elsewhere, by benchmarks/checkpoint.py.
         f"run.checkpoint_every_steps={STEPS}",
         "eval.knn=false",
     ]

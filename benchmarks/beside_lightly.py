@@ -1,11 +1,14 @@
-"""Barlow Twins here and by Lightly's own plain example: the same images, backbone, batch and number of steps.
+"""Compare Barlow Twins here with Lightly's own plain example: same images, backbone, batch and number of steps.
 
 python benchmarks/beside_lightly.py PATH/cifar10 --images 5000 --epochs 20 --seeds 0 1 2
 
-Ours is recipes/pretrain/cifar10_small_cpu.yaml. Lightly's is its example's model, transform, loss and optimizer
-(lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc), and lightly_lars the same with our optimizer, rates
-and schedule. All are evaluated by the same commands, kNN and a linear classifier on cached features, each with the
-normalisation that it was trained with.
+- ours: recipes/pretrain/cifar10_small_cpu.yaml.
+- lightly: the model, transform, loss and optimizer of Lightly's example
+  (lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc).
+- lightly_lars: the same with our optimizer, rates and schedule.
+
+The same commands evaluate all of them: kNN, and a linear classifier on cached features. Each is evaluated with the
+normalization of its training.
 """
 
 from __future__ import annotations
@@ -35,14 +38,14 @@ from bt_plugin.optim.schedule import lr_scale
 
 RECIPE = "recipes/pretrain/cifar10_small_cpu.yaml"
 BATCH_SIZE = 256
-# All that were started, for the record.
+# All commands that were started, for the record.
 COMMANDS: list[str] = []
 OURS = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cifar", type=Path, help="a folder with train/CLASS/*.jpg and test/CLASS/*.jpg")
+    parser.add_argument("cifar", type=Path, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -73,7 +76,7 @@ def means_of(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def chosen(train: Path, images: int, folder: Path) -> Path:
-    """A list of so many images, of each class alike."""
+    """Write a list of this number of images, the same number from each class, and return its path."""
     rng = np.random.default_rng(0)
     lines = ["path,label"]
     classes = sorted(path for path in train.iterdir() if path.is_dir())
@@ -140,7 +143,7 @@ PRETRAIN: dict[str, Pretrain] = {
 
 
 class Pictures(torch.utils.data.Dataset[list[torch.Tensor]]):
-    """The images of a list, in the views of a transform."""
+    """A data set of the images of a list, as the views of a transform."""
 
     def __init__(self, listed: Path, transform: Any) -> None:
         self._paths = [line.split(",")[0] for line in listed.read_text().splitlines()[1:]]
@@ -158,7 +161,7 @@ class Pictures(torch.utils.data.Dataset[list[torch.Tensor]]):
 
 
 def evaluated(subject: str, train: Path, val: Path, view: list[str]) -> dict[str, float]:
-    """Top-1, fractions of 1."""
+    """Return the top-1 accuracy of each evaluation, 0 to 1."""
     shares = {}
     for method, options in (("knn", []), ("linear", ["linear.cached=true", "linear.epochs=50"])):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run at its official size costs: ResNet-50, projector 8192-8192-8192, momentum of LARS.
+"""Measure the cost of a checkpoint at the official sizes: ResNet-50, projector 8192-8192-8192, momentum of LARS.
 
 python benchmarks/checkpoint.py --repeats 5
 """
@@ -33,7 +33,7 @@ IMAGES = 1_281_167
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", help="where to write; default: the system's for temporary files")
+    parser.add_argument("--folder", help="folder of the checkpoints; default: the system's temporary folder")
     arguments = parser.parse_args()
     recipe = load_recipe(RECIPE)
     accelerator = Accelerator(cpu=True)
@@ -46,7 +46,7 @@ def main() -> None:
     state = TrainingState(accelerator, model, optimizer, timeout=timedelta(seconds=600))
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         result = measured(state, Path(folder), arguments.repeats)
-    # What an epoch must take for a checkpoint to hold it up by 1 %.
+    # Length of an epoch that a checkpoint prolongs by 1 %.
     epoch_s = 100 * max(result["waits_median_s"], 0.0)
     result["images_per_s_for_1_percent"] = recipe.steps_per_epoch(IMAGES) * recipe.optim.global_batch_size / epoch_s
     for key, value in result.items():
@@ -55,12 +55,15 @@ def main() -> None:
 
 
 def measured(state: TrainingState, folder: Path, repeats: int) -> dict[str, Any]:
-    """Training is a matrix product here, on one core; the other is the writer's, as where a GPU trains."""
+    """Measure checkpoints during a stand-in for training: matrix products on one core.
+
+    The checkpoint writer has the other core, as if a GPU trained.
+    """
     torch.set_num_threads(1)
     matrix = torch.randn(512, 512)
 
     def work(until: Callable[[], bool]) -> float:
-        """Products a second."""
+        """Return the number of products per second."""
         begun_s, count = time.perf_counter(), 0
         while not until():
             matrix @ matrix

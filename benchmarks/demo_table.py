@@ -1,8 +1,9 @@
-"""Pixels, an untrained and a pretrained ResNet-18 on the demo data: kNN, linear probes, fine-tuning on few labels.
+"""Compare raw pixels, an untrained and a pretrained ResNet-18 on the demo data.
 
 python benchmarks/demo_table.py --seeds 0 1 2
 
-Pretraining is the quickstart. A seed is that of weights, order, views and of the labels that are fine-tuned on.
+The evaluations are kNN, linear probes, and fine-tuning on few labels. The pretraining is the quickstart. A seed sets
+the weights, the order, the views, and the choice of labels for fine-tuning.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from record import write_record
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
 DATA = ["data.train=data/demo/train", "data.val=data/demo/val"]
-# The quickstart's own.
+# The evaluation view of the quickstart.
 VIEW = ["view.size_px=48", "view.resize_px=55", "view.interpolation=bicubic"]
 METHODS = {
     "kNN": ["knn"],
     "linear": ["linear", "linear.cached=true"],
     "linear on random crops": ["linear", "linear.epochs=30"],
-    # The official rate of the classifier is for batches of 256.
+    # The official rate of the classifier is for batches of 256, so it is scaled to 32.
     "10 % of the labels": [
         *("finetune", "finetune.fraction=0.1", "finetune.global_batch_size=32", "finetune.epochs=20"),
         "finetune.lr_classifier=0.0625",
@@ -51,7 +52,7 @@ def main() -> None:
                 ("pretrained", [run_dir, *DATA]),
             ):
                 for title, (method, *options) in METHODS.items():
-                    # Pixels have no network to train; the crops are there to see how near cached features come.
+                    # Pixels have no network to train. Random crops only show how close cached features come.
                     if (name == "raw pixels" and method == "finetune") or (name != "pretrained" and "crops" in title):
                         continue
                     result = evaluated(method, [*subject, *options, f"run.seed={seed}"], Path(folder))
@@ -71,7 +72,7 @@ def evaluated(method: str, arguments: list[str], folder: Path) -> dict[str, Any]
 
 
 def print_table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
-    """Each seed's top-1, and the 95 % interval of the first."""
+    """Print the top-1 accuracy of each seed, and the 95 % interval of the first seed."""
     print(f"| | {' | '.join(METHODS)} |")
     print("|---" * (1 + len(METHODS)) + "|")
     for name, columns in results.items():

@@ -1,8 +1,9 @@
-"""How far Lightly's, the official and solo-learn's choices are from those here: the numbers of docs/coming_from.md.
+"""Measure the effect of the choices of Lightly, the official code and solo-learn: the numbers of docs/coming_from.md.
 
 python benchmarks/differences.py
 
-Real views of the demo data through an untrained ResNet-18; each rule is written out here and compared in float64.
+The embeddings are those of an untrained ResNet-18 for real views of the demo data. Each rule is written out in this
+file, and compared in float64.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     with torch.no_grad():
         z = [part.double() for part in model(*views)]
     results = {
-        "normalisation of each rank": normalisation(z),
+        "normalization of each rank": normalisation(z),
         "gradient of a sum that autograd does not see": gradient_scale(z),
         "bias of the last layer": head_bias(z),
         "views concatenated": concatenated(model, [view[:128] for view in views]),
@@ -79,9 +80,11 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def loss_of_ranks(parts: list[Tensor], seen: bool = True) -> Tensor:
-    """The mean of the ranks' losses, each of the whole C; parts are what each rank adds to it.
+    """Return the mean of the ranks' losses, each computed from the whole C.
 
-    Where autograd does not see the sum, a rank's loss has a graph to its own part alone.
+    Args:
+        parts: Addend of each rank to C.
+        seen: Whether autograd sees the sum over the ranks. Otherwise a rank's loss has a graph only to its own addend.
     """
     whole = torch.stack(parts).sum(0)
     if seen:
@@ -94,13 +97,16 @@ def standardised_by_each_rank(z_a: Tensor, z_b: Tensor) -> list[Tensor]:
 
 
 def normalisation(z: list[Tensor]) -> dict[str, float]:
-    """Lightly: each of two ranks standardises its own samples. Solo-learn: and autograd does not see the sum."""
+    """Measure Lightly's and solo-learn's rule: each of two ranks standardizes its own samples.
+
+    With solo-learn, autograd also does not see the sum over the ranks.
+    """
     found = {}
     for n in (8, 32, 128):
         both = [part[: 2 * n] for part in z]
         value, gradient = value_and_gradient(lambda a, b: objective(correlation(a, b)), both)
         ours, _ = value_and_gradient(BarlowTwinsLoss(LAMBDA), both)
-        assert abs(ours / value - 1) < 1e-9, "the rule written out here is the loss"
+        assert abs(ours / value - 1) < 1e-9, "the rule in this file equals BarlowTwinsLoss"
         theirs, their_gradient = value_and_gradient(lambda *z: loss_of_ranks(standardised_by_each_rank(*z)), both)
         found[f"loss, {n} samples a rank, theirs / ours - 1"] = theirs / value - 1
         found[f"gradient, {n} samples a rank, cosine"] = cosine(gradient, their_gradient)
@@ -114,7 +120,7 @@ def normalisation(z: list[Tensor]) -> dict[str, float]:
 
 
 def gradient_scale(z: list[Tensor]) -> dict[str, float]:
-    """The official code: C is summed over ranks in place, and a rank's gradient is of its own part."""
+    """Measure the official rule: C is summed over ranks in place, so a rank's gradient is that of its own addend."""
     found = {}
     for world_size in (2, 4, 16):
 
@@ -131,7 +137,7 @@ def gradient_scale(z: list[Tensor]) -> dict[str, float]:
 
 
 def head_bias(z: list[Tensor]) -> dict[str, float]:
-    """Lightly and solo-learn: a constant that the standardisation takes out again."""
+    """Measure Lightly's and solo-learn's bias of the last layer, a constant that the standardization removes."""
     bias = torch.randn(D, dtype=torch.float64)
     plain, biased = (objective(correlation(z[0] + shift, z[1] + shift)).item() for shift in (0 * bias, bias))
     return {"loss, theirs / ours - 1": biased / plain - 1}
@@ -144,14 +150,17 @@ def parameter_gradient(model: BarlowTwins, embed: Callable[[], Any]) -> Tensor:
 
 
 def concatenated(model: BarlowTwins, views: list[Tensor]) -> dict[str, float]:
-    """Lightly's benchmark: both views in one pass, so that BatchNorm's statistics are of both."""
+    """Measure the rule of Lightly's benchmark: both views in one pass, so BatchNorm's statistics are those of both."""
     one_by_one = parameter_gradient(model, lambda: model(*views))
     together = parameter_gradient(model, lambda: model.projector(model.backbone(torch.cat(views))).chunk(2))
     return {"gradient, cosine": cosine(one_by_one, together)}
 
 
 def lars(model: BarlowTwins, views: list[Tensor]) -> dict[str, float]:
-    """Lightly and solo-learn divide by |g| + wd |p|, the official code by |g + wd p|. Without wd Lightly's is SGD."""
+    """Measure Lightly's and solo-learn's LARS, which divides by |g| + wd |p|. The official code divides by |g + wd p|.
+
+    Without weight decay, Lightly's LARS is SGD.
+    """
     parameter_gradient(model, lambda: model(*views))
     weights = [p for p in model.parameters() if p.ndim > 1 and p.grad is not None]
     found = {}
@@ -166,7 +175,7 @@ def lars(model: BarlowTwins, views: list[Tensor]) -> dict[str, float]:
 
 
 def schedule() -> dict[str, float]:
-    """Of 1,000 steps with 100 of warmup, in units of the base rate."""
+    """Compare the rates of 1,000 steps with 100 steps of warmup, in units of the base rate."""
     parameter = nn.Parameter(torch.zeros(1))
     theirs = CosineWarmupScheduler(torch.optim.SGD([parameter], lr=1.0), warmup_epochs=100, max_epochs=1000)
     differences = [theirs.scale_lr(step) - lr_scale(step, 1000, warmup_steps=100) for step in range(1000)]
@@ -179,7 +188,7 @@ def schedule() -> dict[str, float]:
 
 
 def interpolation(loader: TwoViewLoader) -> dict[str, float]:
-    """The same crops of whole photographs, in levels of 255."""
+    """Compare bicubic and bilinear crops of the same photographs, in levels from 0 to 255."""
     from skimage import data
 
     photographs = [Image.fromarray(array) for array in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())]
@@ -198,7 +207,7 @@ def interpolation(loader: TwoViewLoader) -> dict[str, float]:
 
 
 def lambda_share(z: list[Tensor]) -> dict[str, float]:
-    """Lightly's default, of a term that is that of all ranks."""
+    """Compare the loss with Lightly's default lambda, 5e-3, if the redundancy term is that of all ranks."""
     c = correlation(*z)
     whole = objective(c).item()
     redundancy = (c.square().sum() - c.diagonal().square().sum()).item()

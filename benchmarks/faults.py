@@ -1,8 +1,10 @@
-"""What runs survive: kills, signals, a full disk, a damaged checkpoint, a cut link; each beside one left alone.
+"""Test that runs survive faults: kills, signals, a full disk, a damaged checkpoint and a cut network link.
 
-python benchmarks/faults.py --kills 20        the full disk and the link need root, and are left out without
+python benchmarks/faults.py --kills 20
 
-Real launches on the demo data, on a CPU. Steps lost are those beyond the last checkpoint, which are done again.
+The runs are real launches on the demo data, on a CPU. The final weights of each are compared with those of an
+undisturbed run. Steps lost are the steps after the last checkpoint, which are repeated. The full disk and the link need
+root, and are left out without it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--signals", type=int, default=5)
-    parser.add_argument("--link-only", action="store_true", help="cut the link, and leave out the rest")
+    parser.add_argument("--link-only", action="store_true", help="test only the cut link")
     arguments = parser.parse_args()
     is_root = os.geteuid() == 0
     rows = []
@@ -67,7 +69,8 @@ def main() -> None:
         if is_root:
             with two_hosts() as hosts:
                 start = on_hosts(folder, hosts)
-                # A rank has the cores of its host, so as many threads: on one host it has half of them, and other bits.
+                # The comparison run uses two hosts too. A rank uses all cores of its host as threads. On one host it
+                # would have half as many, and other bits.
                 finish(start(folder / "whole_hosts"))
                 rows.append(survive("cut link between two hosts", start, folder / "whole_hosts", cut(hosts), 2, 2))
     print(write_record("faults", {"steps": STEPS, "checkpoint_every_steps": 4, "results": rows}))
@@ -76,7 +79,17 @@ def main() -> None:
 def survive(
     name: str, start: Start, whole: Path, fault: Fault, times: int, world_size: int, run_dir: Path | None = None
 ) -> dict[str, Any]:
-    """A run that meets a fault some times, each at a random step, and is started again after each."""
+    """Start a run, cause a fault at a random step, start it again, and repeat. Return a row of the table.
+
+    Args:
+        name: Name of the fault.
+        start: Function that starts the run in a directory.
+        whole: Directory of the undisturbed run.
+        fault: Function that causes the fault.
+        times: Number of faults.
+        world_size: Number of ranks.
+        run_dir: Directory of the run. Default: next to `whole`.
+    """
     run_dir = run_dir or whole.with_name(f"{name.replace(' ', '_')}{world_size}")
     rng = random.Random(f"{name}{world_size}")
     lost, met = [], 0
@@ -120,7 +133,7 @@ def popen(command: list[str]) -> subprocess.Popen[bytes]:
 
 def finish(processes: list[subprocess.Popen[bytes]]) -> None:
     if any([process.wait() for process in processes]):
-        sys.exit("a run that was left alone failed; start it by hand to see why")
+        sys.exit("an undisturbed run failed; start it by hand to see why")
 
 
 def steps_done(run_dir: Path) -> int:
@@ -158,7 +171,7 @@ def damage(run_dir: Path, processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def fill(run_dir: Path, processes: list[subprocess.Popen[bytes]]) -> None:
-    """Until the run ends; then there is room again."""
+    """Fill the disk until the run ends, then free the space again."""
     stuffing = run_dir.parent / "stuffing"
     with suppress(OSError), open(stuffing, "wb", buffering=0) as file:
         while True:
@@ -180,7 +193,7 @@ def cut(hosts: tuple[str, str]) -> Fault:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """32 MiB, several times what the run needs."""
+    """Mount a file system of 32 MiB, several times what the run needs."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], check=True)
     try:
@@ -191,7 +204,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def two_hosts() -> Iterator[tuple[str, str]]:
-    """Two network namespaces, joined by a cable."""
+    """Create two network namespaces that are connected by a virtual cable."""
     hosts = (f"bt-c-{os.getpid()}", f"bt-d-{os.getpid()}")
     try:
         for host in hosts:

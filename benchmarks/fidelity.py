@@ -1,9 +1,9 @@
-"""The views beside PIL's and torchvision's, operator by operator: docs/fidelity.md's table and pictures, and a record.
+"""Compare each augmentation with PIL and torchvision, and write the table and the picture of docs/fidelity.md.
 
 python benchmarks/fidelity.py
 
-Both backends are run through the loader, on photographs, with drawn parameters, and given to the references too.
-Differences are in levels of 0 to 255.
+Both backends run through the loader, on photographs. The references use the same random numbers. Differences are in
+levels from 0 to 255.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dali_pipelines.views.draws import ViewDraws, draw_views
 
 DOCS = Path(__file__).parents[1] / "docs"
 SQUARE_PX = 224
-TIMES = 8  # each photograph, with other parameters each time
+TIMES = 8  # repetitions of each photograph, each with other random numbers
 BACKENDS = {"dali": "DALI's graph", "native": "native backend"}
 
 Pixels = NDArray[np.uint8]
 Reference = Callable[[Image.Image, ViewDraws, int, ViewParams], Any]
 
-# Every operation off, and the whole image as it is.
+# A view with every operation off, which is the whole image.
 PLAIN = ViewParams(
     size_px=SQUARE_PX,
     crop_scale=(1, 1),
@@ -51,7 +51,14 @@ PLAIN = ViewParams(
 
 
 class Row(NamedTuple):
-    """One operation: its name, what it is compared with, its parameters, and the reference."""
+    """One operation of the table.
+
+    Args:
+        name: Name of the operation.
+        beside: Name of the reference.
+        view: Parameters of the view.
+        reference: Function that computes the view as the reference does.
+    """
 
     name: str
     beside: str
@@ -64,7 +71,7 @@ def changed(**changes: Any) -> ViewParams:
 
 
 def whole(name: str) -> tuple[ViewParams, ...]:
-    """A preset's views, without normalisation, so that levels can be compared."""
+    """Return a preset's views without normalization, so that levels can be compared."""
     return PRESETS[name].changed(size_px=96, mean=(0, 0, 0), std=(1, 1, 1)).views
 
 
@@ -110,7 +117,7 @@ def main() -> None:
     squares = photographs()
     results, pictures, lines = [], [], []
     for row in ROWS:
-        # The draws of "no hue at all" are those of the hue beside it.
+        # "no hue at all" uses the random numbers of the other rows of the hue.
         drawn_for = replace(row.view, hue=0.1) if row.reference is exact_hue else row.view
         (draws,) = draw_views((drawn_for,), TIMES * len(squares), 0, 0, 0)
         order = np.random.default_rng((0, 0)).permutation(TIMES * len(squares))
@@ -118,7 +125,7 @@ def main() -> None:
         theirs = [np.asarray(row.reference(image, draws, at, row.view)) for at, image in enumerate(images)]
         ours = {backend: views(squares, row.view, backend) for backend in BACKENDS}
         measured = {backend: difference(ours[backend], theirs) for backend in BACKENDS}
-        results.append({"operation": row.name, "beside": row.beside, **measured})
+        results.append({"operation": row.name, "compared_with": row.beside, **measured})
         cells = (f"{measured[backend]['mean']:.3f}, {measured[backend]['largest']}" for backend in BACKENDS)
         lines.append(f"| {row.name} | {row.beside} | {' | '.join(cells)} |")
         print(lines[-1])
@@ -151,7 +158,7 @@ def difference(ours: list[Pixels], theirs: list[Pixels]) -> dict[str, float]:
 
 
 def draw(pictures: list[tuple[Row, list[Pixels]]], path: Path) -> None:
-    """A line an operation: the photograph, the reference, both paths, and their differences, eight times enlarged."""
+    """Draw a row for each operation: the photograph, the reference, both backends, and 8 times their differences."""
     side, left, gap = 112, 165, 6
     heads = ["photograph", "reference", *BACKENDS.values(), *(f"8 x difference: {name}" for name in BACKENDS.values())]
     size = (left + len(heads) * (side + gap), 24 + len(pictures) * (side + gap))
@@ -162,7 +169,7 @@ def draw(pictures: list[tuple[Row, list[Pixels]]], path: Path) -> None:
         pen.multiline_text((left + column * (side + gap), 0), head.replace(": ", ":\n"), "black", font, spacing=1)
     for line, (row, (photo, reference, *ours)) in enumerate(pictures):
         top = 26 + line * (side + gap)
-        pen.multiline_text((4, top + 40), f"{row.name}\nbeside {row.beside}".replace(", ", ",\n"), "black", font)
+        pen.multiline_text((4, top + 40), f"{row.name}\nand {row.beside}".replace(", ", ",\n"), "black", font)
         differences = [np.clip(8 * np.abs(each.astype(int) - reference), 0, 255) for each in ours]
         for column, pixels in enumerate([photo, reference, *ours, *differences]):
             cell = Image.fromarray(pixels.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)

@@ -1,12 +1,13 @@
-"""Two-view images per second of every loader, beside Lightly's DataLoader and BYOLTransform at bicubic.
+"""Measure the two-view images per second of every loader, and compare them with Lightly's.
 
-python benchmarks/loader.py                                   photographs, written as JPEGs of some sizes
-python benchmarks/loader.py --data PATH --sizes as-is         a folder of your own
-python benchmarks/loader.py --stages                          where the native backend's time goes
+python benchmarks/loader.py                                   photographs, written as JPEGs of several sizes
+python benchmarks/loader.py --data PATH --sizes as-is         your own folder
+python benchmarks/loader.py --stages                          the time of each stage of the native backend
 
-Each measurement is a process of its own; a repetition measures all loaders one after the other, and
-ratios are taken within it. Every loader has all cores: threads of ours, worker processes of a DataLoader.
-The views are of 224 px, or of the images' shorter side where that is less.
+Lightly's loader is a DataLoader with BYOLTransform at bicubic interpolation. Each measurement runs in its own process.
+A repetition measures all loaders one after the other, and ratios are computed within a repetition. Every loader uses
+all cores: ours with threads, a DataLoader with worker processes. The views have 224 px, or the images' shorter side if
+that is less.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from record import write_record
 from dali_pipelines import PRESETS, Backend, Preset, TwoViewLoader, open_source
 
 LOADERS = ("native", "dali", "lightly", "transform")
-# The same with hues turned in YIQ.
+# The same loaders with the hue step in YIQ.
 IN_YIQ = ("native-yiq", "dali-yiq")
 BATCH = 64
 
@@ -39,13 +40,13 @@ BATCH = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of images; default: photographs of scikit-image")
-    parser.add_argument("--sizes", nargs="+", default=["500x375", "1000x750", "96x96"], help="WxH, or as-is")
+    parser.add_argument("--sizes", nargs="+", default=["500x375", "1000x750", "96x96"], help="WxH in px, or as-is")
     parser.add_argument("--loaders", nargs="+", default=LOADERS, choices=LOADERS + IN_YIQ)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10, help="that a measurement takes at least")
-    parser.add_argument("--busy", action="store_true", help="a thread holds the interpreter's lock half of the time")
+    parser.add_argument("--seconds", type=float, default=10, help="least duration of a measurement, in s")
+    parser.add_argument("--busy", action="store_true", help="hold the interpreter's lock half of the time in a thread")
     parser.add_argument("--stages", action="store_true", help="time the stages of the native backend instead")
-    parser.add_argument("--one", choices=LOADERS + IN_YIQ, help="measure this one on --data here, and print it as JSON")
+    parser.add_argument("--one", choices=LOADERS + IN_YIQ, help="measure this loader on --data in this process")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(throughput(arguments.one, arguments.data, arguments.seconds, arguments.busy)))
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def compare(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images per second of each loader, in every repetition."""
+    """Return the images per second of each loader, in every repetition."""
     rates: dict[str, list[float]] = {name: [] for name in arguments.loaders}
     for _ in range(arguments.repeats):
         for name in arguments.loaders:
@@ -84,7 +85,7 @@ def print_row(result: dict[str, Any]) -> None:
 
 
 def throughput(name: str, data: Path, seconds: float, busy: bool) -> dict[str, float]:
-    """Of the batches after the first four, which find caches cold and queues filling."""
+    """Measure the images per second after the first four batches, whose caches are cold and whose queues fill."""
     batches = iter(open_loader(name, data, preset_for(data)))
     for _ in range(4):
         next(batches)
@@ -116,14 +117,14 @@ def open_loader(name: str, data: Path, preset: Preset) -> Iterable[Any]:
 
 
 def lightlys_transform(preset: Preset) -> Callable[[Image.Image], Any]:
-    """BYOLTransform, whose crop is bilinear, at our interpolation."""
+    """Return Lightly's BYOLTransform with our bicubic interpolation instead of its bilinear one."""
     from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
     from torchvision.transforms import InterpolationMode
 
     views = []
     for view, params in zip((BYOLView1Transform, BYOLView2Transform), preset.views):
         one = view(input_size=params.size_px)
-        # torchvision's first or second version, whichever Lightly found.
+        # The class is of torchvision's transforms v1 or v2, depending on what Lightly imported.
         (crop,) = (step for step in one.transform.transforms if type(step).__name__ == "RandomResizedCrop")
         crop.interpolation = InterpolationMode.BICUBIC
         views.append(one)
@@ -131,7 +132,7 @@ def lightlys_transform(preset: Preset) -> Callable[[Image.Image], Any]:
 
 
 def hold_the_lock() -> None:
-    """As a training loop's Python does: ten milliseconds of it, then ten in which the lock is free."""
+    """Hold the interpreter's lock for 10 ms and release it for 10 ms, again and again, like a training loop."""
     while True:
         until_s = time.perf_counter() + 0.01
         while time.perf_counter() < until_s:
@@ -140,7 +141,7 @@ def hold_the_lock() -> None:
 
 
 def stages(data: Path) -> dict[str, float]:
-    """Milliseconds of one thread for a sample with its two views, medians over passes of the same images."""
+    """Return the milliseconds per stage of one thread, for a sample with two views: medians over passes."""
     from dali_pipelines.native import stream as native
     from dali_pipelines.plans import Plan
     from dali_pipelines.views.draws import draw_views
@@ -177,7 +178,7 @@ def preset_for(data: Path) -> Preset:
 
 
 def write_images(data: Path | None, size: str, folder: Path) -> Path:
-    """640 JPEGs of one size, crops of photographs, quality 90."""
+    """Write 640 JPEGs of one size, crops of photographs at quality 90, and return their folder."""
     width, height = map(int, size.split("x"))
     if data is None:
         from skimage import data as photographs

@@ -1,13 +1,12 @@
-"""The objective beside its peers: time and peak extra memory of a forward and a backward pass.
+"""Compare the loss with other implementations: time and peak extra memory of a forward and a backward pass.
 
-python benchmarks/loss.py                                 on the GPU where there is one
+python benchmarks/loss.py                                 on the GPU if there is one
 python benchmarks/loss.py --tf32 --sizes 1024x8192
 python benchmarks/loss.py --autocast                      bf16 embeddings under bf16 autocast
 
-Every measurement is a process of its own, one after the other, on the same inputs; medians are printed,
-all times recorded. Memory includes the gradients of the embeddings.
-
-ours is form="auto"; cross and gram are its two forms, recorded to check that choice.
+Each measurement runs in its own process, one after the other, on the same inputs. Medians are printed, and all times
+are recorded. The memory includes the gradients of the embeddings. "ours" is form="auto". "cross" and "gram" are its two
+forms, recorded to check the automatic choice.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--tf32", action="store_true", help="TF32 matrix products")
     parser.add_argument("--autocast", action="store_true", help="bf16 autocast")
-    parser.add_argument("--one", choices=CONTENDERS, help="measure this one here, and print it as JSON")
+    parser.add_argument("--one", choices=CONTENDERS, help="measure this loss in this process, and print it as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         n, d = map(int, arguments.sizes[0].split("x"))
@@ -66,7 +65,7 @@ def run(contender: str, n: int, d: int, repeats: int, tf32: bool, autocast: bool
         loss.backward()
         return loss.item()
 
-    # Loads the libraries, so that they are not counted.
+    # This loads the libraries, so that they are not measured.
     step(embeddings(8, 16, device, autocast))
     z = embeddings(n, d, device, autocast)
     return {**measure(partial(step, z), repeats), "loss": step(z)}
@@ -85,7 +84,7 @@ def build(contender: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def algorithm_1(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """The paper's pseudocode, line by line."""
+    """Return the loss by the paper's pseudocode, line by line."""
     n, d = z_a.shape
     z_a_norm = (z_a - z_a.mean(0)) / z_a.std(0)
     z_b_norm = (z_b - z_b.mean(0)) / z_b.std(0)

@@ -1,4 +1,4 @@
-"""Times and peak memory of a step, on a CPU and on a GPU, and a process for each measurement."""
+"""Measure the time and peak memory of a step, on a CPU or GPU, each in its own process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ import torch
 
 
 def measure(step: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """One pass to warm up, then `repeats` timed ones.
+    """Run one pass to warm up and `repeats` timed passes. Load the libraries before.
+
+    Args:
+        step: Function to measure.
+        repeats: Number of timed passes, 1 or more.
 
     Returns:
-        median_s and times_s, and peak_mib: what a pass adds at its peak to what lay there before; of the
-        process on a CPU, of torch's allocator on a GPU. The libraries should have been used before.
+        median_s and times_s, and peak_mib: the peak memory of a pass less the memory before it. On a CPU it is the
+        memory of the process, on a GPU that of torch's allocator.
     """
     on_gpu = torch.cuda.is_available()
     times_s, peaks = [], []
@@ -34,13 +38,13 @@ def measure(step: Callable[[], Any], repeats: int) -> dict[str, Any]:
     return {
         "median_s": statistics.median(times_s[1:]),
         "times_s": times_s[1:],
-        # A process keeps freed memory for later passes: only its first shows what it needs.
+        # A process keeps freed memory for later passes, so only its first pass shows the memory that it needs.
         "peak_mib": (max(peaks) if on_gpu else peaks[0]) / 2**20,
     }
 
 
 def in_a_process(*arguments: str) -> dict[str, Any]:
-    """What this script prints as JSON when it is run with these arguments, after its own."""
+    """Run this script in a new process with these additional arguments, and return the JSON that it prints."""
     result = subprocess.run([sys.executable, *sys.argv, *arguments], capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{' '.join(arguments)}:\n{result.stderr}")
@@ -52,7 +56,7 @@ def _start_peak(on_gpu: bool) -> int:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    # Sets VmHWM to the present size: proc(5).
+    # This resets VmHWM to the present size: proc(5).
     Path("/proc/self/clear_refs").write_text("5")
     return process_bytes("VmRSS")
 
@@ -62,6 +66,6 @@ def _peak(on_gpu: bool) -> int:
 
 
 def process_bytes(field: str) -> int:
-    """VmRSS, what the process holds, or VmHWM, the most that it held: proc(5)."""
+    """Return the bytes of a field of proc(5): VmRSS, the memory of the process, or VmHWM, its peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024

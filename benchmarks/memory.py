@@ -1,4 +1,4 @@
-"""Resident memory of a loader over many batches, a process for each backend.
+"""Measure the resident memory of a loader over many batches, with one process per backend.
 
 python benchmarks/memory.py --data data/demo/train --batches 2000
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/demo/train"))
     parser.add_argument("--batches", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--one", choices=BACKENDS, help="measure this one here, and print it as JSON")
+    parser.add_argument("--one", choices=BACKENDS, help="measure this backend in this process, and print it as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps({"resident_mib": resident_mib(arguments)}))
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def resident_mib(arguments: argparse.Namespace) -> list[float]:
-    """After every SAMPLED_EVERY batches."""
+    """Return the resident memory after every SAMPLED_EVERY batches, in MiB."""
     views = PRESETS["barlow_twins"].changed(size_px=32)
     loader = TwoViewLoader(
         arguments.data, arguments.batch_size, views, backend=Backend(arguments.one, device="cpu", num_threads=2)

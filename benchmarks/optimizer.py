@@ -1,9 +1,10 @@
-"""LARS alone: here, the official code's and Lightly's, and torch's fused SGD for what memory allows, by turns.
+"""Compare the time of a LARS step: ours, the official code's and Lightly's, alternating.
 
 python benchmarks/optimizer.py --official PATH/barlowtwins [--backbone torchvision/resnet50 --projector 8192 8192 8192]
 
-On the parameters of a backbone and its projector, with the gradients of a made-up loss; the defaults are the paper's.
-What part of a step it takes says `bt-plugin bench`.
+The parameters are those of a backbone and its projector, with random gradients. The defaults are the paper's sizes.
+torch's fused SGD shows the limit that the memory's speed sets. `bt-plugin bench` prints the optimizer's share of a
+step.
 """
 
 from __future__ import annotations
@@ -54,7 +55,13 @@ def main() -> None:
 
 
 def stepping(whose: str, backbone: str, widths: list[int]) -> Action:
-    """A step with rates of 0: the same arithmetic, and weights that stay."""
+    """Return an optimizer step with rates of 0. The arithmetic is the same, and the weights do not change.
+
+    Args:
+        whose: Optimizer: "ours", "lightly", "sgd", or the path of the official main.py.
+        backbone: Name of the backbone.
+        widths: Widths of the projector's layers.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network, feature_dim = build_backbone(backbone)
     model = torch.nn.Sequential(network, build_projector(feature_dim, widths)).to(device)

@@ -1,9 +1,9 @@
-"""One training step of Barlow Twins as others make it, from their own code, and as it is made here.
+"""Training steps of Barlow Twins: ours, and those of other projects from their own code.
 
-The official model, loss and optimizer come from a clone of facebookresearch/barlowtwins (8e8d284), solo-learn's loss
-and optimizer from one of vturrisi/solo-learn (9187ea3); Lightly's parts from the installed package, put together as
-its ImageNet benchmark does (benchmarks/imagenet/resnet50/barlowtwins.py at e8d317fc), but without the classifier that
-learns beside.
+- official: the model, loss and optimizer of a clone of facebookresearch/barlowtwins (8e8d284).
+- solo-learn: the loss and optimizer of a clone of vturrisi/solo-learn (9187ea3).
+- lightly: the parts of the installed package, combined as in its ImageNet benchmark
+  (benchmarks/imagenet/resnet50/barlowtwins.py at e8d317fc), but without the online classifier.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Step = Callable[[Views], object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What all contenders train, and where their code lies."""
+    """Add the options for the contenders: the paths of their code, and the sizes of model and batch."""
     parser.add_argument("--official", type=Path)
     parser.add_argument("--solo-learn", type=Path)
     parser.add_argument("--backbone", default="torchvision/resnet18")
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options(arguments: argparse.Namespace, folder: str) -> list[str]:
-    """Of the quickstart's recipe, so that it has the others' sizes, and no classifier beside either."""
+    """Return the changes to the quickstart's recipe: the sizes of the others, and no evaluation during training."""
     return [
         f"model.backbone={arguments.backbone}",
         f"model.projector={arguments.projector}",
@@ -59,7 +59,7 @@ def options(arguments: argparse.Namespace, folder: str) -> list[str]:
 
 
 def ours(changes: list[str]) -> tuple[TwoViewLoader, Step]:
-    """The loader of the quickstart with these changes, and its whole step, checks and all."""
+    """Return the loader of the quickstart with these changes, and its whole step with all its checks."""
     recipe = load_recipe("recipes/pretrain/quickstart.yaml", changes)
     accelerator = build_accelerator(recipe.run)
     source, _ = open_sources(recipe)
@@ -72,7 +72,7 @@ def ours(changes: list[str]) -> tuple[TwoViewLoader, Step]:
 
 
 def official(clone: Path, backbone: str, widths: list[int], batch_size: int, device: torch.device, bf16: bool) -> Step:
-    # Its loss calls all_reduce, on one rank too.
+    # The official loss calls all_reduce even on one rank.
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     main = runpy.run_path(str(clone / "main.py"))
     arguments = argparse.Namespace(projector="-".join(map(str, widths)), batch_size=batch_size, lambd=LAMBDA)
@@ -103,7 +103,7 @@ def lightly(backbone: str, widths: list[int], device: torch.device, bf16: bool) 
     criterion = BarlowTwinsLoss(lambda_param=5e-3)
 
     def loss(view_a: Tensor, view_b: Tensor) -> Tensor:
-        # One pass of both views, as there.
+        # Both views in one pass, as in Lightly's benchmark.
         value: Tensor = criterion(*model(torch.cat((view_a, view_b))).chunk(2))
         return value
 

@@ -1,4 +1,4 @@
-"""The quickstart with several seeds: what it learns, how long it takes, how much memory.
+"""Run the quickstart with several seeds, and measure its kNN accuracy, time and memory.
 
 python benchmarks/quickstart.py --seeds 0 1 2
 """
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def run(seed: int) -> dict[str, Any]:
-    """One run of the quickstart's recipe; the peak is the largest process's so far."""
+    """Run the quickstart's recipe, and return its results. The peak memory is that of the largest process so far."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"run.seed={seed}", f"run.output_dir={folder}/run"]
         command = [*LAUNCH, "-m", "bt_plugin", "pretrain", "recipes/pretrain/quickstart.yaml", *options]

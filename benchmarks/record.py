@@ -1,4 +1,4 @@
-"""What every record says besides its numbers: command, commit, hardware, versions."""
+"""Write records of measurements, with command, commit, hardware and versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def write_record(name: str, results: dict[str, Any]) -> Path:
-    """Writes benchmarks/records/DATE_NAME.json, and never over another."""
+    """Write benchmarks/records/DATE_NAME.json. An existing record is never overwritten.
+
+    Args:
+        name: Name of the measurement.
+        results: Content of the record besides the environment.
+    """
     now = datetime.now(timezone.utc)
     path = RECORDS / f"{now:%Y-%m-%d}_{name}.json"
     if path.exists():
@@ -28,7 +33,7 @@ def write_record(name: str, results: dict[str, Any]) -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """Command, commit, hardware and versions of this run."""
+    """Return the command, commit, hardware and versions of this run."""
     found = hardware()
     return {
         "command": shlex.join(["python", *sys.argv]),

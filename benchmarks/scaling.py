@@ -1,11 +1,12 @@
-"""What the ranks of a step send each other: measured by gloo here, and modelled for a cluster.
+"""Measure the communication of a step with gloo on this machine, and model it for a cluster.
 
-python benchmarks/scaling.py --official-sizes          the model alone: ResNet-50, projector 8192-8192-8192, 256 a rank
-python benchmarks/scaling.py --world-sizes 1 2 4       measured on this machine, and beside the model
+python benchmarks/scaling.py --official-sizes          model only: ResNet-50, projector 8192-8192-8192, 256 per rank
+python benchmarks/scaling.py --world-sizes 1 2 4       measure on this machine, and compare with the model
 
-Measured are the gradients' all-reduce, in DistributedDataParallel's buckets, and the collectives of the loss in both of
-its forms. The model's rates are fitted to plain all-reduces and all-gathers of two ranks, and tell the other times.
-The cluster's are of NVIDIA's data sheets: NVLink 4 sends 450 GB/s each way, an NDR InfiniBand card 50 GB/s, one a GPU.
+The measured collectives are the all-reduce of the gradients, in DistributedDataParallel's buckets, and those of the
+loss in both of its forms. The model's rates are fitted to plain all-reduces and all-gathers of two ranks. From them the
+model predicts the other times. The cluster's rates are those of NVIDIA's data sheets: NVLink 4 sends 450 GB/s each way,
+an NDR InfiniBand card 50 GB/s, with one card per GPU.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ import bt_plugin.runtime.collectives
 from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector
 from bt_plugin.loss.cost_model import cheaper_form, loss_cost
 
-# DistributedDataParallel's.
+# The bucket size of DistributedDataParallel.
 BUCKET_BYTES = 25 * 2**20
 SIZES = [2**14, 2**17, 2**20, 2**22, 2**24]
-# Multiply-adds of an H100 in float32: NVIDIA's data sheet.
+# Multiply-adds per second of an H100 in float32, from NVIDIA's data sheet.
 MULTIPLY_ADDS_PER_S = 33.5e12
 
 
@@ -41,13 +42,13 @@ def main() -> None:
     parser.add_argument("--world-sizes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--backbone", default="torchvision/resnet18")
     parser.add_argument("--projector", type=int, nargs="+", default=[2048, 2048, 2048])
-    parser.add_argument("--batch-size", type=int, default=64, help="a rank")
+    parser.add_argument("--batch-size", type=int, default=64, help="batch per rank")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--official-sizes", action="store_true", help="model a cluster instead of measuring")
-    parser.add_argument("--link-gb-s", type=float, default=450, help="of a GPU to those of its node, each way")
-    parser.add_argument("--card-gb-s", type=float, default=50, help="of a GPU to other nodes, each way")
+    parser.add_argument("--link-gb-s", type=float, default=450, help="rate of a GPU within its node, each way, in GB/s")
+    parser.add_argument("--card-gb-s", type=float, default=50, help="rate of a GPU to other nodes, each way, in GB/s")
     parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--latency-us", type=float, default=10, help="of a hop; an assumption")
+    parser.add_argument("--latency-us", type=float, default=10, help="latency of a hop, in us; an assumption")
     arguments = parser.parse_args()
     if arguments.official_sizes:
         rows, limits = modelled(arguments), where_gram_stops(arguments)
@@ -58,11 +59,15 @@ def main() -> None:
         world_size: in_ranks(world_size, arguments.batch_size, arguments.projector[-1], gradients, arguments.repeats)
         for world_size in arguments.world_sizes
     }
-    # Two ranks: an all-reduce goes to and fro, and sends as much as it has; a gather goes once, and sends its part.
+    # With two ranks, an all-reduce has two hops, and each rank sends as many bytes as the tensor has. A gather has one
+    # hop, and each rank sends its part.
     reduce = fitted([(2, 2 * size, time_s) for size, time_s in measured[2]["all_reduce"]])
     gather = fitted([(1, 2 * part, time_s) for part, time_s in measured[2]["all_gather"]])
     for name, network in (("all-reduce", reduce), ("all-gather", gather)):
-        print(f"{name} of two: {network.latency_s * 1e6:.0f} us a hop, {network.bytes_per_s / 1e9:.2f} GB/s in all")
+        print(
+            f"{name} of two ranks: {network.latency_s * 1e6:.0f} us per hop,"
+            f" {network.bytes_per_s / 1e9:.2f} GB/s for both together"
+        )
     rows = beside_model(measured, reduce, gather)
     rates = {"all_reduce": reduce._asdict(), "all_gather": gather._asdict()}
     print(write_record("scaling", {"rates": rates, "rows": rows, "measured": measured}))
@@ -75,7 +80,7 @@ def parameter_bytes(backbone: str, projector: list[int]) -> int:
 
 
 def in_ranks(world_size: int, *arguments: Any) -> dict[str, Any]:
-    """What rank 0 of so many measured."""
+    """Measure on this number of ranks, and return what rank 0 measured."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(rank_main, (world_size, folder, arguments), nprocs=world_size)
         found: dict[str, Any] = torch.load(Path(folder) / "found.pt")
@@ -93,7 +98,14 @@ def rank_main(rank: int, world_size: int, folder: str, arguments: tuple[Any, ...
 
 
 def communication(n: int, d: int, gradients: int, repeats: int) -> dict[str, Any]:
-    """Times and bytes of this rank: of plain all-reduces, of the gradients', and of the loss in each form."""
+    """Measure the times and bytes of this rank: plain collectives, the gradients, and the loss in each form.
+
+    Args:
+        n: Number of samples per rank.
+        d: Dimension of the embeddings.
+        gradients: Bytes of all gradients.
+        repeats: Number of timed repetitions.
+    """
     buckets = [torch.ones(BUCKET_BYTES // 4) for _ in range(gradients // BUCKET_BYTES)]
     buckets.append(torch.ones(gradients % BUCKET_BYTES // 4))
     found: dict[str, Any] = {
@@ -139,7 +151,7 @@ def median_s(action: Callable[[], object], repeats: int) -> float:
 
 
 class Collectives:
-    """Bytes and seconds of the package's collectives while it is open; ranks meet before each, untimed."""
+    """A context that records the bytes and seconds of the package's collectives. An untimed barrier precedes each."""
 
     def __enter__(self) -> Collectives:
         self.reduced: list[int] = []
@@ -182,10 +194,10 @@ def beside_model(measured: dict[int, dict[str, Any]], reduce: Network, gather: N
 
 
 def modelled(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Of a cluster, for the sizes of the paper."""
+    """Return the modeled times of a cluster, for the sizes of the paper."""
     n, d, gradients = 256, 8192, parameter_bytes("torchvision/resnet50", [8192] * 3)
     rows = []
-    print(f"{gradients / 2**20:.0f} MiB of gradients, {n} images a rank, D = {d}; ms a step")
+    print(f"{gradients / 2**20:.0f} MiB of gradients, {n} images per rank, D = {d}; ms per step")
     print(f"{'W':>5} {'gradients':>10} {'cross':>8} {'of it sent':>11} {'gram':>8} {'of it sent':>11} {'auto':>6}")
     for world_size in [2**power for power in range(11)]:
         network = cluster(arguments, world_size)
@@ -200,7 +212,7 @@ def modelled(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def where_gram_stops(arguments: argparse.Namespace) -> list[dict[str, int]]:
-    """The most ranks on which the Gram form is the faster one, by the model and by form="auto"."""
+    """Return the largest number of ranks for which the Gram form is faster, by the model and by form="auto"."""
     rows = []
     for d in (2048, 8192):
         for n in (32, 64, 128, 256):
@@ -211,12 +223,15 @@ def where_gram_stops(arguments: argparse.Namespace) -> list[dict[str, int]]:
                 by_model = world_size if gram_s < cross_s else by_model
                 by_auto = world_size if cheaper_form(n, d, world_size) == "gram" else by_auto
             rows.append({"d": d, "n": n, "by_model": by_model, "by_auto": by_auto})
-            print(f"D = {d}, {n:3} images a rank: gram up to {by_model} ranks; auto takes it up to {by_auto}")
+            print(f"D = {d}, {n:3} images per rank: gram wins up to {by_model} ranks; auto uses it up to {by_auto}")
     return rows
 
 
 def cluster(arguments: argparse.Namespace, world_size: int) -> Network:
-    """Rings go through all GPUs of a node, and leave it by as many cards, each with its share of the numbers."""
+    """Return the network of a cluster.
+
+    Rings go through all GPUs of a node. They leave the node over as many cards, each with its share of the data.
+    """
     by_cards = arguments.card_gb_s * arguments.gpus_per_node
     is_one_node = world_size <= arguments.gpus_per_node
     gb_s = arguments.link_gb_s if is_one_node else min(arguments.link_gb_s, by_cards)
@@ -224,7 +239,7 @@ def cluster(arguments: argparse.Namespace, world_size: int) -> Network:
 
 
 def loss_s(form: Literal["cross", "gram"], n: int, d: int, world_size: int, network: Network) -> dict[str, float]:
-    """Seconds of the loss: in all, and for what is sent."""
+    """Return the seconds of the loss, in total ("s") and for communication ("sent_s")."""
     cost = loss_cost(form, n=n, d=d, world_size=world_size)
     statistics_s = network.all_gather_s(4 * (1 + 4 * d), world_size)
     if form == "cross":
@@ -232,7 +247,7 @@ def loss_s(form: Literal["cross", "gram"], n: int, d: int, world_size: int, netw
     else:
         sent_s = statistics_s + 2 * network.all_gather_s(4 * n * d, world_size)
         sent_s += network.all_reduce_s(4 * 3 * d, world_size)
-    # A number of C in memory costs what bt_plugin.loss.cost_model says.
+    # The cost of an element of C in memory is that of bt_plugin.loss.cost_model.
     computed = cost._replace(bytes_sent=0.0).in_multiply_adds
     return {"s": computed / MULTIPLY_ADDS_PER_S + sent_s, "sent_s": sent_s}
 

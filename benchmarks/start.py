@@ -1,10 +1,11 @@
-"""How long a rank takes from its start to its first batch of a source of 1.28 million images, and its memory.
+"""Measure the time from a rank's start to its first batch of 1.28 million images, and its memory.
 
 python benchmarks/start.py                      a file list, a folder of 1000 classes, and tar shards
 python benchmarks/start.py --entries 10000      smaller
 
-The images are the demo data's, each many times: linked into the folder, copied into the shards (5 GB). Cold is without
-an index of ours; what the system has read it keeps in its cache. Every measurement is a process of its own.
+The images are those of the demo data, repeated many times. They are linked into the folder, and copied into the shards
+(5 GB). A cold start has no index of ours, but the system's cache of files is not cleared. Each measurement runs in its
+own process.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_280_000)
     parser.add_argument("--demo-data", type=Path, default=Path("data/demo/train"))
     parser.add_argument("--sources", nargs="+", default=list(WRITERS), choices=WRITERS)
-    parser.add_argument("--one", help="measure this source here, and print it as JSON")
+    parser.add_argument("--one", help="measure this source in this process, and print the result as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(start(arguments.one)))
@@ -44,7 +45,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
             source = WRITERS[name](images, arguments.entries, Path(folder) / "data")
-            time.sleep(2)  # an index of what has just changed is not kept
+            time.sleep(2)  # the index of a source that has just changed is not kept
             results[name] = {state: in_a_process("--one", source) for state in ("cold", "again")}
             for state, measured in results[name].items():
                 print(f"{name:>7} {state:>6}", *(f"{key} {value:.1f}" for key, value in measured.items()), sep="  ")
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def start(source: str) -> dict[str, float]:
-    """Seconds of each part of the start, and the peak of the process's memory."""
+    """Return the seconds of each part of the start, and the peak memory of the process."""
     from dali_pipelines import PRESETS, TwoViewLoader
 
     imports_s = age_s()
@@ -73,13 +74,16 @@ def start(source: str) -> dict[str, float]:
 
 
 def age_s() -> float:
-    """Since the process began: field 22 of proc(5)'s stat, the second after the name in parentheses is the third."""
+    """Return the seconds since the process started, from field 22 of proc(5)'s stat.
+
+    The name in parentheses is field 2, so the first field after it is field 3.
+    """
     began = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[22 - 3]
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(began) / os.sysconf("SC_CLK_TCK")
 
 
 def classes_of(images: list[Path], entries: int) -> Iterator[tuple[int, int, Path]]:
-    """(class, number, image) of every entry, a thousandth of them in each of a thousand classes."""
+    """Yield (class, number, image) of every entry, spread over a thousand classes."""
     for number in range(entries):
         yield number * 1000 // entries, number, images[number % len(images)]
 

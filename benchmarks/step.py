@@ -1,10 +1,11 @@
-"""The step alone, on views that lie on the device: here, the official code's, Lightly's and solo-learn's, by turns.
+"""Compare the time of a training step without the loader: ours, the official code's, Lightly's and solo-learn's.
 
 python benchmarks/step.py --official PATH/barlowtwins --solo-learn PATH/solo-learn
     [--backbone torchvision/resnet18 --size-px 64 --batch-size 64 --projector 2048 2048 2048] [--bf16]
     [--variants run.compile=true "run.memory_format=contiguous run.compile=true" ...]
 
-A variant is a change of our recipe, measured beside the others. The defaults are sizes for a CPU.
+The views are already on the device, and the contenders alternate. A variant is a change of our recipe, measured as one
+more contender. The defaults are sizes for a CPU.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=4, help="a round")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round")
     arguments = parser.parse_args()
     write_demo_data("data/demo")
     with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def contenders(arguments: argparse.Namespace, folder: str) -> dict[str, Callable[[], Action]]:
-    """Who steps, and how each is made."""
+    """Return the contenders by name, each as a function that builds its step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = (arguments.backbone, arguments.projector)
     rows = images(arguments, torch.contiguous_format)
@@ -55,7 +56,7 @@ def contenders(arguments: argparse.Namespace, folder: str) -> dict[str, Callable
 
 
 def images(arguments: argparse.Namespace, memory_format: torch.memory_format) -> Views:
-    """Two views, in the layout that one's loader hands out."""
+    """Return two views in the memory format of a contender's loader."""
     shape = (arguments.batch_size, 3, arguments.size_px, arguments.size_px)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(shape, generator=generator).contiguous(memory_format=memory_format) for _ in range(2))
@@ -67,7 +68,7 @@ def our_step(changes: list[str]) -> Step:
 
 
 def fixed(maker: Callable[[], Step], views: Views, device: torch.device) -> Action:
-    """A step on the same views every time."""
+    """Return a step that uses the same views every time."""
     step, (a, b) = maker(), views
     on_device = a.to(device), b.to(device)
     return lambda: step(on_device)

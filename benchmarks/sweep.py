@@ -1,9 +1,9 @@
-"""Two-view images per second of DALI's graph, one setting changed at a time: which are best on this machine.
+"""Measure the two-view images per second of DALI's graph, with one setting changed at a time, to find the best ones.
 
-python benchmarks/sweep.py --data PATH                    on a GPU, of ImageNet-like pictures
-python benchmarks/sweep.py --device cpu --seconds 2       that it runs, where there is none
+python benchmarks/sweep.py --data PATH                    on a GPU, with ImageNet-like images
+python benchmarks/sweep.py --device cpu --seconds 2       without a GPU, to check that it runs
 
-The first line is the default; ratios are to it, within a repetition, and every measurement is a process of its own.
+The first line is the default. Ratios are to the default, within a repetition. Each measurement runs in its own process.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of images; default: photographs at 500 x 375")
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
-    parser.add_argument("--batch-size", type=int, default=256, help="of the default line")
+    parser.add_argument("--batch-size", type=int, default=256, help="batch size of the default")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5, help="that a measurement takes at least")
-    parser.add_argument("--one", help="measure these settings, JSON, here, and print the rate as JSON")
+    parser.add_argument("--seconds", type=float, default=5, help="least duration of a measurement, in s")
+    parser.add_argument("--one", help="measure these settings (JSON) in this process, and print the rate as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(throughput(json.loads(arguments.one), arguments)))
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def throughput(settings: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
-    """Of the batches after the first four, on the device and finished."""
+    """Measure the images per second after the first four batches. A batch counts when it is complete on the device."""
     tuning = Tuning(**{name: value for name, value in settings.items() if name in TUNING})
     backend = Backend(
         "dali",

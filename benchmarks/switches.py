@@ -1,6 +1,8 @@
-"""The switches of a step, each alone and all together: images/s of the step, by `bench` on launched ranks, by turns.
+"""Measure the settings that change the speed of a step, each alone and all together, alternating.
 
 python benchmarks/switches.py [--config recipes/accelerate/cpu_2proc.yaml] [section.key=value ...]
+
+`bench` measures the images/s of the step, on launched ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from record import write_record
 from bt_plugin.data.demo_data import write_demo_data
 
 OFF = ["run.memory_format=contiguous", "run.gradient_as_bucket_view=false"]
-# What a change to the first line is.
+# The changes of the recipe for each choice. Ratios are to the first.
 CHOICES = {
     "none of them": OFF,
     "run.memory_format=auto": OFF[1:],

@@ -1,11 +1,11 @@
-"""Training from files: each with its own loader, views, model, loss and optimizer, by turns.
+"""Compare training from files. Each contender has its own loader, views, model, loss and optimizer; they alternate.
 
 python benchmarks/train.py --official PATH/barlowtwins --solo-learn PATH/solo-learn [--data PATH]
     [--backbone torchvision/resnet18 --size-px 64 --batch-size 64 --projector 2048 2048 2048] [--bf16]
     [--variants data.backend=dali ...]
 
-The others' images come by a DataLoader with as many workers as there are cores, and each one's own transforms. Without
---data they are photographs of scikit-image as JPEGs of 500 x 375.
+The other projects use a DataLoader with one worker per core, and their own transforms. Without --data, the images are
+photographs of scikit-image as JPEGs of 500 x 375 px.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--data", type=Path, help="folder of images, CLASS/*.jpg")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=8, help="a round, after as many as workers hold ready")
+    parser.add_argument("--steps", type=int, default=8, help="steps per round, after the batches that were prefetched")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or write_images(None, "500x375", Path(folder))
         makers = contenders(arguments, data, folder)
-        # What workers and threads made while they waited.
+        # The batches that workers and threads prefetched while the others were measured.
         ahead = 2 * cores() + 1
         times_s = by_turns(makers, arguments.rounds, arguments.steps, ahead)
     print(write_record("train", {"results": compared(times_s, arguments.batch_size)}))
@@ -79,7 +79,7 @@ def theirs(
     maker: Callable[[], Step], views: Callable[[], Any], data: Path, batch_size: int, device: torch.device
 ) -> Action:
     step = maker()
-    # Long epochs: at the end of each a DataLoader runs dry.
+    # The epochs are long, because a DataLoader's queue is empty at the end of each.
     dataset = ConcatDataset([ImageFolder(str(data), transform=views())] * 50)
     workers = DataLoader(
         dataset,
@@ -103,7 +103,7 @@ def theirs(
 def officials_views(clone: Path, size_px: int) -> Any:
     views = runpy.run_path(str(clone / "main.py"))["Transform"]()
     for view in (views.transform, views.transform_prime):
-        view.transforms[0].size = (size_px, size_px)  # it knows 224 alone
+        view.transforms[0].size = (size_px, size_px)  # the code has 224 px as a constant
     return views
 
 

@@ -1,4 +1,4 @@
-"""Contenders beside each other, each in a process of its own, by turns: a machine that slows down slows all."""
+"""Measure contenders alternately, each in its own process, so that a machine that slows down slows all of them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Action = Callable[[], object]
 
 
 def by_turns(makers: Mapping[str, Callable[[], Action]], rounds: int, times: int, ahead: int) -> dict[str, list[float]]:
-    """Seconds that an action of each takes, round by round.
+    """Return the seconds per action of each contender, round by round.
 
     Args:
-        makers: Called in the contender's process, once.
-        rounds: In which each has a turn.
-        times: That it acts in a turn.
-        ahead: That it acts before, untimed: what was made while others had their turn would count as speed.
+        makers: Functions that build a contender's action, by name. Each is called once, in the contender's process.
+        rounds: Number of rounds. Each contender is measured once per round.
+        times: Number of timed actions per round.
+        ahead: Number of untimed actions before them. They use up what was prefetched while the others were measured.
     """
     context = mp.get_context("spawn")
     pipes = {}
     for name, maker in makers.items():
         pipes[name], theirs = context.Pipe()
         context.Process(target=_acting, args=(maker, times, ahead, theirs)).start()
-        # So that nobody starts while another is measured.
+        # Wait until it is ready, so that no contender starts while another is measured.
         theirs.close()
         pipes[name].recv()
     times_s: dict[str, list[float]] = {name: [] for name in makers}
@@ -44,11 +44,11 @@ def by_turns(makers: Mapping[str, Callable[[], Action]], rounds: int, times: int
 
 
 def compared(times_s: dict[str, list[float]], images: int) -> dict[str, dict[str, Any]]:
-    """Medians, and the ratio to ours within each round.
+    """Print and return medians, and the ratios to ours within each round.
 
     Args:
-        times_s: Of an action, of each contender; one is "ours".
-        images: An action.
+        times_s: Seconds per action in each round, by contender; one is "ours".
+        images: Number of images per action.
     """
     results = {}
     for name, times in times_s.items():
@@ -68,7 +68,7 @@ def compared(times_s: dict[str, list[float]], images: int) -> dict[str, dict[str
 
 def _acting(maker: Callable[[], Action], times: int, ahead: int, pipe: Connection) -> None:
     act = maker()
-    # Buffers, algorithms, compilation.
+    # The first actions allocate buffers, choose algorithms and compile.
     for _ in range(3):
         act()
     pipe.send("ready")

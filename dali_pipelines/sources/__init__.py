@@ -1,4 +1,4 @@
-"""What is read: image files, tar shards, or arrays, with labels or without."""
+"""The sources of images: image files, tar shards or arrays, with labels or without."""
 
 from __future__ import annotations
 
@@ -33,13 +33,23 @@ __all__ = [
 
 
 def open_source(path: str | Path) -> ImageSource:
-    """What is stored at a path, told by its suffix.
+    """Open the images at a path. The suffix of the path decides how they are read.
 
-    .tar is tar shards, with wildcards and braces; .csv, .tsv and .txt are file lists; .npz and .npy are arrays of
-    pixels. Anything else is a folder: with images of its own it is flat, otherwise its sub-folders are the classes.
+    - .tar: tar shards, with wildcards and braces (see tar_shards).
+    - .csv, .tsv or .txt: a list of files (see file_list).
+    - .npz or .npy: an array of pixels, (N, H, W, C) uint8.
+    - A folder that directly contains images: all its images, without labels (see flat_folder).
+    - Any other folder: its sub-folders are the classes (see image_folder).
+
+    Args:
+        path: Path of the images; ~ is the home directory.
 
     Raises:
-        ValueError: If nothing is there, it cannot be read, it is damaged, or it has no image.
+        ValueError: If the path does not exist, cannot be read, is damaged, or has no image.
+
+    Examples:
+        >>> source = open_source("shards/train-{0000..0146}.tar")
+        >>> len(source), source.classes
     """
     path = os.fspath(path)
     found = absolute(path)

@@ -1,4 +1,4 @@
-"""Files of arrays, read only after their headers agree with their sizes."""
+"""Read files of arrays, after checking that their headers agree with their sizes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dali_pipelines.sources.arrays import ArraySource, array_source
 from dali_pipelines.sources.paths import absolute, unreadable
 
 _ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")
-# The end of a zip file without a comment, of which the number of entries is looked at; 64-bit files have it elsewhere.
+# The end of a zip file without a comment. Only its number of entries is used; 64-bit files store it elsewhere.
 _END = struct.Struct("<4s6xH10x")
 _MANY_ENTRIES = 2**16 - 1
 _READ = ("images", "labels")
 _UNREAD = np.empty(0)
-_REMEDY = "write it again by numpy.savez(images=...)"
+_REMEDY = "write it again with numpy.savez(images=...)"
 
 
 class _Header(NamedTuple):
@@ -34,10 +34,15 @@ class _Header(NamedTuple):
 
 
 def array_file(path: str | Path) -> ArraySource:
-    """A .npz file with the arrays images and, where there are any, labels; or a .npy file of images, read as needed.
+    """Open a .npz file with the array `images` and, optionally, `labels`; or a .npy file of images.
+
+    A .npz file is read into memory. The pages of a .npy file are read as needed.
+
+    Args:
+        path: File of arrays.
 
     Raises:
-        ValueError: If the file cannot be read, is damaged, has other arrays, or they do not fit array_source.
+        ValueError: If the file cannot be read, is damaged, has no `images`, or its arrays do not fit array_source.
     """
     path = absolute(path)
     try:
@@ -52,14 +57,14 @@ def array_file(path: str | Path) -> ArraySource:
     try:
         if "images" not in arrays:
             names = ", ".join(name if name.isprintable() else repr(name) for name in arrays)
-            raise ValueError(f"it has {names[:300] or 'nothing'}, and must have images")
+            raise ValueError(f"it has the arrays {names[:300] or 'none'}, and must have images")
         return array_source(arrays["images"], arrays.get("labels"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def _mapped(file: FileIO) -> NDArray[Any]:
-    """The array of a .npy file, whose pages are read when they are needed."""
+    """Return the array of a .npy file, whose pages are read when they are needed."""
     header = _read_header(file)
     begin = file.tell()
     _check_size(header, os.fstat(file.fileno()).st_size - begin)
@@ -69,25 +74,25 @@ def _mapped(file: FileIO) -> NDArray[Any]:
 
 
 def _unpacked(file: FileIO) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz file. Of those that are not read, the names alone count."""
+    """Return the arrays of a .npz file by name. Arrays other than images and labels are not read; they are empty."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         if len(entries) < len(archive.infolist()):
             raise ValueError("two of its arrays have the same name")
         if _claimed_entries(file) not in (len(entries), _MANY_ENTRIES):
-            raise ValueError("its directory has another number of arrays than its end says")
+            raise ValueError("its directory has a different number of arrays than its end claims")
         for entry in entries.values():
-            # Compares the entry's own header with the directory, whose names would otherwise decide.
+            # This compares the entry's own header with the directory. Without it, the directory's name would count.
             archive.open(entry).close()
         return {name: _read(archive, entry) if name in _READ else _UNREAD for name, entry in entries.items()}
 
 
 def _claimed_entries(file: FileIO) -> int:
-    """The number of entries that the end of a zip file claims, which zipfile does not compare with what it finds."""
+    """Return the number of entries that the end of a zip file claims. zipfile itself does not check it."""
     end = os.pread(file.fileno(), _END.size, os.fstat(file.fileno()).st_size - _END.size)
     mark, entries = _END.unpack(end)
     if mark != b"PK\x05\x06":
-        raise ValueError("its end is damaged, or a comment follows")
+        raise ValueError("its end is damaged or followed by a comment")
     return int(entries)
 
 
@@ -98,12 +103,12 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
         available = psutil.virtual_memory().available
         if entry.file_size > available:
             raise ValueError(
-                f"{entry.filename} has {entry.file_size} bytes, and {available} bytes of memory are free; a .npy file"
-                " of images is read as needed"
+                f"{entry.filename} has {entry.file_size} bytes, and {available} bytes of memory are free; save the"
+                " images as a .npy file, which is read as needed"
             )
     with archive.open(entry) as content:
         array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
-        # The checksum is compared at the end.
+        # zipfile compares the checksum only at the end of the entry.
         content.read()
     return array
 
@@ -111,20 +116,20 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
 def _read_header(file: IO[bytes]) -> _Header:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]} of numpy's format is not read")
+        raise ValueError(f"version {version[0]}.{version[1]} of numpy's format is not supported")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     header = _Header(*read(file))
     if header.dtype.hasobject:
-        raise ValueError("it has Python objects instead of numbers")
+        raise ValueError("it contains Python objects instead of numbers")
     return header
 
 
 def _check_size(header: _Header, size: int) -> None:
-    """Refuse a header that claims more or less than there is."""
+    """Raise if a header claims more or fewer bytes than the file has."""
     if min(header.shape, default=0) < 0:
         raise ValueError(f"the shape {header.shape} is negative")
     claimed = math.prod(header.shape) * header.dtype.itemsize
     if claimed != size:
         raise ValueError(
-            f"{header.shape} of {header.dtype} are {claimed} bytes, and it has {size}; it is cut short or damaged"
+            f"{header.shape} of {header.dtype} need {claimed} bytes, and it has {size}; it is truncated or damaged"
         )

@@ -1,4 +1,4 @@
-"""Images that are in memory, as pixels."""
+"""The source of images that are an array of pixels."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ from numpy.typing import ArrayLike, NDArray
 
 from dali_pipelines.sources.base import ImageSource
 
-# Enough to tell data sets apart; hashing all of a large one would take minutes.
+# Enough to tell data sets apart. Hashing all images of a large array would take minutes.
 _SAMPLED_IMAGES = 1000
-# No image has so few rows, and hardly one more channels.
+# No image has as few rows as this, and hardly any has more channels.
 _FEW_CHANNELS = 4
 _MOST_CHANNELS = 16
 
 
 class ArraySource(ImageSource):
-    """Images as an array; see array_source."""
+    """A source of images that are an array of pixels; see array_source.
+
+    Args:
+        images: Pixels, (N, H, W, C) uint8.
+        labels: Labels, (N,) int64, or None.
+        classes: Names of the classes, which the labels are indices into.
+    """
 
     kind = "pixels"
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
         super().__init__([str(index) for index in range(len(images))], labels, classes)
         self._images = images
-        # One channel is gray, and read as RGB like a gray file.
+        # One channel is gray. It is read as RGB, like a gray file.
         self.channels = 3 if images.shape[3] == 1 else images.shape[3]
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The pixels."""
-        # A copy, because torch warns of memory that cannot be written, as that of a mapped file.
+        """Return the pixels of an image, (H, W, C) uint8; gray as RGB."""
+        # The pixels are copied, because torch warns of read-only memory, such as that of a mapped file.
         pixels = np.array(self._images[index])
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
     def place(self, index: int) -> str:
-        """Its number."""
+        """Return the number of an image, for messages."""
         return f"image {index} of the array"
 
     def _content_sample(self) -> bytes:
@@ -45,15 +51,20 @@ class ArraySource(ImageSource):
 def array_source(
     images: ArrayLike, labels: ArrayLike | None = None, classes: Sequence[str] | None = None
 ) -> ArraySource:
-    """Images in memory, such as torchvision's CIFAR10(...).data, or a numpy.memmap.
+    """Open an array of images, such as torchvision's CIFAR10(...).data or a numpy.memmap.
 
     Args:
-        images: (N, H, W, C) or, gray, (N, H, W), uint8.
-        labels: (N,) whole numbers, or None.
-        classes: Names of the classes, which the labels are indices into. Default: the labels that occur, sorted.
+        images: Pixels, (N, H, W, C) uint8, or (N, H, W) uint8 for gray images.
+        labels: Labels, (N,) whole numbers, or None.
+        classes: Names of the classes, which the labels are indices into. Default: the labels that occur, sorted; then
+            the labels may be any whole numbers.
 
     Raises:
-        ValueError: If an array has another shape or type, or a label is no index of a class.
+        ValueError: If an array has another shape or type, or a label is not an index of a class.
+
+    Examples:
+        >>> data = torchvision.datasets.CIFAR10("data", download=True)
+        >>> source = array_source(data.data, data.targets, data.classes)
     """
     pixels = np.asanyarray(images)
     if pixels.ndim == 3:
@@ -79,9 +90,9 @@ def array_source(
 
 
 def _check_channels_last(shape: tuple[int, ...]) -> None:
-    """Refuse what is almost surely (N, C, H, W): images of a few rows, each pixel with more channels than those."""
+    """Raise if the shape is almost surely (N, C, H, W): the images would have a few rows and many more channels."""
     _, first, second, third = shape
     if any(first <= most < min(second, third) for most in (_FEW_CHANNELS, _MOST_CHANNELS)):
         raise ValueError(
-            f"images: shape {shape} has the channels first, and must be (N, H, W, C); give images.transpose(0, 2, 3, 1)"
+            f"images: shape {shape} has the channels first; it must be (N, H, W, C); use images.transpose(0, 2, 3, 1)"
         )

@@ -1,4 +1,4 @@
-"""What every source of images is."""
+"""The interface of all sources of images."""
 
 from __future__ import annotations
 
@@ -15,28 +15,42 @@ from dali_pipelines.sources.names import Names
 
 NO_LABEL = -1
 
-# What reading an image gives: a file of its own, whose bytes a pipeline may read by itself; bytes; pixels.
+# The form of an image: "files", a file of its own, which a pipeline may open itself; "encoded", the bytes of a file;
+# "pixels".
 Kind = Literal["files", "encoded", "pixels"]
 
 
 class ImageSource(ABC):
-    """Images in a fixed order, with labels or without.
+    """Images in a fixed order, with or without labels. Subclasses set `kind`, `read` and `place`.
+
+    `kind` is "encoded" if `read` returns the bytes of a JPEG, PNG or other file, or "pixels" if it returns pixels.
 
     Args:
-        names: Of the images, as batches and messages name them.
-        labels: (len(names),) int64, indices into classes; None is NO_LABEL throughout.
-        classes: Names of the classes, sorted; empty where there are no labels.
+        names: Names of the images, for batches and messages.
+        labels: Labels, (len(names),) int64, indices into classes. None sets every label to -1.
+        classes: Names of the classes, in the order of their numbers; empty without labels.
+
+    Examples:
+        >>> class Noise(ImageSource):
+        ...     kind = "pixels"
+        ...
+        ...     def read(self, index):
+        ...         return np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        ...
+        ...     def place(self, index):
+        ...         return f"noise image {index}"
+        >>> loader = TwoViewLoader(Noise([f"{i}" for i in range(256)], None, ()), batch_size_per_rank=64)
     """
 
     kind: Kind
-    # Of the pixels; whatever is decoded has three.
+    # Number of channels of the pixels. Decoded images always have three.
     channels = 3
 
     def __init__(self, names: Sequence[str], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
         self.names = names
         self.labels = np.full(len(names), NO_LABEL, dtype=np.int64) if labels is None else labels
         self.classes = classes
-        assert len(self.labels) == len(names), "a label a name"
+        assert len(self.labels) == len(names), "one label per name"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,19 +61,26 @@ class ImageSource(ABC):
 
     @abstractmethod
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of an encoded image, or its pixels (H, W, C) where kind is "pixels".
+        """Return the bytes of an image, (n,) uint8, or its pixels, (H, W, C) uint8, if kind is "pixels".
+
+        Args:
+            index: Position of the image, 0 to len(self) - 1.
 
         Raises:
-            OSError: If it cannot be read.
+            OSError: If the image cannot be read.
         """
 
     @abstractmethod
     def place(self, index: int) -> str:
-        """Where an image is, for a person who looks for it."""
+        """Return where an image is stored, such as its path, for messages.
+
+        Args:
+            index: Position of the image, 0 to len(self) - 1.
+        """
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with any name, label or their order, and not with the place of the data."""
+        """A hash of the names, the labels and their order. It does not depend on where the data is stored."""
         names = self.names if isinstance(self.names, Names) else Names.of(self.names)
         digest = hashlib.sha256(names.block.data)
         digest.update(names.ends.data)
@@ -68,16 +89,16 @@ class ImageSource(ABC):
         return digest.hexdigest()[:16]
 
     def _content_sample(self) -> bytes:
-        """What tells sources of equal names and labels apart."""
+        """Return bytes that tell sources with equal names and labels apart."""
         return b""
 
 
 class Subset(ImageSource):
-    """Some of the images of a source.
+    """A source of some of the images of another source.
 
     Args:
-        source: The whole.
-        indices: Of the images, in the order they shall have.
+        source: Source of all images.
+        indices: Positions of the images in the source, (n,) int64, in their new order.
     """
 
     def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
@@ -98,14 +119,14 @@ class Subset(ImageSource):
 
 
 class Relabelled(ImageSource):
-    """The images of a source with the class numbers of another, such as a training set's for its validation set.
+    """A source of the images of another source with other class numbers, such as those of its training set.
 
     Args:
-        source: The images, with labels.
-        classes: Names of the classes in their new order; they may be more than those of the source.
+        source: Source of the images, with labels.
+        classes: Names of the classes in their new order. They may be more than those of the source.
 
     Raises:
-        ValueError: If the source has a class that is not among them.
+        ValueError: If the source has a class that is not in classes.
     """
 
     def __init__(self, source: ImageSource, classes: tuple[str, ...]) -> None:
@@ -131,5 +152,5 @@ class Relabelled(ImageSource):
 
 
 def _printable(name: str) -> str:
-    """A class's name, with quotes and escapes where one could not read it; names come from files too."""
+    """Return a class's name for a message, with quotes and escapes if needed. Names also come from files."""
     return (name if name.isprintable() and name == name.strip() else repr(name))[:100]

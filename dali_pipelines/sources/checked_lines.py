@@ -1,4 +1,4 @@
-"""The bytes of a text file, refused where they cannot be lines of text."""
+"""Check the bytes of a text file while it is read: they must be lines of text."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class CheckedLines(io.RawIOBase):
-    """A file that is read through, in which each chunk is checked: faster than a look at each line.
+    """A file whose chunks are checked while it is read. This is faster than a check of each line.
 
     Args:
-        file: What is read.
-        path: Its path, for messages.
+        file: File to read.
+        path: Path of the file, for messages.
     """
 
     def __init__(self, file: io.FileIO, path: Path) -> None:
         self._file = file
         self._path = path
         self._lines = 0
-        # Bytes since the last end of a line.
+        # Number of bytes since the last end of a line.
         self._open_bytes = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Read the next chunk.
+        """Read the next chunk into the buffer, and return its number of bytes.
 
         Raises:
-            ValueError: If it has a NUL byte or the mark of UTF-16, or a line does not end.
+            ValueError: If the chunk has a NUL byte or the UTF-16 mark, or a line has more than 65,536 bytes.
         """
         count = self._file.readinto(buffer)
         chunk = bytes(buffer[:count])
@@ -41,13 +41,13 @@ class CheckedLines(io.RawIOBase):
         if nul >= 0:
             line = 1 + self._lines + chunk.count(b"\n", 0, nul)
             raise ValueError(
-                f"{self._path}, line {line}: a NUL byte, which UTF-16 has and UTF-8 does not; save the list as UTF-8"
+                f"{self._path}, line {line}: has a NUL byte, so it is probably UTF-16; save the list as UTF-8"
             )
         last = chunk.rfind(b"\n")
         self._lines += chunk.count(b"\n")
         self._open_bytes = self._open_bytes + count if last < 0 else count - last - 1
         if self._open_bytes > _MOST_LINE_BYTES:
             raise ValueError(
-                f"{self._path}, line {1 + self._lines}: more than {_MOST_LINE_BYTES} bytes; write a path a line"
+                f"{self._path}, line {1 + self._lines}: has more than {_MOST_LINE_BYTES} bytes; write one path per line"
             )
         return count

@@ -1,4 +1,4 @@
-"""Images that are files of their own."""
+"""The source of images that are files of their own."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dali_pipelines.regular_files import read_regular
 from dali_pipelines.sources.base import ImageSource
 from dali_pipelines.sources.paths import absolute
 
-# What is decoded on both devices; GIF and AVIF are not among them.
+# Suffixes of the formats that both devices decode. GIF and AVIF are not among them.
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 _JPEG_2000 = (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")
 _OTHERS = (".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = (*_JPEG, *_OTHERS, *_JPEG_2000)
-ENDINGS = f"files that end in {', '.join(IMAGE_SUFFIXES)} count"
-# No decoder takes more.
+ENDINGS = f"files that end in {', '.join(IMAGE_SUFFIXES)} are images"
+# No decoder takes more bytes.
 MOST_BYTES = 2**31 - 1
 
 
 class FileSource(ImageSource):
-    """A list of image files.
+    """A source of image files.
 
     Args:
-        root: The folder that file names are relative to.
-        names: Of the files, with "/" between folders.
-        labels: As in ImageSource.
-        classes: As in ImageSource.
+        root: Folder that the file names are relative to.
+        names: Names of the files, with "/" between folders.
+        labels: Labels, as in ImageSource.
+        classes: Names of the classes, as in ImageSource.
     """
 
     kind = "files"
@@ -42,14 +42,14 @@ class FileSource(ImageSource):
         self.root = absolute(root)
 
     def place(self, index: int) -> str:
-        """The path of the file."""
+        """Return the path of a file."""
         return os.path.join(self.root, self.names[index])
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of the file."""
+        """Return the bytes of a file, (n,) uint8."""
         return np.frombuffer(read_regular(self.place(index), MOST_BYTES), dtype=np.uint8)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image: not hidden, with the suffix of one."""
+    """Return whether a file is an image by its name: it is not hidden, and has the suffix of an image."""
     return name[:1] != "." and name.lower().endswith(IMAGE_SUFFIXES)

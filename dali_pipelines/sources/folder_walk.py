@@ -1,4 +1,4 @@
-"""The walk through a tree of folders: sorted, and each real folder once."""
+"""Walk through a tree of folders in sorted order, and read each real folder once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from typing import NamedTuple
 from dali_pipelines.sources.files import is_image
 from dali_pipelines.sources.paths import unreadable
 
-# Images that are not decoded on both devices. Leaving them out is worth a warning.
+# Images that are not decoded on both devices. They are left out with a warning.
 OTHER_IMAGES = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jxr", ".tga", ".pcx", ".pfm", ".exr", ".dng", ".svg")
 
 
 class Folder(NamedTuple):
-    """What is stored directly in a folder; prefix is its path relative to the root, empty or with "/" at the end."""
+    """A folder, and the images directly in it.
+
+    Args:
+        path: Path of the folder.
+        prefix: Path relative to the root, empty or with "/" at the end.
+        images: Names of the images, sorted.
+    """
 
     path: str
     prefix: str
@@ -26,20 +32,20 @@ class _Waiting(NamedTuple):
     path: str
     prefix: str
     is_link: bool
-    # The path of the folder that it is in, without links, and whether a link led there.
+    # The real path of the parent folder, and whether a link led there.
     real_parent: str
     is_linked: bool
 
 
 class FolderWalk:
-    """Walks below a root, and keeps the names of what it left out.
+    """A walk below a root, which keeps the names of the links and images that it left out.
 
     Symbolic links to folders are followed, but each real folder is read once. A link is left out if its folder contains
     the link, is in the tree anyway, or was reached by another link. So real folders take precedence over links to them,
-    and links that lead to each other come to an end.
+    and links that lead to each other cause no endless walk.
 
     Args:
-        root: The folder that all names are relative to.
+        root: Folder that all names are relative to.
     """
 
     def __init__(self, root: str) -> None:
@@ -76,7 +82,7 @@ class FolderWalk:
             ]
 
     def _content(self, folder: _Waiting) -> tuple[list[str], list[tuple[str, bool]]]:
-        """Names of the images, and names of the sub-folders with whether they are links, both sorted."""
+        """Return the names of the images, and the sub-folders as (name, whether it is a link), both sorted."""
         images: list[str] = []
         subfolders: list[tuple[str, bool]] = []
         for entry in entries_of(folder.path):
@@ -91,11 +97,11 @@ class FolderWalk:
         return sorted(images), sorted(subfolders)
 
     def _entered(self, folder: _Waiting) -> str | None:
-        """The folder's path without links, or None if it is left out."""
+        """Return the folder's real path, or None if it is left out."""
         if not folder.is_link and not folder.is_linked:
             return os.path.join(folder.real_parent, os.path.basename(folder.path)) if folder.prefix else self._real_root
         real = os.path.realpath(folder.path)
-        # A hidden folder is not in the tree, and neither is what ".." leads to.
+        # A hidden folder is not in the tree. A path that begins with ".." is not in it either.
         in_tree = all(part[0] != "." for part in os.path.relpath(real, self._real_root).split(os.sep))
         leads_back = _contains(real, self._real_root) or (folder.is_link and _contains(real, folder.real_parent))
         if in_tree or leads_back or real in self._linked:
@@ -105,7 +111,7 @@ class FolderWalk:
 
 
 def _contains(folder: str, other: str) -> bool:
-    """Whether a folder is another, or one of the folders around it; both without links."""
+    """Return whether a folder is the other one or contains it. Both are real paths."""
     return os.path.commonpath([folder, other]) == folder
 
 
@@ -116,7 +122,7 @@ def entries_of(folder: str) -> list[os.DirEntry[str]]:
         ValueError: If the folder cannot be read.
     """
     try:
-        # The right to list a folder is not the right to open its files.
+        # The permission to list a folder does not include the permission to open its files, so check that too.
         os.stat(os.path.join(folder, "."))
         with os.scandir(folder) as entries:
             return list(entries)
@@ -128,7 +134,8 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a folder or a link to one.
 
     Raises:
-        ValueError: If that cannot be found out, and the name is not that of an image, which reading finds to be bad.
+        ValueError: If the entry cannot be examined, and its name is not that of an image. Such an image is a bad file
+            when it is read.
     """
     try:
         return entry.is_dir()

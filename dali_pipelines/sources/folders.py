@@ -1,4 +1,4 @@
-"""Folders of images: a sub-folder a class, or all images without labels."""
+"""Open folders of images: one sub-folder per class, or all images without labels."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ logger = logging.getLogger(__name__)
 
 
 def image_folder(root: str | Path) -> FileSource:
-    """ROOT/CLASS/**/*.jpg: every sub-folder of the root that has images is a class, as in torchvision's ImageFolder.
+    """Open a folder with one sub-folder per class, as torchvision's ImageFolder: ROOT/CLASS/**/*.jpg.
+
+    Every sub-folder with images, at any depth, is a class. The classes are sorted by name.
+
+    Args:
+        root: Folder of the classes.
 
     Raises:
-        ValueError: If there is no such folder, one of its folders cannot be read, or there is no class with images.
+        ValueError: If the folder does not exist, a folder in it cannot be read, or no class has images.
+
+    Examples:
+        >>> loader = TwoViewLoader(image_folder("imagenet/train"), batch_size_per_rank=256)
     """
     root = existing_folder(root)
     tops = tuple(sorted(entry.name for entry in entries_of(str(root)) if entry.name[0] != "." and is_folder(entry)))
@@ -31,58 +39,70 @@ def image_folder(root: str | Path) -> FileSource:
     labels = index["labels"]
     present = np.flatnonzero(np.bincount(labels, minlength=len(tops)))
     if not len(present):
-        inside = f"none of its {len(tops)} folders has images" if tops else "no images and no folders of images in it"
+        inside = f"none of its {len(tops)} folders has images" if tops else "has no images and no folders of images"
         raise ValueError(f"{root}: {inside}; {ENDINGS}")
     classes = tuple(tops[number] for number in present)
     if len(classes) < len(tops):
         without = _some(sorted(set(tops).difference(classes)))
-        logger.warning("%s: %s without images, so not among the %d classes", root, without, len(classes))
+        logger.warning("%s: %s without images, and left out of the %d classes", root, without, len(classes))
         labels = np.searchsorted(present, labels)
     return FileSource(root, Names(index["names"], index["ends"]), labels=labels, classes=classes)
 
 
 def flat_folder(root: str | Path) -> FileSource:
-    """ROOT/**/*.jpg: all images at any depth, without labels.
+    """Open all images in a folder, at any depth and without labels: ROOT/**/*.jpg.
+
+    Args:
+        root: Folder of the images.
 
     Raises:
-        ValueError: If there is no such folder, one of its folders cannot be read, or there is no image in it.
+        ValueError: If the folder does not exist, a folder in it cannot be read, or it has no image.
+
+    Examples:
+        >>> loader = TwoViewLoader(flat_folder("images"), batch_size_per_rank=256)
     """
     root = existing_folder(root)
     index = _index_of(f"flat folder {root.resolve()}", root, ("",))
     if not len(index["ends"]):
-        raise ValueError(f"{root}: no images in it; {ENDINGS}")
+        raise ValueError(f"{root}: has no images; {ENDINGS}")
     return FileSource(root, Names(index["names"], index["ends"]), labels=None, classes=())
 
 
 def any_folder(root: str | Path) -> FileSource:
-    """A flat folder if images are stored in the folder itself, otherwise an image folder.
+    """Open a folder as flat_folder if it directly contains images, otherwise as image_folder.
+
+    Args:
+        root: Folder of images or classes.
 
     Raises:
-        ValueError: As those two.
+        ValueError: If the folder does not exist, a folder in it cannot be read, or it has no image.
     """
     root = existing_folder(root)
-    # Of an entry that is no link, the listing tells the kind.
+    # The listing has the kind of every entry that is not a link, which saves a call per file.
     entries = (entry for entry in entries_of(str(root)) if is_image(entry.name))
     if not any(os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file() for entry in entries):
         return image_folder(root)
     source = flat_folder(root)
-    assert isinstance(source.names, Names), "as flat_folder makes them"
+    assert isinstance(source.names, Names), "flat_folder returns packed names"
     slashes = np.flatnonzero(source.names.block == ord("/"))
     in_folders = len(np.unique(np.searchsorted(source.names.ends, slashes, side="right")))
     if in_folders:
         logger.warning(
-            "%s: taken without labels, because %d images are stored in the folder itself, next to %d images in"
-            " sub-folders. If the sub-folders are classes, move these %d images elsewhere.",
+            "%s: read without labels, because the folder directly contains %d images, next to %d images in sub-folders."
+            " If the sub-folders are classes, move these %d images elsewhere.",
             root, len(source) - in_folders, in_folders, len(source) - in_folders,
         )  # fmt: skip
     return source
 
 
 def existing_folder(root: str | Path) -> Path:
-    """Return the folder, as an absolute path.
+    """Return the absolute path of a folder.
+
+    Args:
+        root: Folder.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the folder does not exist.
     """
     root = absolute(root)
     if os.path.isdir(root):
@@ -99,14 +119,20 @@ def existing_folder(root: str | Path) -> Path:
 
 
 def _index_of(key: str, root: Path, tops: Sequence[str]) -> Index:
-    """The images below each of root's sub-folders, whose number is their label; "" is the root itself."""
+    """Return the index of the images below some sub-folders of root. A label is the number of the sub-folder.
+
+    Args:
+        key: Key of the index in the cache.
+        root: Folder.
+        tops: Names of the sub-folders; "" is the root itself.
+    """
     index = cached_index(key, lambda: _built(str(root), tops))
     for kind, rule in (
         (
             "links",
-            "left out; a symbolic link is not followed to a folder that is read anyway or that contains the link",
+            "left out; a symbolic link is not followed if its folder is read anyway or contains the link",
         ),
-        ("others", "left out; such images are not read, so convert them to JPEG or PNG"),
+        ("others", "left out; this format is not supported, so convert the images to JPEG or PNG"),
     ):
         names = Names(index[kind], index[f"{kind}_ends"])
         if names:
@@ -115,7 +141,7 @@ def _index_of(key: str, root: Path, tops: Sequence[str]) -> Index:
 
 
 def _built(root: str, tops: Sequence[str]) -> Built:
-    """Sorted, so that every machine numbers the images alike."""
+    """Build the index. The images are sorted, so that every machine numbers them in the same order."""
     walk = FolderWalk(root)
     labels: list[int] = []
     folders = [root]
@@ -141,7 +167,7 @@ def _built(root: str, tops: Sequence[str]) -> Built:
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names, and how many others there are."""
+    """Return the first names and the number of the others, as the subject of a sentence."""
     shown = ", ".join(names[:3])
     return (
         f"{shown} and {len(names) - 3} others are" if len(names) > 3 else f"{shown} {'are' if len(names) > 1 else 'is'}"

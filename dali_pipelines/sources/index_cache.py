@@ -1,4 +1,4 @@
-"""What took long to find out about a source, kept for the next start."""
+"""Keep the index of a source for the next start, if it took long to build."""
 
 from __future__ import annotations
 
@@ -21,32 +21,38 @@ logger = logging.getLogger(__name__)
 
 Index = dict[str, NDArray[Any]]
 
-# Part of the key: an index of another form is another index.
+# Part of the key. Increase it when the form of an index changes.
 _FORMAT = 2
-# What is found out faster is not kept: nothing to gain, and nothing that could be out of date.
+# An index that is built faster is not kept. There is nothing to gain, and nothing that could be out of date.
 WORTH_KEEPING_S = 2.0
 
-_MODIFIED_NS = 1  # a column of the stamps
-# File systems tell time in steps, and storage servers by clocks of their own.
+_MODIFIED_NS = 1  # column of the stamps
+# File systems store times in coarse steps, and storage servers have their own clocks.
 _CLOCK_SLACK_NS = 1_000_000_000
 
 
 class Built(NamedTuple):
-    """An index, and the files and folders whose change makes it invalid."""
+    """A new index.
+
+    Args:
+        arrays: Arrays of the index, by name.
+        depends_on: Paths of the files and folders whose change makes the index invalid.
+    """
 
     arrays: Index
     depends_on: Iterable[str]
 
 
 def cached_index(key: str, build: Callable[[], Built]) -> Index:
-    """The index that was kept under a key, or a new one where something that it depends on has changed.
+    """Return the index that was kept under a key, or build a new one if a file or folder has changed.
 
-    A change is one of size, time of modification, or identity (inode). The folder is
-    $XDG_CACHE_HOME/dali_pipelines, by default ~/.cache/dali_pipelines; where it cannot be written, nothing is kept.
+    A file or folder has changed if its size, its time of modification or its identity (inode) differs. The indexes are
+    stored in $XDG_CACHE_HOME/dali_pipelines, by default ~/.cache/dali_pipelines. If that folder cannot be written, no
+    index is kept.
 
     Args:
-        key: Names what is indexed.
-        build: Makes the index.
+        key: Key that identifies the source.
+        build: Function that builds the index.
     """
     digest = hashlib.sha256(f"{_FORMAT} {key}".encode("utf-8", "surrogateescape")).hexdigest()
     folder = cache_folder()
@@ -64,7 +70,10 @@ def cached_index(key: str, build: Callable[[], Built]) -> Index:
 
 
 def cache_folder() -> Path | None:
-    """None where there is no home directory; a relative path would be another folder after a change of directory."""
+    """Return the folder of the indexes, or None if its path is relative, as without a home directory.
+
+    A relative path would be a different folder after a change of the working directory.
+    """
     folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return Path(folder) / "dali_pipelines" if os.path.isabs(folder) else None
 
@@ -75,7 +84,7 @@ def _load(path: Path) -> Index | None:
             index = dict(file)
         depends_on = Names(index.pop("_depends_on"), index.pop("_depends_on_ends"))
         is_current = np.array_equal(_stamps(depends_on), index.pop("_stamps"))
-    except Exception:  # whatever is wrong with it, it can be made again
+    except Exception:  # whatever is wrong with the index, it can be built again
         return None
     return index if is_current else None
 
@@ -86,19 +95,19 @@ def _keep(path: Path, index: Index, depends_on: list[str], begun_ns: int) -> Non
     try:
         kept["_stamps"] = stamps = _stamps(depends_on)
         if stamps[:, _MODIFIED_NS].max(initial=0) >= begun_ns - _CLOCK_SLACK_NS:
-            return  # it may have changed after it was read
+            return  # a file may have changed after it was read
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Ranks that start together each write one, and whole.
+        # Ranks that start at the same time each write a whole index.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             np.savez(Path(folder) / path.name, **kept)
             os.replace(Path(folder) / path.name, path)
     except OSError as error:
-        logger.warning("the index is not kept, and will be made again at the next start: %s", error)
+        logger.warning("the index is not kept, and will be built again at the next start: %s", error)
     else:
         logger.info("index kept in %s", path)
 
 
 def _stamps(paths: Iterable[str]) -> NDArray[np.int64]:
-    """(n, 3), of each file or folder."""
+    """Return size, time of modification and inode of each file or folder, (n, 3) int64."""
     stats = map(os.stat, paths)
     return np.array([(stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in stats], dtype=np.int64).reshape(-1, 3)

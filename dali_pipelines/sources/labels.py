@@ -1,4 +1,4 @@
-"""From the labels that people write to numbers."""
+"""Convert labels that are text to class numbers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Of one label. Longer ones come from files that are no labels, and Python refuses to convert much longer numbers.
+# The limit for one label. Longer text is not a label, and Python refuses to convert much longer numbers.
 MOST_CHARACTERS = 1000
 _WHOLE_NUMBER = re.compile(rf"-?\d{{1,{MOST_CHARACTERS}}}")
 
 
 def numbered(labels: Sequence[str]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-    """Each label's place among the classes, and the classes.
+    """Return the class number of each label, (n,) int64, and the classes.
 
-    Classes are sorted as numbers if all are whole numbers, else as text. No labels are (None, ()).
+    Classes are sorted as numbers if all are whole numbers, else as text. Without labels, the result is (None, ()).
+
+    Args:
+        labels: Labels as text.
     """
     if not labels:
         return None, ()
     classes = set(labels)
     if all(map(_WHOLE_NUMBER.fullmatch, classes)):
-        # By their text too, or the order of 1 and 01 would be another one in each process.
+        # Sort by their text too. Otherwise the order of 1 and 01 would differ between processes.
         ordered = sorted(classes, key=lambda name: (int(name), name))
     else:
         ordered = sorted(classes)

@@ -1,4 +1,4 @@
-"""What the columns of a list of files are: a header that names them, or a separator that the list should not have."""
+"""Find the columns of a list of files: read its header, and detect a wrong separator."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SEPARATORS = (";", "\t", ",", "|", " ")
 
 
 class Columns(NamedTuple):
-    """Which columns of a row are read.
+    """The columns of a list that are read.
 
     Args:
-        width: How many columns every row has.
-        path: Number of the one with the paths.
-        label: Number of the one with the labels, if there is one.
+        width: Number of columns of every row.
+        path: Number of the column of paths, from 0.
+        label: Number of the column of labels, from 0, or None.
     """
 
     width: int
@@ -35,13 +35,13 @@ class Columns(NamedTuple):
 
 
 def header_columns(row: Sequence[str]) -> Columns | None:
-    """Return the columns that a header names, or None if the row is no header.
+    """Return the columns that a header names, or None if the row is not a header.
 
     Args:
-        row: The first of the list.
+        row: First row of the list.
 
     Raises:
-        ValueError: If it is a header that leaves open which column is the path or the label.
+        ValueError: If the row is a header, but the column of the path or of the label is not clear.
     """
     names = [re.sub(r"[ -]+", "_", cell.strip().lower()) for cell in row]
     paths = [number for number, name in enumerate(names) if name in PATH_NAMES]
@@ -51,32 +51,32 @@ def header_columns(row: Sequence[str]) -> Columns | None:
     for numbers, what in ((paths, "paths"), (labels, "labels")):
         if len(numbers) > 1:
             named = ", ".join(names[number] for number in numbers)
-            raise ValueError(f"the columns {named} all name {what}; keep one of them")
+            raise ValueError(f"the columns {named} could all be the {what}; keep one of them")
     if len(names) > 1 and not labels:
         others = ", ".join(repr(cell[:100]) for number, cell in enumerate(row) if number != paths[0])
         raise ValueError(
-            f"none of the columns {others} is known as the label; name it 'label', or keep the column of paths alone"
+            f"none of the columns {others} has a known label name; name it 'label', or keep only the paths"
         )
     return Columns(len(row), paths[0], labels[0] if labels else None)
 
 
 def is_unknown_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether the first row looks like names of columns, because it has no image and the second row has one.
+    """Return whether the first row looks like a header: it has no image, and the second row has one.
 
     Args:
-        first: The first row, which header_columns does not know.
-        second: The row after it.
+        first: First row, for which header_columns returned None.
+        second: Second row.
     """
     is_path = any(has_image_suffix(cell) or "/" in cell for cell in first)
     return not is_path and any(map(has_image_suffix, second))
 
 
 def foreign_separator(cell: str, own: str | None) -> str | None:
-    """Return the separator that splits a cell into an image or a known name of a column and something else.
+    """Return a wrong separator in a cell, or None: it splits the cell into an image and more, or into a known header.
 
     Args:
-        cell: Of a row; a path that exists needs no such look.
-        own: The separator that the list should have.
+        cell: Cell of a row. Do not call this for a path that exists.
+        own: Separator that the list should have; None if it should have no columns.
     """
     for separator in _SEPARATORS:
         parts = [part.strip().strip("\"'") for part in cell.split(separator)]
@@ -89,5 +89,5 @@ def foreign_separator(cell: str, own: str | None) -> str | None:
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a path ends as images do."""
+    """Return whether a path has the suffix of an image."""
     return name.lower().endswith(IMAGE_SUFFIXES)

@@ -1,4 +1,4 @@
-"""Lists of image files: .csv or .tsv with a path and a label a line, or .txt with a path a line."""
+"""Read lists of image files: .csv or .tsv with a path and a label per line, or .txt with a path per line."""
 
 from __future__ import annotations
 
@@ -27,45 +27,53 @@ from dali_pipelines.sources.list_columns import (
 from dali_pipelines.sources.names import Names
 from dali_pipelines.sources.paths import absolute, unreadable
 
-# Suffixes of lists, and what is between their columns.
+# Suffixes of lists, and their separators of columns.
 LIST_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}
 _NOT_UTF_8 = "is not UTF-8, perhaps Latin-1; save the list as UTF-8"
 
 
 def file_list(path: str | Path) -> FileSource:
-    """A list of files: .csv or .tsv with a path and, if all have one, a label a line; .txt with a path a line.
+    """Open a list of image files.
 
-    Paths are absolute, begin with ~/, or are relative to the list's folder. A first line such as "path,label" or
-    "class,width,filename" is a header, which says what the columns are. Classes are sorted as numbers if all are whole
-    numbers, else as text. Whether the files exist is found out when they are read: among a million, a missing one is
-    a bad file.
+    A .csv or .tsv list has a path and a label per line; either all lines have a label or none. A .txt list has a path
+    per line. Paths are absolute, begin with ~/, or are relative to the list's folder. A first line such as "path,label"
+    or "class,width,filename" is a header that names the columns. Classes are sorted as numbers if all are whole
+    numbers, else as text. Opening does not check that the files exist. A missing file counts as a bad file when it is
+    read.
+
+    Args:
+        path: List, a .csv, .tsv or .txt file in UTF-8.
 
     Raises:
-        ValueError: If there is no such list, it is empty, or a line is not what a list has.
+        ValueError: If the list does not exist, is empty, or a line has an error; the message names the line.
+
+    Examples:
+        >>> source = file_list("train.csv")
+        >>> len(source), source.classes
     """
     path = absolute(path)
     if path.suffix.lower() not in LIST_DELIMITERS:
-        raise ValueError(f"{path}: is not read as a list; give a {', '.join(LIST_DELIMITERS)} file")
+        raise ValueError(f"{path}: is not a list of files; use a {', '.join(LIST_DELIMITERS)} file")
     labels: list[str] = []
     try:
         names = Names.of(_ListReader(path).paths(labels))
     except OSError as error:
-        raise ValueError(f"{unreadable(path, error)}; give a {', '.join(LIST_DELIMITERS)} file") from error
+        raise ValueError(f"{unreadable(path, error)}; use a {', '.join(LIST_DELIMITERS)} file") from error
     if not names:
-        raise ValueError(f"{path}: no files in it; write a path a line")
+        raise ValueError(f"{path}: has no files; write one path per line")
     numbers, classes = numbered(labels)
     without_blanks = {name.strip(): name for name in classes}
     for name in classes:
         if (other := without_blanks[name.strip()]) != name:
-            raise ValueError(f"{path}: the labels {name!r} and {other!r} differ in blanks alone; write them alike")
+            raise ValueError(f"{path}: the labels {name!r} and {other!r} differ only in whitespace; write one of them")
     return FileSource(path.parent, names, labels=numbers, classes=classes)
 
 
 class _ListReader:
-    """Reads a list once, line by line.
+    """A reader of a list, line by line.
 
     Args:
-        path: The list.
+        path: List of files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +81,7 @@ class _ListReader:
         self._delimiter = LIST_DELIMITERS[path.suffix.lower()]
 
     def paths(self, labels: list[str]) -> Iterator[str]:
-        """Yield the paths, one after the other; labels are appended to `labels`."""
+        """Yield the paths in order, and append the labels to `labels`."""
         with open_regular(self._path) as file:
             rows = self._rows(_text_of(io.BufferedReader(CheckedLines(file, self._path))))
             begun = list(islice((each for each in rows if _has_text(each[1])), 2))
@@ -87,7 +95,7 @@ class _ListReader:
             count, path, label = columns.width, columns.path, columns.label
             for line, row in chain(begun, rows):
                 name = row[path] if len(row) == count else ""
-                # A function call a line would be felt among a million.
+                # The common case has no function call, which would slow down a list of a million lines.
                 if not name.isascii() or not name.lower().endswith(IMAGE_SUFFIXES):
                     if not _has_text(row):
                         continue
@@ -100,7 +108,7 @@ class _ListReader:
                 yield os.path.expanduser(name) if name[:2] == "~/" else name
 
     def _rows(self, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-        """The rows, each with the number of its last line."""
+        """Yield the rows, each with the number of its last line."""
         if self._delimiter is None:
             for number, line in enumerate(text, start=1):
                 yield number, [line.rstrip("\r\n")]
@@ -113,7 +121,7 @@ class _ListReader:
             raise self._error(reader.line_num, f"{error}; correct the quotation marks") from error
 
     def _header(self, begun: Sequence[tuple[int, list[str]]]) -> Columns | None:
-        """The columns that the first row names, or None if it is no header."""
+        """Return the columns that the first row names, or None if it is not a header."""
         line, first = begun[0]
         try:
             columns = header_columns(first)
@@ -124,7 +132,7 @@ class _ListReader:
             if not any(map(self._exists, first)):
                 raise self._error(
                     line,
-                    f"{_shown(first)} looks like a header of unknown names; name the columns"
+                    f"{_shown(first)} looks like a header with unknown names; name the columns"
                     f" {', '.join(PATH_NAMES[:4])} ... and {', '.join(LABEL_NAMES[:5])} ..., or remove the line",
                 )
         return columns
@@ -133,17 +141,17 @@ class _ListReader:
         self._check_separator(line, first[0])
         if len(first) > 2:
             raise self._error(
-                line, f"{_shown(first)} must be a path, a label; or write a header, such as path,label,id"
+                line, f"{_shown(first)} must be a path and a label; or write a header, such as path,label,id"
             )
         if len(first) == 2 and has_image_suffix(first[1]) and not has_image_suffix(first[0]) and self._exists(first[1]):
-            raise self._error(line, f"{_shown(first)} has the path last; write the header label,path before it")
+            raise self._error(line, f"{_shown(first)} has the path last; add the header label,path before it")
         return Columns(len(first), 0, 1 if len(first) > 1 else None)
 
     def _check_path(self, line: int, row: Sequence[str], columns: Columns) -> None:
         name = row[columns.path] if columns.path < len(row) else ""
         self._check_separator(line, name)
         if len(row) != columns.width or not name:
-            expected = "a path" + ", a label" * (columns.label is not None)
+            expected = "a path" + " and a label" * (columns.label is not None)
             others = f" among {columns.width} columns" if columns.width > 2 else ""
             raise self._error(line, f"{_shown(row)} must be {expected}{others}")
         # Bytes that are not UTF-8 may be a file's name.
@@ -154,10 +162,10 @@ class _ListReader:
         assert columns.label is not None, "labels are checked where there are any"
         label = row[columns.label]
         if not label.strip():
-            raise self._error(line, f"{_shown(row)} has no label; give one to every line, or to none")
+            raise self._error(line, f"{_shown(row)} has no label; give every line a label, or none")
         if len(label) > MOST_CHARACTERS:
-            raise self._error(line, f"a label of {len(label)} characters; at most {MOST_CHARACTERS} are read")
-        # Such as the label of a class folder whose name is not UTF-8, and so is in the path.
+            raise self._error(line, f"the label has {len(label)} characters; it may have at most {MOST_CHARACTERS}")
+        # A class folder may have a name that is not UTF-8. Then the path is not UTF-8 either, and that is allowed.
         if not _is_text(label) and _is_text(row[columns.path]):
             raise self._error(line, f"{_shown(row)} {_NOT_UTF_8}")
 
@@ -171,7 +179,7 @@ class _ListReader:
             remedy = f"name the list {named}" if named else "write path,label into a .csv"
             own = {",": "a comma", "\t": "a tab"}.get(self._delimiter or "", "only the path")
             raise self._error(
-                line, f"{_shown([cell])} has columns between {separator!r}; a {suffix} has {own}; {remedy}"
+                line, f"{_shown([cell])} has the separator {separator!r}; a {suffix} list has {own}; {remedy}"
             )
 
     def _exists(self, name: str) -> bool:
@@ -182,7 +190,7 @@ class _ListReader:
 
 
 def _text_of(file: io.BufferedReader) -> io.TextIOWrapper:
-    """The text of a file, without the byte-order mark, which Python's own codec for it skips more slowly."""
+    """Return the text of a file without the byte-order mark. Python's own codec for the mark is slower."""
     if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
     return io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
@@ -197,6 +205,6 @@ def _is_text(cell: str) -> bool:
 
 
 def _shown(cells: Sequence[str]) -> str:
-    """Cells with escapes for what cannot be printed, cut to a length that can be read."""
+    """Return cells for a message: with escapes if needed, and at most 200 characters."""
     shown = repr(list(cells))
     return shown if len(shown) <= 200 else f"{shown[:200]}..."

@@ -1,4 +1,4 @@
-"""A million names in one block of memory."""
+"""Store a million names in one block of memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 
 class Names(Sequence[str]):
-    """A tuple of strings, packed: half of its memory, and loaded from a file as fast as that is read.
+    """A packed sequence of strings. It needs half of a tuple's memory, and loads as fast as its file is read.
 
     Args:
-        block: The names in UTF-8, one after the other, uint8.
-        ends: (n,) int64, where each ends.
+        block: Names in UTF-8, one after the other, (bytes,) uint8.
+        ends: Position in the block where each name ends, (n,) int64.
     """
 
     def __init__(self, block: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -24,7 +24,11 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """Packs names, as they come."""
+        """Pack names, without a list of them in memory.
+
+        Args:
+            names: Names, in order.
+        """
         block, ends = bytearray(), array("q")
         for name in names:
             block += name.encode("utf-8", "surrogateescape")

@@ -1,6 +1,7 @@
-"""What lies where in tar files: their headers, read by several processes where there are many.
+"""Find the images of tar files from their headers. Several processes read the headers of many files.
 
-python -m dali_pipelines.sources.tar_members is one of them: shards in as JSON, an index out as .npz.
+`python -m dali_pipelines.sources.tar_members` is one of these processes. It reads the shards as JSON from stdin, and
+writes an index as .npz to stdout.
 """
 
 from __future__ import annotations
@@ -21,30 +22,34 @@ from dali_pipelines.sources.names import Names
 from dali_pipelines.sources.tar_reader import read_members
 from dali_pipelines.sources.tar_samples import Image, labelled_images
 
-# Python's tarfile takes 0.5 s for the 20,000 members of a shard, and in threads twice as long as in one. On network
-# storage the processes wait.
+# Python's tarfile takes 0.5 s for the 20,000 members of a shard. Several threads take twice as long as one, so
+# processes are used. On network storage they mostly wait, so they may be more than the cores.
 _PROCESSES = 8
 _SHARDS_OF_A_PROCESS = 4
 
 
-# Texts of the index, each with where they end.
+# Keys of the packed texts of the index, each with the key of their ends.
 _TEXTS = (("names", "ends"), ("labels", "label_ends"), ("left_out", "left_out_ends"))
 
 
 def members_of(shards: Sequence[tuple[str, str]], suffixes: Sequence[str] = ()) -> Index:
-    """Where the images of shards are.
+    """Return the index of the images of shards.
 
     Args:
-        shards: Path, and the prefix of its images' names, of each.
-        suffixes: As labelled_images takes them.
+        shards: Path of each shard, and the prefix of its images' names.
+        suffixes: Suffixes of images, as in `labelled_images`; empty is any.
 
     Returns:
-        names and ends, labels and label_ends: as Names takes them; a label is empty where there is none.
-        left_out, left_out_ends: names of images that are links or the like.
-        offsets, sizes: (n,) int64, bytes. counts: (len(shards),) int64, images of each shard.
+        The arrays of the index by name.
+
+        - names, ends: the images' names, packed as in Names.
+        - labels, label_ends: the images' labels, packed as in Names. A label is empty if the image has none.
+        - left_out, left_out_ends: the names of images that are links or other members without bytes, packed.
+        - offsets, sizes: the position and the number of each image's bytes, (n,) int64.
+        - counts: the number of images of each shard, (len(shards),) int64.
 
     Raises:
-        ValueError: If one is no plain tar file, or its members do not tell which image has which label.
+        ValueError: If a shard is not a whole, uncompressed tar file, or the label of an image is not clear.
     """
     processes = min(_PROCESSES, len(shards) // _SHARDS_OF_A_PROCESS)
     if processes < 2:
@@ -56,7 +61,7 @@ def members_of(shards: Sequence[tuple[str, str]], suffixes: Sequence[str] = ()) 
         try:
             indexes = list(threads.map(lambda part: _read_in_a_process(part, suffixes, started), parts))
         finally:
-            # After an error or a signal, nobody waits for what the others read.
+            # After an error or a signal, the results of the other processes are not needed.
             for process in started:
                 process.kill()
     joined = {key: np.concatenate([index[key] for index in indexes]) for key in indexes[0]}
@@ -76,7 +81,7 @@ def _read_in_a_process(
         started.append(process)
         output, errors = process.communicate(json.dumps([shards, suffixes]).encode())
     if process.returncode:
-        reason = errors.decode(errors="replace").strip() or f"its reader ended with status {process.returncode}"
+        reason = errors.decode(errors="replace").strip() or f"the reading process ended with {process.returncode}"
         raise ValueError(reason if process.returncode == 1 and errors else f"{shards[0][0]} or a later shard: {reason}")
     with np.load(io.BytesIO(output)) as index:
         return dict(index)

@@ -1,4 +1,4 @@
-"""One tar file, read from its first header to its proven end."""
+"""Read one tar file from its first header to its end, and check that it is whole."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from dali_pipelines.sources.files import IMAGE_SUFFIXES
 from dali_pipelines.sources.labels import MOST_CHARACTERS
 from dali_pipelines.sources.paths import unreadable
 
-# What the headers of one member may take. A long name is some hundred bytes, extended attributes at most 64 KiB.
+# The limit for the headers of one member. A long name has some hundred bytes, extended attributes at most 64 KiB.
 _MOST_HEADER_BYTES = 2**20
-# Two zero blocks end a tar file. Zeros up to a multiple of the writer's block size, rarely more than 1 MiB, follow.
+# A tar file ends with two zero blocks. Then zeros follow, up to a multiple of the writer's block size. That is rarely
+# more than 1 MiB.
 _END = bytes(2 * tarfile.BLOCKSIZE)
 _MOST_PADDING = 2**26
 _CHUNK = 2**20
 
 
 class Member(NamedTuple):
-    """A file in a tar file, and where its bytes are."""
+    """A file in a tar file.
+
+    Args:
+        name: Name of the member.
+        offset: Position of its bytes in the tar file.
+        size: Number of its bytes.
+    """
 
     name: str
     offset: int
@@ -29,12 +36,12 @@ class Member(NamedTuple):
 
 
 class Members(NamedTuple):
-    """What a tar file has.
+    """The images and labels of a tar file.
 
     Args:
-        images: Files with the suffix of an image, in their order.
-        labels: The texts of the .cls files, by name.
-        left_out: Names of images that are links or other things without bytes of their own.
+        images: Members with the suffix of an image, in their order.
+        labels: Texts of the .cls members, by name.
+        left_out: Names of images that are links or other members without bytes.
     """
 
     images: list[Member]
@@ -43,17 +50,17 @@ class Members(NamedTuple):
 
 
 class _ContentError(ValueError):
-    """A whole tar file whose members are not what a shard has."""
+    """The error of a whole tar file whose members are not those of a shard."""
 
 
 class _HeaderFile(io.BufferedReader):
-    """A file whose reader may ask for so many bytes only; a header can claim any number."""
+    """A file that limits the bytes of one member's headers, because a header can claim any number."""
 
     allowed = _MOST_HEADER_BYTES
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0 or size > self.allowed:
-            raise tarfile.ReadError(f"headers of one member with more than {_MOST_HEADER_BYTES} bytes")
+            raise tarfile.ReadError(f"the headers of one member have more than {_MOST_HEADER_BYTES} bytes")
         self.allowed -= size
         return super().read(size)
 
@@ -61,14 +68,14 @@ class _HeaderFile(io.BufferedReader):
 def read_members(path: str) -> Members:
     """Return the images and labels of a tar file.
 
-    Python's tarfile reads the headers. It ends in silence at a damaged one and follows any size that a header claims,
-    so it is checked that members follow each other within the file, and that nothing but zeros is after them.
+    Python's tarfile reads the headers. It stops silently at a damaged header, and trusts any size that a header claims.
+    Therefore this function checks that the members follow each other within the file, and that only zeros follow them.
 
     Args:
-        path: The tar file.
+        path: Tar file.
 
     Raises:
-        ValueError: If it is no whole tar file, or two members that are read have the same name.
+        ValueError: If the file is not a whole, uncompressed tar file, or two images have the same name.
     """
     try:
         raw = open_regular(path)
@@ -92,13 +99,13 @@ def _members(file: _HeaderFile) -> Members:
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         for member in archive:
-            # It keeps every member that it has seen.
+            # Without this, tarfile keeps every member in memory.
             archive.members.clear()  # type: ignore[attr-defined]
             file.allowed = _MOST_HEADER_BYTES
             begin, end = end, archive.offset
             if not (begin <= member.offset < member.offset_data <= end <= size and member.size >= 0):
                 raise tarfile.ReadError(
-                    f"{member.name!r} at byte {member.offset} has {member.size} bytes, and the file has {size}"
+                    f"{member.name!r} at byte {member.offset} claims {member.size} bytes, and the file has {size}"
                 )
             name = member.name.removeprefix("./")
             is_image = name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith("._")
@@ -108,7 +115,7 @@ def _members(file: _HeaderFile) -> Members:
                 found.left_out.append(name)
                 continue
             if member.issparse():
-                raise _ContentError(f"the member {name!r} is sparse; write it without --sparse")
+                raise _ContentError(f"the member {name!r} is sparse; write the shard without --sparse")
             if is_image:
                 if name in names:
                     raise _ContentError(f"two members are named {name!r}; keep one")
@@ -139,12 +146,12 @@ def _label(file: _HeaderFile, member: tarfile.TarInfo) -> str:
 
 
 def _check_end(descriptor: int, end: int, size: int) -> None:
-    """Refuse a file that has no end mark after its last member, or anything but zeros after that."""
+    """Raise if the file has no end mark after its last member, or data after the end mark."""
     mark = os.pread(descriptor, len(_END), end)
     if len(mark) < len(_END) and not any(mark):
-        raise tarfile.ReadError(f"it is cut short at byte {size}, before the two zero blocks of its end")
+        raise tarfile.ReadError(f"it is truncated at byte {size}, before the two zero blocks of its end")
     if any(mark[: tarfile.BLOCKSIZE]):
-        raise tarfile.ReadError(f"the header at byte {end} is damaged or cut short")
+        raise tarfile.ReadError(f"the header at byte {end} is damaged or truncated")
     if any(mark):
         raise tarfile.ReadError(f"the end at byte {end} has one zero block instead of two")
     if size - end > _MOST_PADDING:
@@ -152,5 +159,5 @@ def _check_end(descriptor: int, end: int, size: int) -> None:
     for offset in range(end, size, _CHUNK):
         if os.pread(descriptor, _CHUNK, offset).strip(b"\0"):
             raise tarfile.ReadError(
-                f"data follow the end at byte {end}, perhaps of an archive that was appended; give both as two shards"
+                f"data follow the end at byte {end}, perhaps from an appended archive; store it as a second shard"
             )

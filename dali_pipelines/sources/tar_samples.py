@@ -1,4 +1,4 @@
-"""Which members of a tar file are images to train on, and which label each has."""
+"""Select the images of a tar file, and find their labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from dali_pipelines.sources.tar_reader import Member, Members
 
 
 class Image(NamedTuple):
-    """An image with its label, which is empty where there is none."""
+    """An image in a tar file.
+
+    Args:
+        name: Name of the member.
+        label: Label, empty if the image has none.
+        offset: Position of the image's bytes in the tar file.
+        size: Number of its bytes.
+    """
 
     name: str
     label: str
@@ -21,16 +28,16 @@ class Image(NamedTuple):
 def labelled_images(members: Members, suffixes: Collection[str]) -> list[Image]:
     """Return the images with their labels.
 
-    An image's label is the text of the .cls member that has its name but for what follows the last dot. Without one,
-    it is that of the .cls member with the same WebDataset key: the name up to its first dot.
+    An image's label is the text of the .cls member with the same name up to the last dot. If there is none, it is the
+    text of the .cls member with the same WebDataset key, which is the name up to the first dot.
 
     Args:
-        members: Of the tar file.
-        suffixes: What may follow the first dot of an image's name, in lower case. Empty is anything, and a key with
-            several images is then refused if their names do not tell that each is an image of its own.
+        members: Members of the tar file.
+        suffixes: Allowed texts after the first dot of an image's name, in lower case. Empty allows any. Then several
+            images of one key are allowed only if their names show that each is an image of its own.
 
     Raises:
-        ValueError: If it is open which members of a key are the images, or which label an image has.
+        ValueError: If it is not clear which members of a key are the images, or which label an image has.
     """
     images = [each for each in members.images if not suffixes or suffix_of(each.name).lower() in suffixes]
     own = [members.labels.get(_own_label(each.name)) for each in images]
@@ -41,12 +48,12 @@ def labelled_images(members: Members, suffixes: Collection[str]) -> list[Image]:
 
 
 def suffix_of(name: str) -> str:
-    """Return what follows the first dot of a member's name, its folders aside: "seg.png" of "a.b/0.seg.png"."""
+    """Return the text after the first dot of a member's name, without its folders: "seg.png" for "a.b/0.seg.png"."""
     return name.rpartition("/")[2].partition(".")[2]
 
 
 def _key(name: str) -> str:
-    """The name up to its first dot, its folders aside, which is what WebDataset groups by."""
+    """Return the WebDataset key: the name up to the first dot after its folders. WebDataset groups members by it."""
     return name[: len(name) - len(suffix_of(name)) - 1]
 
 
@@ -55,7 +62,7 @@ def _own_label(name: str) -> str:
 
 
 def _labels_of_keys(members: Members) -> dict[str, set[str]]:
-    """The texts of the .cls members of each key, but for those that are an image's own."""
+    """Return the texts of the .cls members of each key, except those that belong to one image."""
     taken = {_own_label(each.name) for each in members.images}
     found: dict[str, set[str]] = {}
     for name, label in members.labels.items():
@@ -73,17 +80,19 @@ def _with_labels_of_keys(images: Sequence[Member], own: Sequence[str | None], me
             exact = f"{key}.cls"
             choice = {members.labels[exact]} if exact in members.labels else of_keys[key]
             if len(choice) > 1:
-                raise ValueError(f"{each.name!r} has several .cls members that differ; name the right one {exact!r}")
+                raise ValueError(f"{each.name!r} has several different .cls members; name the right one {exact!r}")
             (completed[number],) = choice
     return completed
 
 
 def _check_keys(images: Sequence[Member], own: Sequence[str | None], members: Members) -> None:
-    """Refuse samples of several images, such as an image and its mask, that no one chose from.
+    """Raise if one sample has several images, such as an image and its mask, and the user did not choose one.
 
-    Several images of a key are images of their own, as cat.0.jpg and cat.1.jpg, if each has a label of its own. They
-    are too if there is no label of the key, none of them is KEY.SUFFIX exactly, and what tells them apart are not words
-    that other keys' images have as well.
+    Several images of a key are allowed as separate images, such as cat.0.jpg and cat.1.jpg, in two cases:
+
+    - Each has its own label.
+    - The key has no label, none of the images is exactly KEY.SUFFIX, and the words that tell them apart do not occur in
+      the images of other keys.
     """
     counts = Counter(_key(each.name) for each in images)
     if len(counts) == len(images):
@@ -109,6 +118,6 @@ def _check_keys(images: Sequence[Member], own: Sequence[str | None], members: Me
 def _refuse(names: Sequence[str]) -> None:
     first, second = (suffix_of(name) for name in names[:2])
     raise ValueError(
-        f"{names[0]!r} and {names[1]!r} are images of one sample; choose with SHARDS.tar?image={first}, take both with"
-        f" ?image={first},{second}, or give each its own .cls"
+        f"{names[0]!r} and {names[1]!r} are images of one sample; choose one with SHARDS.tar?image={first}, use both"
+        f" with ?image={first},{second}, or give each its own .cls"
     )

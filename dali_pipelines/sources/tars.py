@@ -1,4 +1,4 @@
-"""Images in tar files, as WebDataset writes them: KEY.jpg, and KEY.cls with the class where there is one."""
+"""The source of images in tar files, as WebDataset writes them: KEY.jpg, and optionally KEY.cls with the class."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from dali_pipelines.sources.tar_members import members_of
 
 logger = logging.getLogger(__name__)
 
-# More names than this are a mistake in the range, and would fill the memory.
+# More names mean a mistake in the range, and would fill the memory.
 _MOST_SHARDS = 1_000_000
 _MOST_CHARACTERS = 2**28
 _CHOICE = re.compile(r"(.*\.tar)\?image=([^/?]+)", re.DOTALL | re.IGNORECASE)
 
 
 class TarSource(ImageSource):
-    """Images in tar files, each read by its place in its shard: shuffled over all shards like files of a folder.
+    """A source of images in tar files. Each is read from its position, so images can be shuffled over all shards.
 
     Args:
         shards: Paths of the tar files.
-        names: Of the images, SHARD/MEMBER.
-        labels: As in ImageSource.
-        classes: As in ImageSource.
-        shard_of: (n,) int64, which shard an image is in.
-        offsets: (n,) int64, where its bytes begin there.
-        sizes: (n,) int64, how many they are.
+        names: Names of the images, SHARD/MEMBER.
+        labels: Labels, as in ImageSource.
+        classes: Names of the classes, as in ImageSource.
+        shard_of: Number of each image's shard, (n,) int64.
+        offsets: Position of each image's bytes in its shard, (n,) int64.
+        sizes: Number of each image's bytes, (n,) int64.
     """
 
     kind = "encoded"
@@ -63,7 +63,7 @@ class TarSource(ImageSource):
         self._sizes = sizes
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of the member."""
+        """Return the bytes of an image, (n,) uint8."""
         size = int(self._sizes[index])
         with open_regular(self._shards[self._shard_of[index]]) as file:
             content = os.pread(file.fileno(), size, int(self._offsets[index]))
@@ -72,7 +72,7 @@ class TarSource(ImageSource):
         return np.frombuffer(content, dtype=np.uint8)
 
     def place(self, index: int) -> str:
-        """The path of the shard, and the name of its member."""
+        """Return the path of an image's shard, and the name of its member."""
         member = self.names[index].rpartition(".tar/")[2]
         return f"{self._shards[self._shard_of[index]]}, member {member}"
 
@@ -81,29 +81,37 @@ class TarSource(ImageSource):
 
 
 def is_tar_pattern(path: str) -> bool:
-    """Whether a path is that of tar shards, as tar_shards takes it."""
+    """Return whether a path is a pattern of tar shards (see tar_shards)."""
     return path.lower().endswith(".tar") or _CHOICE.fullmatch(path) is not None
 
 
 def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
-    """The images of tar shards, in the order of the shards.
+    """Open the images of tar shards, in the order of the shards.
 
-    An image is a member with the suffix of an image. It has a label if the shard has a .cls member with the same name,
-    or with the same name up to the first dot, whose text is the class. Either all images have one or none.
-    The headers are read once; their index is kept (see index_cache).
+    Every member with the suffix of an image is an image. Its label is the text of the .cls member with the same name,
+    or with the same name up to the first dot. Either all images have a label or none. The headers are read once, and
+    their index is kept for the next start (see index_cache).
 
     Args:
-        pattern: Path of a shard, with wildcards (shards/*.tar) and braces (train-{0000..0146}.tar), or several of them.
-            With ?image=jpg at the end, only members named KEY.jpg are images: 0.jpg, and not its mask 0.seg.png.
+        pattern: Path of a shard, or several paths. A path may have wildcards (shards/*.tar) and braces
+            (train-{0000..0146}.tar). With ?image=jpg at the end, only members named KEY.jpg are images: 0.jpg, but not
+            its mask 0.seg.png.
 
     Raises:
-        ValueError: If a shard is missing or no whole tar file, there is no image in them, only some have a label, or
-            it is open which members are the images.
+        ValueError: If a shard is missing or not a whole tar file, the shards have no images, only some images have a
+            label, or it is not clear which members are the images.
+
+    Examples:
+        >>> source = tar_shards("shards/train-{0000..0146}.tar")
+        >>> masked = tar_shards("shards/*.tar?image=jpg")
     """
     patterns = [os.fspath(pattern)] if isinstance(pattern, (str, Path)) else [os.fspath(each) for each in pattern]
     chosen = [_chosen(each) for each in patterns]
     if not chosen or any(suffixes != chosen[0][1] for _, suffixes in chosen):
-        raise ValueError(f"{', '.join(patterns) or 'no pattern'}: give shards, all with the same ?image=SUFFIX or none")
+        raise ValueError(
+            f"{', '.join(patterns) or 'no pattern'}: is not allowed; give at least one shard, and all shards with the"
+            " same ?image=SUFFIX or none"
+        )
     shards = [shard for each, _ in chosen for shard in _expanded(each)]
     suffixes = chosen[0][1]
     key = "\n".join(["tar shards", *suffixes, *(os.path.abspath(shard) for shard in shards)])
@@ -111,19 +119,21 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
     names, left_out = Names(index["names"], index["ends"]), Names(index["left_out"], index["left_out_ends"])
     if left_out:
         logger.warning(
-            "%s: %d members are links and were left out, such as %s; write the shards with --dereference and"
+            "%s: %d members are links and are left out, such as %s; write the shards with --dereference and"
             " --hard-dereference", patterns[0], len(left_out), left_out[0],
         )  # fmt: skip
     if not names:
         rule = (
-            f"members named KEY.{' or KEY.'.join(suffixes)} count" if suffixes else ENDINGS.replace("files", "members")
+            f"members named KEY.{' or KEY.'.join(suffixes)} are images"
+            if suffixes
+            else ENDINGS.replace("files", "members")
         )
-        raise ValueError(f"{patterns[0]}: no images in {len(shards)} shard(s); {rule}")
+        raise ValueError(f"{patterns[0]}: {len(shards)} shard(s) have no images; {rule}")
     labels = list(Names(index["labels"], index["label_ends"]))
     if not all(labels):
         if any(labels):
             raise ValueError(
-                f"{names[labels.index('')]} has no .cls member and others have; give all images one, or none"
+                f"{names[labels.index('')]} has no .cls member, and other images have one; give all images one, or none"
             )
         labels = []
     numbers, classes = numbered(labels)
@@ -139,7 +149,7 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
 
 
 def _chosen(pattern: str) -> tuple[str, list[str]]:
-    """The pattern without ?image=, and the suffixes after that."""
+    """Return the pattern without ?image=, and the suffixes in it."""
     match = _CHOICE.fullmatch(pattern)
     if match is None or os.path.isfile(absolute(pattern)):
         return pattern, []
@@ -147,14 +157,14 @@ def _chosen(pattern: str) -> tuple[str, list[str]]:
     for suffix in suffixes:
         if not f".{suffix}".endswith(IMAGE_SUFFIXES):
             raise ValueError(
-                f"{pattern}: ?image={suffix} is not allowed; it must be what follows the first dot of an image's name,"
-                " such as jpg or seg.png"
+                f"{pattern}: ?image={suffix} is not allowed; it must be the text after the first dot of an image's"
+                " name, such as jpg or seg.png"
             )
     return match[1], suffixes
 
 
 def _expanded(pattern: str) -> list[str]:
-    """The shards that a pattern names, sorted where it has wildcards."""
+    """Return the shards that a pattern names, sorted if it has wildcards."""
     literal, rest = _existing_part(absolute(pattern))
     shards = []
     for name in _without_braces(rest, pattern):
@@ -164,20 +174,20 @@ def _expanded(pattern: str) -> list[str]:
             continue
         found = sorted(glob.glob(os.path.join(glob.escape(literal), name), recursive=True))
         if not found:
-            raise ValueError(f"{path}: no shard has such a name")
+            raise ValueError(f"{path}: no shard matches; correct the pattern")
         shards += found
     for shard in shards:
         try:
             os.stat(shard)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ValueError(f"{shard}: there is no such shard; correct the name or the range of {pattern}") from error
+            raise ValueError(f"{shard}: does not exist; correct the name or the range of {pattern}") from error
         except OSError as error:
             raise unreadable(shard, error) from error
     return shards
 
 
 def _existing_part(path: Path) -> tuple[str, str]:
-    """The part of a path that exists as it is written, whatever characters it has, and the rest."""
+    """Return the part of a path that exists exactly as it is written, and the rest."""
     parts = path.parts
     count = 1
     while count < len(parts) and os.path.lexists(os.path.join(*parts[: count + 1])):
@@ -196,7 +206,7 @@ def _without_braces(name: str, pattern: str) -> list[str]:
                 raise bracex.ExpansionLimitException
     except (bracex.ExpansionLimitException, RecursionError) as error:
         raise ValueError(
-            f"{pattern[:200]}: braces of more than {_MOST_SHARDS} names; correct the range, or use a wildcard"
+            f"{pattern[:200]}: the braces have more than {_MOST_SHARDS} names; correct the range, or use a wildcard"
         ) from error
     return names
 

@@ -60,7 +60,7 @@ class ViewParams:
         saturation: Strength of the saturation step, 0 to 100. The factor is drawn as for brightness, and scales the
             distance to each pixel's gray.
         hue: Strength of the hue step, 0 to 0.5. The shift is drawn from [-hue, hue], in turns of the color wheel.
-        hue_space: Color space of the hue step. hsv equals PIL and torchvision. yiq is DALI's own matrix; it is faster
+        hue_space: Color space of the hue step. hsv matches PIL and torchvision. yiq is DALI's own matrix; it is faster
             and gives other colors (docs/fidelity.md).
         gray_p: Probability of a conversion to gray.
         blur_p: Probability of a Gaussian blur.

@@ -132,7 +132,7 @@ def test_fortran_order_and_compression_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(9, 3, 32, 32), (9, 1, 28, 28), (9, 3, 5, 7), (9, 4, 64, 48), (9, 13, 64, 64)])
 def test_channels_that_come_first_are_refused_with_the_remedy(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros(shape, np.uint8))
-    with pytest.raises(ValueError, match=r"x\.npz: images: .*give images\.transpose\(0, 2, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"x\.npz: images: .*use images\.transpose\(0, 2, 3, 1\)"):
         open_source(tmp_path / "x.npz")
     assert len(array_source(np.zeros(shape, np.uint8).transpose(0, 2, 3, 1))) == 9
 

@@ -187,7 +187,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, closed: str, mod
     finally:
         (root / closed).chmod(0o755)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count(f"{root / closed if closed else root}: may not be read; change its permissions") == 3
+    assert result.stdout.count(f"{root / closed if closed else root}: permission denied; change its permissions") == 3
 
 
 @pytest.mark.parametrize("other", ["empty", "__MACOSX/._1.png", "notes/readme.txt", "deep/er/x.json"])
@@ -203,13 +203,13 @@ def test_a_folder_without_images_is_no_class(tmp_path: Path, other: str, caplog:
     source = open_source(root)
     assert (source.classes, source.labels.tolist()) == (("a", "n", "z"), [0, 1, 2])
     assert source.fingerprint == before.fingerprint
-    assert f"{other.split('/')[0]} is without images, so not among the 3 classes" in caplog.text
+    assert f"{other.split('/')[0]} is without images, and left out of the 3 classes" in caplog.text
 
 
 def test_an_image_beside_class_folders_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_tree(tmp_path / "data", "a/1.png", "b/2.png", "b/c/3.png", "stray.png", "stray2.png")
     assert not open_source(root).has_labels
-    assert "taken without labels, because 2 images are stored in the folder itself, next to 3 images" in caplog.text
+    assert "read without labels, because the folder directly contains 2 images, next to 3 images" in caplog.text
     assert "move these 2 images" in caplog.text
     caplog.clear()
     assert not open_source(root / "a").has_labels
@@ -228,7 +228,7 @@ def test_images_that_are_not_read_are_told(tmp_path: Path, caplog: pytest.LogCap
     for name in ("a/1.gif", "a/2.AVIF", "a/3.heic", "a/.4.gif"):
         (root / name).write_text("")
     assert len(image_folder(root)) == 1
-    assert "a/1.gif, a/2.AVIF, a/3.heic are left out; such images are not read" in caplog.text
+    assert "a/1.gif, a/2.AVIF, a/3.heic are left out; this format is not supported" in caplog.text
 
 
 def test_a_relative_folder_stays_the_same_after_a_change_of_directory(

@@ -45,11 +45,11 @@ def test_commas_and_spaces_belong_to_a_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("", "no files in it"),
-        ("path,label\n", "no files in it"),
-        ("a.png,1\nb.png\n", r"line 2: \['b.png'\] must be a path, a label"),
+        ("", "has no files"),
+        ("path,label\n", "has no files"),
+        ("a.png,1\nb.png\n", r"line 2: \['b.png'\] must be a path and a label"),
         ("a.png,1,2\n", "line 1: .* must be a path"),
-        ("a.png,1\n,1\n", "line 2: .* must be a path, a label"),
+        ("a.png,1\n,1\n", "line 2: .* must be a path and a label"),
     ],
 )
 def test_a_bad_list_is_named_by_its_line(tmp_path: Path, text: str, rule: str) -> None:
@@ -95,38 +95,50 @@ def test_headers_and_marks_of_plain_lists(tmp_path: Path, header: str) -> None:
         (
             "l.csv",
             "where,what\na.png,1\n",
-            r"line 1: \['where', 'what'\] looks like a header of unknown names.* path, ",
+            r"line 1: \['where', 'what'\] looks like a header with unknown names.* path, ",
         ),
         ("l.csv", "\nfoo\na.png\n", "line 2: .*looks like a header"),
         ("l.txt", "pictures\na.png\n", "line 1: .*looks like a header"),
         (
             "l.csv",
             "path,breed\na.png,1\n",
-            "line 1: none of the columns 'breed' is known as the label; name it 'label'",
+            "line 1: none of the columns 'breed' has a known label name; name it 'label'",
         ),
-        ("l.csv", "path,label,class\na.png,1,2\n", "line 1: the columns label, class all name labels; keep one"),
+        (
+            "l.csv",
+            "path,label,class\na.png,1,2\n",
+            "line 1: the columns label, class could all be the labels; keep one",
+        ),
         (
             "l.csv",
             "path;label\na.png;1\n",
-            r"line 1: .*between ';'; a \.csv has a comma; write path,label into a \.csv",
+            r"line 1: .*the separator ';'; a \.csv list has a comma; write path,label into a \.csv",
         ),
-        ("l.csv", "a.png;1\nb.png;2\n", "line 1: .*between ';'"),
-        ("l.csv", "a.png\t1\nb.png\t2\n", r"line 1: .*between '\\t'; a \.csv has a comma; name the list \.tsv"),
-        ("l.tsv", "a.png,1\n", r"line 1: .*between ','; a \.tsv has a tab; name the list \.csv"),
-        ("l.txt", "a.png 1\n", r"line 1: .*between ' '; a \.txt has only the path; write path,label into a \.csv"),
-        ("l.txt", "my a.jpg 1\n", "line 1: .*between ' '"),
-        ("l.txt", "ok.png\nb.png\tcat\n", r"line 2: .*between '\\t'.*name the list \.tsv"),
+        ("l.csv", "a.png;1\nb.png;2\n", "line 1: .*the separator ';'"),
+        (
+            "l.csv",
+            "a.png\t1\nb.png\t2\n",
+            r"line 1: .*the separator '\\t'; a \.csv list has a comma; name the list \.tsv",
+        ),
+        ("l.tsv", "a.png,1\n", r"line 1: .*the separator ','; a \.tsv list has a tab; name the list \.csv"),
+        (
+            "l.txt",
+            "a.png 1\n",
+            r"line 1: .*the separator ' '; a \.txt list has only the path; write path,label into a \.csv",
+        ),
+        ("l.txt", "my a.jpg 1\n", "line 1: .*the separator ' '"),
+        ("l.txt", "ok.png\nb.png\tcat\n", r"line 2: .*the separator '\\t'.*name the list \.tsv"),
         ("l.txt", "a.png,cat\n", r"line 1: .*name the list \.csv"),
-        ("l.csv", "a.png cat\n", "line 1: .*between ' '"),
-        ("l.csv", "a.png,cat\nb.png\n", r"line 2: \['b.png'\] must be a path, a label"),
-        ("l.csv", "a.png,cat\nb.png,\n", r"line 2: .*has no label; give one to every line"),
-        ("l.csv", "path,w,label\na.png,1,cat\nb.png,2\n", "line 3: .*must be a path, a label among 3 columns"),
+        ("l.csv", "a.png cat\n", "line 1: .*the separator ' '"),
+        ("l.csv", "a.png,cat\nb.png\n", r"line 2: \['b.png'\] must be a path and a label"),
+        ("l.csv", "a.png,cat\nb.png,\n", r"line 2: .*has no label; give every line a label"),
+        ("l.csv", "path,w,label\na.png,1,cat\nb.png,2\n", "line 3: .*must be a path and a label among 3 columns"),
         ("l.csv", "a.png,cat\nb.png,  \n", r"line 2: .*has no label"),
-        ("l.csv", f"a.png,{'9' * 5000}\n", "line 1: a label of 5000 characters; at most 1000"),
+        ("l.csv", f"a.png,{'9' * 5000}\n", "line 1: the label has 5000 characters; it may have at most 1000"),
         ("l.csv", 'a.png,1\n"b.png,2\nc.png,3\n', "line 3: unexpected end of data; correct the quotation marks"),
         ("l.csv", 'a.png,1\n"b.png"x,2\n', "line 2: .*quotation marks"),
-        ("l.txt", "a.png\n" + "x" * 100_000, "line 2: more than 65536 bytes"),
-        ("l.csv", "a.png,1\nb\0.png,2\n", "line 2: a NUL byte"),
+        ("l.txt", "a.png\n" + "x" * 100_000, "line 2: has more than 65536 bytes"),
+        ("l.csv", "a.png,1\nb\0.png,2\n", "line 2: has a NUL byte"),
     ],
 )
 def test_a_wrong_list_is_named_by_its_line_with_a_remedy(tmp_path: Path, name: str, text: str, rule: str) -> None:
@@ -142,9 +154,9 @@ def test_a_wrong_list_is_named_by_its_line_with_a_remedy(tmp_path: Path, name: s
         ("latin-1", "line 3: .*is not UTF-8, perhaps Latin-1; save the list as UTF-8"),
         ("cp1252", "line 3: .*is not UTF-8"),
         ("utf-16", "line 1: the list is UTF-16; save it as UTF-8"),
-        ("utf-16-le", "line 1: a NUL byte, which UTF-16 has"),
-        ("utf-16-be", "line 1: a NUL byte"),
-        ("utf-32", "line 1: the list is UTF-16|line 1: a NUL byte"),
+        ("utf-16-le", "line 1: has a NUL byte, so it is probably UTF-16"),
+        ("utf-16-be", "line 1: has a NUL byte"),
+        ("utf-32", "line 1: the list is UTF-16|line 1: has a NUL byte"),
     ],
 )
 @pytest.mark.parametrize(
@@ -186,7 +198,7 @@ def test_labels_keep_their_blanks_and_must_not_differ_in_them_alone(tmp_path: Pa
     (tmp_path / "l.csv").write_text("a.png, cat\nb.png, cat\n")
     assert file_list(tmp_path / "l.csv").classes == (" cat",)
     (tmp_path / "l.csv").write_text("a.png, cat\nb.png,cat\n")
-    with pytest.raises(ValueError, match=r"l\.csv: the labels ' cat' and 'cat' differ in blanks alone"):
+    with pytest.raises(ValueError, match=r"l\.csv: the labels ' cat' and 'cat' differ only in whitespace"):
         file_list(tmp_path / "l.csv")
 
 

@@ -70,8 +70,8 @@ def test_every_damaged_header_is_refused(tmp_path: Path, whole: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        (lambda whole: whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 512], "cut short at byte"),
-        (lambda whole: whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 1024], "cut short at byte"),
+        (lambda whole: whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 512], "truncated at byte"),
+        (lambda whole: whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 1024], "truncated at byte"),
         (lambda whole: whole + whole, "data follow the end at byte .*two shards"),
         (lambda whole: whole[:-1] + b"x", "data follow the end"),
         (lambda whole: whole + bytes(2**20) + b"x", "data follow the end"),
@@ -150,7 +150,7 @@ def test_extended_headers_are_bounded(tmp_path: Path, whole: bytes, begin: bytes
 
 def test_sparse_members_are_refused(tmp_path: Path, whole: bytes) -> None:
     (tmp_path / "x.tar").write_bytes(with_field(whole[:512], 156, b"S") + whole[512:])
-    with pytest.raises(ValueError, match=r"x\.tar: the member '0\.jpg' is sparse; write it without --sparse"):
+    with pytest.raises(ValueError, match=r"x\.tar: the member '0\.jpg' is sparse; write the shard without --sparse"):
         open_source(tmp_path / "x.tar")
 
 
@@ -174,7 +174,7 @@ def test_links_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFi
             file.add(tmp_path / name, name)
     assert list(tar_shards(tmp_path / "x.tar").names) == ["x.tar/1.jpg"]
     assert (
-        "2 members are links and were left out, such as x.tar/2.jpg; write the shards with --dereference" in caplog.text
+        "2 members are links and are left out, such as x.tar/2.jpg; write the shards with --dereference" in caplog.text
     )
 
 

@@ -48,11 +48,11 @@ def test_each_image_has_its_label(tmp_path: Path, members: str, expected: str) -
 @pytest.mark.parametrize(
     ("names", "remedy"),
     [
-        (["0.jpg", "0.seg.png", "0.cls"], r"\?image=jpg, take both with \?image=jpg,seg\.png"),
+        (["0.jpg", "0.seg.png", "0.cls"], r"\?image=jpg, use both with \?image=jpg,seg\.png"),
         (["0.jpg", "0.png"], r"\?image=jpg"),
         (["0.jpg", "0.png", "0.cls"], r"\?image=jpg"),
         (["0.mask.png", "0.cls", "0.jpg"], r"\?image=mask\.png"),
-        (["0.1.jpg", "0.2.jpg", "0.cls"], r"\?image=1\.jpg, take both with \?image=1\.jpg,2\.jpg"),
+        (["0.1.jpg", "0.2.jpg", "0.cls"], r"\?image=1\.jpg, use both with \?image=1\.jpg,2\.jpg"),
         (["0.left.jpg", "0.right.jpg", "0.cls"], r"\?image=left\.jpg"),
         (["0.rgb.png", "0.depth.png", "1.rgb.png", "1.depth.png"], r"\?image=rgb\.png"),
         (["a/0.img.jpg", "a/0.mask.png", "a/0.cls", "a/1.img.jpg", "a/1.mask.png", "a/1.cls"], r"\?image=img\.jpg"),
@@ -62,7 +62,7 @@ def test_samples_of_several_images_are_refused_until_one_is_chosen(
     tmp_path: Path, names: list[str], remedy: str
 ) -> None:
     write_shard(tmp_path / "x.tar", dict.fromkeys(names, b"1"))
-    with pytest.raises(ValueError, match=rf"x\.tar: .* are images of one sample; choose with .*{remedy}"):
+    with pytest.raises(ValueError, match=rf"x\.tar: .* are images of one sample; choose one with .*{remedy}"):
         open_source(tmp_path / "x.tar")
 
 
@@ -86,10 +86,10 @@ def test_an_image_is_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "rule"),
     [
-        ("x.tar?image=webp", r"no images in 1 shard\(s\); members named KEY\.webp count"),
-        ("x.tar?image=json", r"\?image=json is not allowed; it must be what follows the first dot"),
+        ("x.tar?image=webp", r"1 shard\(s\) have no images; members named KEY\.webp are images"),
+        ("x.tar?image=json", r"\?image=json is not allowed; it must be the text after the first dot"),
         ("x.tar?image=0.jpg,", r"\?image= is not allowed"),
-        ("y.tar?image=jpg", "there is no such shard"),
+        ("y.tar?image=jpg", "does not exist; correct the name"),
         ("x.tar?images=jpg", "does not exist"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_wrong_choice_is_named(tmp_path: Path, pattern: str, rule: str) -> Non
 
 def test_two_choices_are_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "x.tar", {"0.jpg": b""})
-    with pytest.raises(ValueError, match=r"all with the same \?image=SUFFIX or none"):
+    with pytest.raises(ValueError, match=r"all shards with the same \?image=SUFFIX or none"):
         tar_shards([tmp_path / "x.tar", f"{tmp_path}/x.tar?image=jpg"])
     with pytest.raises(ValueError, match="no pattern"):
         tar_shards([])
@@ -122,7 +122,7 @@ def write_members(path: Path, members: list[tuple[str, bytes]]) -> None:
         ([("0.jpg", b"a"), ("./0.jpg", b"a")], r"two members are named '0\.jpg'"),
         ([("0.jpg", b"a"), ("0.cls", b"1"), ("0.cls", b"2")], r"two members are named '0\.cls'"),
         ([("0.1.jpg", b"a"), ("0.x.cls", b"1"), ("0.y.cls", b"2")], "several .cls .*; name the right one '0.cls'"),
-        ([("0.jpg", b"a"), ("0.cls", b"1"), ("1.jpg", b"a")], r"1\.jpg has no \.cls member and others have"),
+        ([("0.jpg", b"a"), ("0.cls", b"1"), ("1.jpg", b"a")], r"1\.jpg has no \.cls member, and other images have"),
         ([("c.0.jpg", b"a"), ("c.0.cls", b"1"), ("c.1.jpg", b"a")], r"c\.1\.jpg has no \.cls member"),
     ],
 )  # fmt: skip
@@ -170,7 +170,7 @@ def test_folders_that_exist_are_no_patterns(tmp_path: Path, folder: str, pattern
 )
 def test_braces_are_bounded(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(
-        ValueError, match=r"braces of more than 1000000 names; correct the range|no such shard"
+        ValueError, match=r"braces have more than 1000000 names; correct the range|does not exist"
     ) as error:
         open_source(f"{tmp_path}/{pattern}")
     assert len(str(error.value)) < 4000
