@@ -51,14 +51,7 @@ PLAIN = ViewParams(
 
 
 class Row(NamedTuple):
-    """One operation of the table.
-
-    Args:
-        name: Name of the operation.
-        beside: Name of the reference.
-        view: Parameters of the view.
-        reference: Function that computes the view as the reference does.
-    """
+    """One operation: its name, the name of its reference, the parameters of the view, and the reference."""
 
     name: str
     beside: str

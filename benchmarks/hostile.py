@@ -1,13 +1,19 @@
-"""What hostile inputs do to the product: a table of kinds, tries and passed ones.
+"""Give hostile inputs to the product, and print a table of kinds of inputs, with tries and passed tries.
 
 python benchmarks/hostile.py                    all kinds, and a record; ten minutes on two cores
 python benchmarks/hostile.py --only A3,B1 --no-record
 python benchmarks/hostile.py --list
 
-Each try is one input, given to the command line or to the public Python names. It passes if the input is refused by
-name, or accepted with the right result. It fails as silent (wrong without a word), code (an attacker's code ran, or a
-file was written where it should not), hang, traceback, or refusal (without a way out). Tries run two at a time, in
-processes that are forked from one that has imported torch. What needs root is skipped without.
+Each try is one input, given to the command line or to the public Python names. It passes if the product refuses the
+input by name, or accepts it with the right result. It fails in one of these ways:
+
+- silent: a wrong result without a message.
+- code: an attacker's code ran, or a file was written where none should be.
+- hang, or traceback.
+- refusal: the message offers no way out.
+
+Two tries run at a time, in processes that are forked from one that has imported torch. Tries that need root are
+skipped without it.
 """
 
 from __future__ import annotations
@@ -36,7 +42,7 @@ _LATE = (
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "jinja2"),
     *("torch.utils.tensorboard", "torch.distributed.checkpoint", "sklearn.decomposition", "skimage.data"),
 )
-# A try whose own limits did not end it.
+# Time after which a try is ended, if its own limits did not end it.
 _LIMIT_S = 600
 _AT_A_TIME = 2
 
@@ -52,7 +58,7 @@ eval: {{knn_k: 5, every_epochs: 3}}
 
 @dataclass
 class Verdict:
-    """How a try ended."""
+    """The result of a try."""
 
     kind: str
     name: str
@@ -94,7 +100,7 @@ def main() -> int:
 
 
 def all_tries() -> list[Try]:
-    """Every try, by kind."""
+    """Return all tries, by kind."""
     modules = [import_module(path.stem) for path in sorted(Path(__file__).parent.glob("hostile_cases_*.py"))]
     found = [each for module in modules if hasattr(module, "all_tries") for each in module.all_tries()]
     names = Counter((each.kind, each.name) for each in found)
@@ -103,7 +109,7 @@ def all_tries() -> list[Try]:
 
 
 def table(verdicts: list[Verdict]) -> list[dict[str, Any]]:
-    """A row for each kind: tries, passed, skipped, and each outcome."""
+    """Return a table with a row for each kind: tries, passed, skipped, and each outcome."""
     rows = []
     for kind in dict.fromkeys(each.kind for each in verdicts):
         counts = Counter(each.outcome for each in verdicts if each.kind == kind)
@@ -121,7 +127,7 @@ def _is_chosen(each: Try, only: str | None) -> bool:
 
 
 def _at_most(chosen: list[Try], most: int) -> list[Try]:
-    """So many of each kind, evenly spaced."""
+    """Return at most this number of tries of each kind, evenly spaced."""
     kept = []
     for kind in dict.fromkeys(each.kind for each in chosen):
         of_kind = [each for each in chosen if each.kind == kind]
@@ -131,7 +137,7 @@ def _at_most(chosen: list[Try], most: int) -> list[Try]:
 
 
 def _import_all() -> None:
-    """Everything heavy, before anything is forked."""
+    """Import everything heavy before the first fork."""
     import torch
 
     torch.set_num_threads(1)
@@ -144,7 +150,7 @@ def _import_all() -> None:
     import bt_plugin.training.pretrain
     import dali_pipelines.native.stream  # noqa: F401
 
-    # What is imported late, which would take most of the time of a try.
+    # The product imports these late. They would take most of the time of a try.
     for name in ("nvidia.dali", "lightly.utils.benchmarking", *_LATE):
         with suppress(ImportError):
             import_module(name)
@@ -153,7 +159,7 @@ def _import_all() -> None:
 
 
 def _prepare(shared: Path) -> Path:
-    """Data, a recipe and a finished run, which tries copy."""
+    """Write the data, a recipe and a finished run, which the tries copy."""
     place = Place(shared / "place", shared)
     place.folder.mkdir(parents=True)
     cache = shared / "numba"
@@ -167,7 +173,7 @@ def _prepare(shared: Path) -> Path:
                 shutil.copy(file, shared / "data" / split / name / file.name)
     recipe = shared / "small.yaml"
     recipe.write_text(_RECIPE.format(data=shared / "data", folder=shared))
-    # On one core, as the tries, so that a run that resumes has the same bits.
+    # The run uses one core like the tries, so that a resumed run has the same bits.
     one = {min(os.sched_getaffinity(0))}
     accepted(place.bt("pretrain", recipe, limit=300, preparation=lambda: os.sched_setaffinity(0, one)))
     for path in (cache, *cache.rglob("*")):
@@ -232,7 +238,7 @@ def _made(each: Try, place: Place) -> tuple[str, str]:
         outcome, seen = error.outcome, str(error)
     except SkippedError as error:
         outcome, seen = "skipped", str(error)
-    except Exception as error:  # the try's own fault, which must be seen too
+    except Exception as error:  # a fault of the try itself, which must be shown too
         outcome, seen = TRACEBACK, f"the try itself: {type(error).__name__}: {error}"
     if place.sentinel.exists():
         outcome, seen = "code", "an attacker's code ran"

@@ -1,4 +1,4 @@
-"""What a try of `hostile.py` needs: a folder of its own, the product in a process of its own, and a verdict."""
+"""The parts of a try of `hostile.py`: its own folder, the product in its own process, and a verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SILENT, CODE, HANG, TRACEBACK, REFUSAL = OUTCOMES = ("silent", "code", "hang", "
 
 
 class FailedError(Exception):
-    """A try that did not pass: one of OUTCOMES, and what was seen."""
+    """The error of a try that did not pass: one of OUTCOMES, and what was seen."""
 
     def __init__(self, outcome: str, seen: str) -> None:
         super().__init__(seen)
@@ -29,7 +29,7 @@ class FailedError(Exception):
 
 
 class SkippedError(Exception):
-    """A try that cannot be made here; the message says why."""
+    """The error of a try that cannot run on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Try:
     """One hostile input, given to the product.
 
     Args:
-        kind: A row of the table.
-        name: What is special about the input.
-        action: Builds the input in the place, gives it to the product, and raises FailedError.
+        kind: Name of the row in the table.
+        name: Description of the input.
+        action: Function that builds the input in the place, gives it to the product, and raises FailedError.
         needs_root: Whether only root can build the input.
     """
 
@@ -51,11 +51,11 @@ class Try:
 
 @dataclass
 class Place:
-    """The folder of one try. The product runs there, with a home of its own.
+    """The folder of one try. The product runs there, with its own home.
 
     Args:
-        folder: The current directory of the product.
-        shared: Data and runs that tries copy and must not change.
+        folder: Current directory of the product.
+        shared: Folder of data and runs that tries copy and must not change.
     """
 
     folder: Path
@@ -64,12 +64,12 @@ class Place:
 
     @property
     def sentinel(self) -> Path:
-        """A file that only an attacker's code makes."""
+        """The file that only an attacker's code creates."""
         return self.folder / "ran"
 
     @property
     def data(self) -> Path:
-        """Three classes of the demo data, train and val."""
+        """The folder with three classes of the demo data, train and val."""
         return self.shared / "data"
 
     @property
@@ -77,7 +77,7 @@ class Place:
         return self.shared / "small.yaml"
 
     def run_copy(self, name: str = "run", finished: bool = True) -> Path:
-        """A copy of the finished run."""
+        """Copy the finished run, and return its path."""
         shutil.copytree(self.shared / "run", self.folder / name)
         if not finished:
             shutil.rmtree(self.folder / name / "export")
@@ -85,7 +85,7 @@ class Place:
         return self.folder / name
 
     def classes(self, name: str = "images", classes: tuple[str, ...] = ("c0", "c1"), count: int = 4) -> Path:
-        """A folder of classes with good images."""
+        """Write a folder of classes with good images, and return its path."""
         photographs = sorted((self.shared / "demo/train").iterdir())
         for number, each in enumerate(classes):
             (self.folder / name / each).mkdir(parents=True)
@@ -95,7 +95,7 @@ class Place:
         return self.folder / name
 
     def keep(self, *paths: Path) -> None:
-        """Remembers files of the user, which must be the same after the try."""
+        """Check that files of the user are the same after the block as before."""
         for path in paths:
             for file in [path] if path.is_file() else sorted(path.rglob("*")):
                 if file.is_file() and not file.is_symlink() and file.name != ".lock":
@@ -107,7 +107,7 @@ class Place:
                 raise FailedError(SILENT, f"{path.name} of the user was changed or lost")
 
     def bt(self, *arguments: object, **options: Any) -> Result:
-        """Runs `python -m bt_plugin ARGUMENTS`; options as in `start`, and limit in seconds."""
+        """Run `bt-plugin ARGUMENTS` for at most `limit` seconds. The options are those of `start`."""
         limit = options.pop("limit", 60)
         return self.start(*arguments, **options).wait(limit)
 
@@ -120,15 +120,15 @@ class Place:
         cwd: Path | None = None,
         preparation: Callable[[], object] | None = None,
     ) -> Process:
-        """Starts `python -m bt_plugin ARGUMENTS`.
+        """Start `bt-plugin ARGUMENTS`.
 
         Args:
-            arguments: Of the command line.
+            arguments: Arguments of the command line.
             env: Changes to the environment; None removes a variable.
-            powerless: Whether root gives up its rights, and permissions count for it.
-            new: Whether it is a process of its own, not a fork of this one: slow, but the imports are made again.
-            cwd: The current directory; by default the place's folder.
-            preparation: Called in the new process first.
+            powerless: Whether root gives up its capabilities, so that permissions apply to it.
+            new: Whether to start a new interpreter instead of a fork of this process. It is slow, but imports again.
+            cwd: Current directory. Default: the place's folder.
+            preparation: Function that is called first in the new process.
         """
         texts = [os.fspath(each) if isinstance(each, Path) else str(each) for each in arguments]
         command = [sys.executable, "-m", "bt_plugin", *texts]
@@ -148,7 +148,7 @@ class Place:
         )
 
     def call(self, function: Callable[[], Any], limit: float = 20, **options: Any) -> Result:
-        """Calls a function in a process of its own; its value is in the result, an exception is its value too."""
+        """Call a function in its own process. The result has its value, or the exception that it raised."""
         path = self.folder.parent / f"value-{time.monotonic_ns()}"
 
         def body() -> None:
@@ -161,7 +161,7 @@ class Place:
 
 
 def tries(kind: str, cases: dict[str, Any], action: Callable[..., None], **options: Any) -> list[Try]:
-    """A try for each case, whose value is given to the action after the place."""
+    """Return a try for each case. The action gets the place and the case's value."""
     return [Try(kind, name, partial(_given, action, case), **options) for name, case in cases.items()]
 
 

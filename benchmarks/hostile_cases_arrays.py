@@ -1,4 +1,4 @@
-"""B5, D10: files of arrays."""
+"""Try files of arrays (B5, D10)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _pixels(count: int = 12) -> Any:
 
 
 def _npy(array: Any, **head: Any) -> bytes:
-    """A .npy file, whose header may say something else."""
+    """Return the bytes of a .npy file, whose header may be wrong."""
     values = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape} | head
     text = str(values).encode()
     text = text.ljust(-(-(len(text) + 11) // 64) * 64 - 11) + b"\n"
@@ -90,16 +90,16 @@ _ARRAYS: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 def _array(place: Place, suffix: str, build: Callable[[], bytes]) -> None:
-    """A file of arrays that is wrong: refused by its name, by scan and by a run."""
+    """Give a wrong file of arrays to scan and a run. Both must refuse it by its name."""
     (place.folder / f"a{suffix}").write_bytes(build())
     refused(place.bt("scan", f"a{suffix}", "-o", "s", limit=30), f"a{suffix}")
     changes = (f"data.train=a{suffix}", "data.val=null", "run.output_dir=run")
     refused(place.bt("pretrain", place.recipe, *changes, limit=30), f"a{suffix}", "data.train")
-    right(not (place.folder / "run").exists(), "a run was begun")
+    right(not (place.folder / "run").exists(), "a run was started")
 
 
 def _good_array(place: Place, suffix: str, build: Callable[[Any], bytes]) -> None:
-    """Another way to write the same arrays is right."""
+    """Write the same arrays in another form. They must be read correctly."""
     pixels = _pixels()
     (place.folder / f"a{suffix}").write_bytes(build(pixels))
 

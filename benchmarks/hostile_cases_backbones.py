@@ -1,4 +1,4 @@
-"""B2: names of networks that lead elsewhere."""
+"""Try names of networks that lead to other paths (B2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hostile_cases_verdicts import refused, right
 
 
 def _backbone_name(place: Place, name: Any, to: str) -> None:
-    """A name in model.json leads to no path."""
+    """Write a hostile name into model.json. It must not lead to any path."""
     shutil.copytree(place.shared / "run/export", place.folder / "inner/d")
     (place.folder / "outside").mkdir()
     path = place.folder / "inner/d/model.json"
@@ -59,7 +59,7 @@ _BACKBONES: dict[str, tuple[Any, str]] = {
 
 
 def _name_elsewhere(place: Place, arguments: tuple[str, ...]) -> None:
-    """The same names in a recipe or on the command line."""
+    """Use the same names in a recipe or on the command line."""
     texts = [text.replace("RECIPE", str(place.recipe)).replace("PLACE", str(place.folder)) for text in arguments]
     before = _everything(place.folder)
     refused(place.bt(*texts, limit=40))

@@ -1,4 +1,4 @@
-"""A4, B1: checkpoints that are damaged, or attack."""
+"""Try damaged checkpoints, and checkpoints that attack (A4, B1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEWEST, BEFORE = "checkpoint-12", "checkpoint-8"
 
 
 def reseal(checkpoint: Path) -> None:
-    """Makes the manifest that of the files, as an attacker would."""
+    """Update the manifest to the files, as an attacker would."""
     path = checkpoint / "manifest.json"
     content = json.loads(path.read_text())
     for name in content["files"]:
@@ -87,7 +87,7 @@ _DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 def _damaged(place: Place, damage: Callable[[Path], Any], command: str) -> None:
-    """A damaged checkpoint is used by nothing, and named."""
+    """Damage a checkpoint. Every command must refuse it by its name."""
     run = place.run_copy(finished=False)
     damage(run / NEWEST)
     checkpoint = run / NEWEST
@@ -108,15 +108,15 @@ def _damaged(place: Place, damage: Callable[[Path], Any], command: str) -> None:
 
 
 def same_weights(place: Place, run: Path) -> None:
-    """The run has the weights of the one that was left alone."""
+    """Check that the run has the weights of the undisturbed run."""
     ours, theirs = ((folder / "export/backbone.safetensors").read_bytes() for folder in (run, place.shared / "run"))
-    right(ours == theirs, "the run resumed, to other weights")
+    right(ours == theirs, "the run resumed, but has other weights")
 
 
 def calls(module: str, name: str, *arguments: Any) -> bytes:
-    """A pickle that calls something when it is loaded."""
+    """Return a pickle that calls a function when it is loaded."""
     if "." not in name and not any(isinstance(each, Path) for each in arguments) and len(name) % 2:
-        # The older protocol too, in which torch.save writes.
+        # The older protocol is the one of torch.save.
         values = pickle.dumps(arguments, protocol=2)[2:-1]
         return b"\x80\x02c" + f"{module}\n{name}\n".encode() + values + b"R."
     values = pickle.dumps(arguments, protocol=4)[2:-1]
@@ -151,13 +151,13 @@ ATTACKS: dict[str, bytes] = {
 
 
 def _in_metadata(checkpoint: Path, attack: bytes) -> None:
-    # An attacker keeps the checkpoint loadable: the call comes first, and the real content after it.
+    # An attacker keeps the checkpoint loadable. The call comes first, and the real content follows.
     real = (checkpoint / ".metadata").read_bytes()
     (checkpoint / ".metadata").write_bytes(attack[:-1] + b"0" + real[2:])
 
 
 def _in_item(checkpoint: Path, attack: bytes) -> None:
-    """In the bytes of an item that is no tensor, such as the random states."""
+    """Hide an attack in the bytes of an item that is not a tensor, such as the random states."""
     from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
     with open(checkpoint / ".metadata", "rb") as file:
@@ -167,7 +167,7 @@ def _in_item(checkpoint: Path, attack: bytes) -> None:
     offset = parts[0].stat().st_size
     with open(parts[0], "ab") as file:
         file.write(archive)
-    # Of what is loaded in any case, an item of the model and one of the random states.
+    # Two items that are always loaded: one of the model, and one of the random states.
     for index, info in metadata.storage_data.items():
         kind = metadata.state_dict_metadata[index.fqn]
         if isinstance(kind, BytesStorageMetadata) or index.fqn == next(iter(metadata.state_dict_metadata)):
@@ -191,7 +191,7 @@ def _in_tensor(checkpoint: Path, attack: bytes) -> None:
 
 
 def _in_random_states(checkpoint: Path, attack: bytes) -> None:
-    """As they were written once: bytes that are a pickle, in a file of torch.save."""
+    """Hide an attack in the earlier format: the bytes of a pickle, in a file of torch.save."""
     import torch
 
     out = BytesIO()
@@ -214,7 +214,7 @@ def _in_random_states(checkpoint: Path, attack: bytes) -> None:
 
 
 def _archive(attack: bytes) -> bytes:
-    """A file of torch.save that holds a pickle."""
+    """Return a file of torch.save that contains a pickle."""
     out = BytesIO()
     with zipfile.ZipFile(out, "w") as file:
         file.writestr("archive/data.pkl", attack)
@@ -251,7 +251,7 @@ def _attack(place: Place, where: str, attack: bytes, command: str) -> None:
     if place.sentinel.exists():
         raise FailedError("code", f"an attacker's code ran {result.tail}")
     sound(result, 8000)
-    # Not everything is read by every command. What is read must be refused by its name.
+    # Not every command reads every file. A command must refuse each file that it reads by its name.
     reads = where == "metadata" or (where == "a tensor") or command in ("pretrain", "named")
     if reads and command != "report":
         refused(result, ("checkpoint", "metadata"))

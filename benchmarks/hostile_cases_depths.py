@@ -1,4 +1,4 @@
-"""A1: depths of images."""
+"""Try images of many bit depths (A1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hostile_cases_verdicts import accepted, raises, refused, right
 from numpy.typing import NDArray
 from PIL import Image
 
-# Left half a quarter of the range, right half three quarters.
+# The left half has a quarter of the range, the right half three quarters.
 F = np.where(np.arange(32) < 16, 0.25, 0.75)[None].repeat(32, 0)
 LEVELS = (64, 191)
 _TOLERANCE = 4
@@ -45,7 +45,7 @@ def tiff(array: NDArray[Any], **options: Any) -> bytes:
 def packed_tiff(
     bits: int, sample_format: int = 1, photometric: int = 1, tags: tuple[tuple[int, int], ...] = ()
 ) -> bytes:
-    """A TIFF of samples of any number of bits, 1 to 16, packed without gaps."""
+    """Return a TIFF whose samples have any number of bits, 1 to 16, packed without gaps."""
     top = (1 << bits) - 1
     values = np.round((F if photometric == 1 else 1 - F) * top).astype(int)
     rows = [np.packbits([(value >> bit) & 1 for value in row for bit in range(bits - 1, -1, -1)]) for row in values]
@@ -59,7 +59,7 @@ def packed_tiff(
 
 
 def png(depth: int, color: int, chunks: bytes = b"") -> bytes:
-    """A PNG of any depth: gray (0), RGB (2), gray with alpha (4), RGBA (6); alpha is a half."""
+    """Return a PNG of any depth: gray (0), RGB (2), gray with alpha (4), or RGBA (6), with an alpha of one half."""
     top, channels = (1 << depth) - 1, {0: 1, 2: 3, 4: 2, 6: 4}[color]
     values = np.round(F * top).astype(int)[..., None].repeat(channels, 2)
     if color in (4, 6):
@@ -90,7 +90,7 @@ def rgb(array: NDArray[Any], channels: int = 3) -> NDArray[Any]:
     return array[..., None].repeat(channels, 2)
 
 
-# Name of the file: its bytes, and the levels that are right, or None where only agreement is asked for.
+# The bytes and the right levels of each file, by its name. None means that the readers must only agree.
 DEPTHS: dict[str, tuple[Callable[[], bytes], Levels | None]] = {
     "float32 in [0,1].tif": (lambda: tiff(scaled(1, "f4")), LEVELS),
     "float64 in [0,1].tif": (lambda: tiff(scaled(1, "f8")), LEVELS),
@@ -132,8 +132,8 @@ DEPTHS: dict[str, tuple[Callable[[], bytes], Levels | None]] = {
     "gray 1.pgm": (lambda: pnm("P5", 1), (0, 255)),
     "plain 65535.pgm": (lambda: pnm("P2", 65535), LEVELS),
     "plain 9.pgm": (lambda: pnm("P2", 9), (57, 198)),
-    "colour 65535.ppm": (lambda: pnm("P6", 65535, 3), LEVELS),
-    "colour 1023.ppm": (lambda: pnm("P6", 1023, 3), LEVELS),
+    "color 65535.ppm": (lambda: pnm("P6", 65535, 3), LEVELS),
+    "color 1023.ppm": (lambda: pnm("P6", 1023, 3), LEVELS),
     "plain 65535.ppm": (lambda: pnm("P3", 65535, 3), LEVELS),
     "plain 1000.pnm": (lambda: pnm("P2", 1000), LEVELS),
     "float map.pnm": (lambda: b"Pf\n32 32\n-1.0\n" + scaled(1, "<f4").tobytes(), LEVELS),
@@ -154,7 +154,7 @@ _MUST_BE_READ = ("uint16.tif", "uint8.tif", "16 bit gray.png", "16 bit RGB.png",
 
 
 def level(path: Path, backend: str) -> Levels:
-    """Mean levels of both halves, as a loader hands them out."""
+    """Return the mean levels of both halves in a loader's batch."""
     from dali_pipelines import Backend, EvalLoader
     from dali_pipelines.views.params import EvalParams
 
@@ -179,7 +179,7 @@ def _halves(view: Any) -> Levels:
 
 
 def _depth(place: Place, name: str, build: Callable[[], bytes], expected: Levels | None) -> None:
-    """Loaders, transform and scan agree: all read the image as it is, or all refuse it by name."""
+    """Read the image with loaders, transform and scan. All must read it correctly, or all must refuse it by name."""
     folder = place.folder / "odd"
     folder.mkdir()
     (folder / name).write_bytes(build())
@@ -189,13 +189,13 @@ def _depth(place: Place, name: str, build: Callable[[], bytes], expected: Levels
     raises(result)
     found: dict[str, Levels | None] = {}
     for how, value in result.value.items():
-        # PIL itself may not open it; then there is no image to transform.
+        # If PIL itself cannot open the file, there is no image to transform.
         foreign = isinstance(value, Raised) and value.kind == "UnidentifiedImageError"
         needles = () if how == "transform" else (name,)
         found[how] = found["native"] if foreign else None if raises(replace(result, value=value), *needles) else value
     scan = accepted(place.bt("scan", folder, "-o", "s"))
     found["scan"] = (0, 0) if "1 good" in scan.out else None
-    right(len({levels is None for levels in found.values()}) == 1, f"not all read it: {found}")
+    right(len({levels is None for levels in found.values()}) == 1, f"some read it, others refuse it: {found}")
     levels = [found[how] for how in ("native", "dali", "transform")]
     if levels[0] is not None:
         targets = [*levels, expected or levels[0]]

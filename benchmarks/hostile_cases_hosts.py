@@ -1,4 +1,4 @@
-"""Ranks and small disks, which several kinds need."""
+"""Start ranks and mount small disks, for several kinds of tries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostile_cases_process import Result
 
 
 def ranks(place: Place, count: int, *arguments: object, limit: float = 90, **options: Any) -> list[Result]:
-    """Runs a command on so many ranks, which are processes of this machine."""
+    """Run a command on this number of ranks, which are processes of this machine."""
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     env |= {"LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     started = [
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 @contextmanager
 def small_disk(place: Place, size_kb: int) -> Iterator[Path]:
-    """A file system with little room. For root."""
+    """Mount a small file system. This needs root."""
     folder = place.folder / "disk"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", folder], check=True)

@@ -1,4 +1,4 @@
-"""A10, C1, D7: formats of images, and what is no file among them."""
+"""Try formats of images, and entries that are not regular files (A10, C1, D7)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 
 def _suffix(place: Place, suffix: str) -> None:
-    """A file that other programs read as an image, beside others, is an image of its class."""
+    """Add a file with another suffix that other programs read as an image. It must become an image of its class."""
     folder = place.classes()
     image = next((place.data / "train").glob("*/*.jpg"))
     if suffix in (".dib", ".pbm"):
@@ -30,11 +30,11 @@ def _suffix(place: Place, suffix: str) -> None:
     else:
         shutil.copy(image, folder / "c0" / f"more{suffix}")
     result = sound(place.bt("scan", folder, "-o", "s"))
-    right("9 good" in result.out or suffix in result.out + result.err, f"left out in silence: {result.out!r}")
+    right("9 good" in result.out or suffix in result.out + result.err, f"left out silently: {result.out!r}")
 
 
 def _order(place: Place, names: tuple[str, ...], form: str) -> None:
-    """The same images as class folders and as a list or shard: labels mean the same."""
+    """Read the same images as class folders, and as a list or shard. The labels must mean the same."""
     import tarfile
 
     folder = place.classes(classes=names, count=2)
@@ -56,7 +56,7 @@ def _order(place: Place, names: tuple[str, ...], form: str) -> None:
 
 
 def _dali_run(place: Place, name: str, build: Callable[[], bytes], most: int) -> None:
-    """An odd image among good ones ends no run on DALI; with max_bad_files=0 its name is told."""
+    """Add an odd image to good ones. It must not end a run on DALI; with max_bad_files=0 the run must name it."""
     folder = place.classes()
     (folder / "c1" / name).write_bytes(build())
     result = place.bt(
@@ -102,7 +102,7 @@ def _cmyk(form: str) -> bytes:
 
 
 def _no_file(place: Place, make: Callable[[Path], object], where: str, command: str) -> None:
-    """What is no regular file is a bad file: it is read by no command, and holds up none."""
+    """Add an entry that is not a regular file. It must be a bad file, and must not block any command."""
     folder = place.classes(count=6)
     data = {"class": folder, "flat": folder / "c1", "list": place.folder / "list.csv"}[where]
     make(folder / "c1" / "odd.jpg")
@@ -168,7 +168,7 @@ _NO_FILES: dict[str, Callable[[Path], object]] = {
 
 
 def _in_the_way(place: Place, name: str, arguments: tuple[str, ...]) -> None:
-    """A FIFO where a command reads something else: refused by name, at once."""
+    """Give a FIFO to a command instead of a file. The command must refuse it by name at once."""
     os.mkfifo(place.folder / name)
     (place.folder / "m").mkdir()
     refused(place.bt(*(text.replace("RECIPE", str(place.recipe)) for text in arguments), limit=20), name)
@@ -187,7 +187,7 @@ _READERS = {
 
 
 def _signal(place: Place, number: signal.Signals, command: str) -> None:
-    """A signal ends a command while it reads."""
+    """Send a signal to a command while it reads. The command must end."""
     folder = place.folder / "many"
     folder.mkdir()
     image = next((place.data / "train").glob("*/*.jpg"))
@@ -202,7 +202,7 @@ def _signal(place: Place, number: signal.Signals, command: str) -> None:
 
 
 def sound_or_signal(result: Any, number: int) -> Any:
-    """A command that was stopped by a signal may die of it."""
+    """Check the exit status of a command after a signal. The command may die of the signal."""
     if result.code == -number:
         result.code = 128 + number
     sound(result, 20000)

@@ -1,4 +1,4 @@
-"""D5, D8, D11: ranks that do not come, environments, homes that may not be written, and batches of one image."""
+"""Try missing ranks, wrong environments, read-only homes, and batches of one image (D5, D8, D11)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _command(place: Place, name: str) -> list[Any]:
 def _alone(
     place: Place, command: str, changes: dict[str, str | None], needles: tuple[str | tuple[str, ...], ...]
 ) -> None:
-    """A rank whose others never come: it ends after run.timeout_s, and says where it waited."""
+    """Start a rank without the others. It must end after run.timeout_s, and say where it waited."""
     port = str(free_port())
     env = {**_ONE, "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", **changes}
     result = place.bt(*_command(place, command), env=env, limit=60)
@@ -74,7 +74,7 @@ def _port_in_use(place: Place) -> None:
 
 
 def _variable(place: Place, env: dict[str, str | None], must_refuse: bool, new: bool = False) -> None:
-    """A variable that says nothing sensible is named."""
+    """Set an environment variable to a wrong value. The message must name it."""
     name = next(iter(env))
     base: dict[str, str | None] = {"MASTER_PORT": str(free_port())} if "WORLD_SIZE" in env else {}
     result = place.bt(*_command(place, "pretrain"), env={**base, **env}, new=new, limit=90)
@@ -151,11 +151,11 @@ _VARIABLES: dict[str, tuple[dict[str, str | None], bool, bool]] = {
 }
 
 
-# --- D8: homes and caches that may not be written -------------------------------------------------------------------
+# --- D8: homes and caches that cannot be written --------------------------------------------------------------------
 
 
 def _read_only(place: Place, command: str, env: dict[str, str | None]) -> None:
-    """Home, cache and the package's own folder may not be written: it works, and says what it costs."""
+    """Make home, cache and the package's folder read-only. The command must work, and say what that costs."""
     import bt_plugin
 
     package = Path(bt_plugin.__file__).parent.parent
@@ -196,11 +196,11 @@ _HOMES: dict[str, tuple[str, dict[str, str | None]]] = {
 }
 
 
-# --- D11: one image a rank ------------------------------------------------------------------------------------------
+# --- D11: one image per rank ----------------------------------------------------------------------------------------
 
 
 def _few(place: Place, images: int, count: int, command: str, changes: tuple[str, ...]) -> None:
-    """Fewer images than BatchNorm needs: refused with the rule, or right; no rank hangs."""
+    """Use fewer images than BatchNorm needs. They must be refused with the rule, or train; no rank may hang."""
     folder = place.classes(count=(images + 1) // 2)
     if images % 2:
         (folder / "c1/0.jpg").unlink()

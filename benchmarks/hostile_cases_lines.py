@@ -1,4 +1,4 @@
-"""D3: metrics.jsonl and evaluations.jsonl that are damaged."""
+"""Try damaged files metrics.jsonl and evaluations.jsonl (D3)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _LINES: dict[str, Change] = {
 
 
 def _lines(place: Place, name: str, change: Change, command: str) -> None:
-    """A file of lines that are only shown: what is wrong is left out, and nothing stops."""
+    """Damage a file whose lines are only shown. Wrong lines must be left out, and nothing may stop."""
     run = place.run_copy(finished=False)
     if command == "pretrain":
         shutil.rmtree(run / NEWEST)

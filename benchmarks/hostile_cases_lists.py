@@ -1,4 +1,4 @@
-"""A5, A7, A8: lists, subsets, and links between folders."""
+"""Try lists, subsets, and links between folders (A5, A7, A8)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostile_cases_verdicts import accepted, helpful, raises, right
 
 
 def opened(place: Place, path: Path | str, limit: float = 20) -> tuple[list[str], list[str]] | None:
-    """Names and labels of a source; None where it is refused by its name."""
+    """Return the names and labels of a source, or None if it is refused by its name."""
 
     def read() -> tuple[list[str], list[str]]:
         from dali_pipelines.sources import open_source
@@ -35,7 +35,7 @@ def rows_of(folder: Path) -> list[tuple[str, str]]:
 
 
 def _subset(place: Place, content: bytes, expected: Sequence[str] | None) -> None:
-    """A file for finetune.subset: the images that it means, or refused by its name."""
+    """Read a file for finetune.subset. It must select the intended images, or be refused by its name."""
     folder = place.classes(count=3)
     shutil.copy(folder / "c0/0.jpg", folder / "c0/a name.jpg")
     shutil.copy(folder / "c0/0.jpg", folder / "c0/only.jpg")
@@ -79,7 +79,7 @@ _SUBSETS: dict[str, tuple[bytes, Sequence[str] | None]] = {
 
 
 def _header(place: Place, suffix: str, head: str, encoding: str, quoted: bool) -> None:
-    """A list with a header, or something like it: the right images and classes, or refused by its name."""
+    """Read a list with a header or a similar line. Images and classes must be right, or the list refused by name."""
     rows = rows_of(place.classes())
     columns = 1 if suffix == ".txt" or not any(mark in head for mark in ",\t") else 2
     delimiter = {".csv": ",", ".tsv": "\t", ".txt": ","}[suffix]
@@ -124,7 +124,7 @@ _WITHOUT: dict[str, tuple[str, str, str, bool]] = {
 
 
 def _links(place: Place, make: Callable[[Path], None], expected: int, flat: bool = False) -> None:
-    """Each real folder is read once, at most; what is read has the right label."""
+    """Link folders to each other. Each real folder must be read at most once, with the right labels."""
     folder = place.classes(count=2)
     if flat:
         shutil.copy(folder / "c0/0.jpg", folder / "top.jpg")

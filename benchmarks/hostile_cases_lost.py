@@ -1,4 +1,4 @@
-"""B4, D12: directories that are another's, or lost."""
+"""Try directories that another run uses, and directories that disappear (B4, D12)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostile_cases_verdicts import helpful, refused, right, sound
 
 
 def _running(place: Place, *changes: str, name: str = "run") -> Process:
-    """A run of many steps, in its first ones."""
+    """Start a run of many steps, and wait for its first steps."""
     texts = ("optim.epochs=400", "run.checkpoint_every_steps=2", "eval.every_epochs=null", f"run.output_dir={name}")
     process = place.start("pretrain", place.recipe, *texts, *changes)
     metrics = place.folder / name / "metrics.jsonl"
@@ -23,7 +23,7 @@ def _running(place: Place, *changes: str, name: str = "run") -> Process:
 
 
 def _taken_meanwhile(place: Place, plant: Callable[[Place, Path], None]) -> None:
-    """While the images are listed, another takes the directory: it stays theirs."""
+    """Let another process take the directory while the images are listed. The directory must stay theirs."""
     rows = "\n".join(f"{place.data}/train/coffee/000.jpg" for _ in range(600_000)) + "\n"
     (place.folder / "long.txt").write_text(rows)
     process = place.start(
@@ -63,7 +63,7 @@ _PLANTED = {"another run": _other_run, "another recipe": _other_recipe, "files":
 
 
 def _two_at_once(place: Place) -> None:
-    """Two runs that start at one time in one directory: one of them is refused."""
+    """Start two runs at the same time in one directory. One of them must be refused."""
     both = [
         place.start("pretrain", place.recipe, "run.output_dir=run", f"run.seed={seed}", "optim.epochs=2")
         for seed in (1, 2)
@@ -73,11 +73,11 @@ def _two_at_once(place: Place) -> None:
     right(codes == [0, 2], f"exit codes {codes}")
     refused(max(results, key=lambda result: result.code), "run.output_dir")
     winner = 1 + [result.code for result in results].index(0)
-    right(f"seed: {winner}" in (place.folder / "run/recipe.yaml").read_text(), "the recipe of the one that was refused")
+    right(f"seed: {winner}" in (place.folder / "run/recipe.yaml").read_text(), "the recipe is that of the refused run")
 
 
 def _lost(place: Place, change: Callable[[Path], Any], warns: bool) -> None:
-    """Something of a running run is taken away: a warning if it is only shown, else exit 2 and its name."""
+    """Remove a file of a running run. If it is only shown, expect a warning; otherwise exit 2 and the file's name."""
     process = _running(place)
     run = place.folder / "run"
     change(run)
@@ -119,7 +119,7 @@ _LOST: dict[str, tuple[Callable[[Path], Any], bool]] = {
 
 
 def _images_lost(place: Place) -> None:
-    """All images of a running run are removed: the run ends and names one."""
+    """Remove all images of a running run. The run must end and name one of them."""
     folder = place.classes(count=6)
     process = _running(place, f"data.train={folder}", "data.val=null", "data.max_bad_files=3")
     shutil.rmtree(folder)
@@ -128,7 +128,7 @@ def _images_lost(place: Place) -> None:
 
 
 def _there_lost(place: Place) -> None:
-    """The current directory is removed before a command starts."""
+    """Remove the current directory before a command starts."""
     here = place.folder / "here"
     here.mkdir()
     refused(place.bt("scan", "images", "-o", "s", cwd=here, preparation=lambda: here.rmdir()))

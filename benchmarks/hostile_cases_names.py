@@ -1,4 +1,4 @@
-"""A11, D4: rights and names."""
+"""Try missing permissions and odd names (A11, D4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hostile_cases_verdicts import accepted, either, helpful, refused, right, so
 
 
 def _rights(place: Place, closed: str, mode: int, arguments: tuple[str, ...], needle: str) -> None:
-    """What may not be read is named, though all the rest may."""
+    """Make one path unreadable. The message must name it, although all other paths can be read."""
     folder = place.classes()
     (folder / "c0/deep/deeper").mkdir(parents=True)
     shutil.copy(folder / "c0/0.jpg", folder / "c0/deep/deeper/9.jpg")
@@ -64,7 +64,7 @@ _RIGHTS: dict[str, tuple[Any, ...]] = {
 
 
 def _name(place: Place, name: bytes, what: str) -> None:
-    """An odd name of an image or a class goes through `scan`, and its good.csv is the same images again."""
+    """Scan an image or class with an odd name. The good.csv of `scan` must list the same images."""
     folder = place.classes(count=2)
     if what == "image":
         os.rename(os.fsencode(folder / "c0/1.jpg"), os.fsencode(folder / "c0") + b"/" + name + b".jpg")
@@ -101,7 +101,7 @@ _NAMES = {
 
 
 def _run_name(place: Place, name: bytes) -> None:
-    """The directory of a run has an odd name: report, knn and export work."""
+    """Give the directory of a run an odd name. report, knn and export must work."""
     run = os.fsdecode(os.fsencode(place.folder) + b"/" + name)
     shutil.copytree(place.shared / "run", run)
     accepted(place.bt("report", run))
@@ -112,7 +112,7 @@ def _run_name(place: Place, name: bytes) -> None:
 
 
 def _odd_output(place: Place, name: bytes) -> None:
-    """An odd name of an output: written, or refused."""
+    """Give an output an odd name. It must be written, or refused."""
     folder = place.classes(count=2)
     output = os.fsdecode(name)
     if either(place.bt("scan", folder, "-o", output)):
@@ -120,7 +120,7 @@ def _odd_output(place: Place, name: bytes) -> None:
 
 
 def _control(place: Place, name: str) -> None:
-    """Escape sequences of a name reach no terminal."""
+    """Put escape sequences into a name. They must not reach the terminal."""
     folder = place.classes(count=2)
     (folder / "c0" / f"{name}.jpg").write_bytes(b"no image")
     changes = (
@@ -139,7 +139,7 @@ def _control(place: Place, name: str) -> None:
 
 
 def _utf8(place: Place, content: bytes) -> None:
-    """A list with names that are not UTF-8: refused with file and line, or these images."""
+    """Read a list with names that are not UTF-8. It must be refused with file and line, or give these images."""
     folder = place.classes(count=2)
     shutil.copy(folder / "c0/0.jpg", os.fsencode(folder / "c0") + b"/caf\xe9.jpg")
     (place.folder / "list.txt").write_bytes(content)

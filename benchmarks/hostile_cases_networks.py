@@ -1,4 +1,4 @@
-"""D6, E: networks that cannot take the views, and names of none."""
+"""Try networks that cannot take the views, and unknown names of networks (D6, E)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NETWORKS: dict[str, tuple[str, int, int]] = {
 
 
 def _network(place: Place, name: str, size: int, channels: int) -> None:
-    """`check` accepts a network if, and only if, it can embed the views; a refusal begins no run."""
+    """Check a network. It must be accepted if and only if it can embed the views; a refusal must not start a run."""
 
     def embeds() -> bool:
         import torch
@@ -51,7 +51,7 @@ def _network(place: Place, name: str, size: int, channels: int) -> None:
             module, dim = build_backbone(name, in_chans=channels)
             with torch.no_grad():
                 return tuple(module.train()(torch.zeros(2, channels, size, size)).shape) == (2, dim)
-        except Exception:  # whatever keeps it from embedding
+        except Exception:  # any error means that it cannot embed the views
             return False
 
     result = place.call(embeds, 60)
@@ -67,13 +67,13 @@ def _network(place: Place, name: str, size: int, channels: int) -> None:
     if channels == 3:
         result = place.bt("pretrain", place.recipe, *changes, "run.output_dir=run")
         refused(result, "model.backbone")
-        right(not (place.folder / "run").exists(), "a run was begun")
+        right(not (place.folder / "run").exists(), "a run was started")
         result = place.bt("doctor", place.recipe, *changes, "run.output_dir=run")
         right("error" in result.out and result.code == 1, f"doctor finds nothing: {result.out[-200:]}")
 
 
 def _fast(place: Place, name: str) -> None:
-    """A wrong name is told before torch is imported."""
+    """Use a wrong name. It must be reported before torch is imported."""
     result = place.bt("check", place.recipe, f"model.backbone={name}", new=True)
     refused(result, "model.backbone")
     helpful(result.seconds < 5, f"after {result.seconds:.1f} s")

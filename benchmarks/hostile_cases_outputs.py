@@ -1,4 +1,4 @@
-"""D1, D2: outputs that cannot be written, and full disks."""
+"""Try outputs that cannot be written, and full disks (D1, D2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hostile_cases_weights import NETWORK, state
 
 _VIEW = ("view.size_px=32", "view.resize_px=32", "run.device=cpu")
 
-# OUT is the output, and its ending: what each command writes.
+# The commands, and the suffixes of their outputs. OUT stands for the output.
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrain": ("", ("pretrain", "RECIPE", "run.output_dir=OUT", "run.max_steps=4")),
     "scan": ("", ("scan", "DATA", "-o", "OUT")),
@@ -59,7 +59,7 @@ def _loop(place: Place, suffix: str) -> str:
 
 
 def _not_file(place: Place, suffix: str) -> str:
-    """A folder where a file is written, and a file where a folder is."""
+    """Create a folder at the path of a file, or a file at the path of a folder."""
     path = place.folder / f"there{suffix}"
     if suffix:
         path.mkdir()
@@ -95,7 +95,7 @@ _PLACES: dict[str, Callable[[Place, str], str]] = {
 
 
 def _output(place: Place, command: str, where: Callable[[Place, str], str]) -> None:
-    """Refused by the path, soon, and nothing is lost or left."""
+    """Use an output that cannot be written. It must be refused by its path soon, and no file may be lost or left."""
     output = where(place, COMMANDS[command][0])
     texts = arguments(place, command, output)
     place.keep(place.folder)
@@ -111,7 +111,7 @@ def _output(place: Place, command: str, where: Callable[[Place, str], str]) -> N
 
 
 def _taken(place: Place, command: str) -> None:
-    """What is there is not overwritten."""
+    """Use an output that exists. It must not be overwritten."""
     suffix, _ = COMMANDS[command]
     path = place.folder / f"there{suffix}"
     if suffix:
@@ -126,7 +126,7 @@ def _taken(place: Place, command: str) -> None:
 
 
 def _input_lost(place: Place, name: str, texts: tuple[str, ...]) -> None:
-    """An input that is not there, or is of another kind."""
+    """Use an input that does not exist, or is of another kind."""
     os.mkdir(place.folder / "folder")
     (place.folder / "file").write_text("hello")
     refused(place.bt(*(text.replace("RECIPE", str(place.recipe)) for text in texts)), name)
@@ -164,7 +164,7 @@ _INPUTS = {
 
 
 def _full(place: Place, command: str, size_kb: int, again: bool) -> None:
-    """A disk that fills up: refused by the path, nothing partial is left, and the same command works with room."""
+    """Fill the disk. The path must be named, no partial file left, and the same command must work with free space."""
     with small_disk(place, size_kb) as disk:
         stuffing = disk / "stuffing"
         with open(stuffing, "wb") as file:
@@ -194,7 +194,7 @@ def _full_export(place: Place, to: str) -> None:
 
 
 def _file_limit(place: Place, command: str) -> None:
-    """A limit of a file's size, which no root is needed for."""
+    """Limit the size of files. This does not need root."""
     limit = 3000 if command in ("scan", "knn") else 20_000
 
     def little() -> None:
@@ -207,7 +207,7 @@ def _file_limit(place: Place, command: str) -> None:
         texts[1] = str(place.shared / "demo/val")
     result = place.bt(*texts, preparation=little, limit=90)
     if command == "knn" and result.code == 0:
-        sound(result)  # its result is smaller
+        sound(result)  # the result of this command is smaller
         return
     refused(result, output)
     if command != "pretrain":

@@ -1,4 +1,4 @@
-"""The product in a process of its own: forked, limited, watched, and killed when it is late."""
+"""Run the product in its own process: forked, limited, watched, and killed after its time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_DATA = 8 << 30
 
 @dataclass
 class Result:
-    """How a process of the product ended."""
+    """The result of a process of the product."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ class Result:
 
     @property
     def message(self) -> str:
-        """What the product said about the input."""
+        """The message of the product about the input."""
         return re.split(r"(?m)^error: ", self.err, maxsplit=1)[-1]
 
     @property
@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Raised:
-    """An exception of the product's public Python names."""
+    """An exception that the product's public Python names raised."""
 
     kind: str
     message: str
@@ -52,7 +52,7 @@ class Raised:
 
 
 def attempted(function: Callable[[], Any]) -> Any:
-    """What a function returns, or how it ended."""
+    """The result of a call: its value, or how the process ended."""
     try:
         return function()
     except Exception as error:
@@ -60,7 +60,7 @@ def attempted(function: Callable[[], Any]) -> Any:
 
 
 class Process:
-    """The product, in a process group of its own."""
+    """A process of the product, in its own process group."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Process:
             os.setpgid(self.pid, self.pid)
 
     def wait(self, limit: float = 60) -> Result:
-        """The result; the process is killed after `limit` seconds."""
+        """Return the result. The process is killed after `limit` seconds."""
         hung = False
         while True:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
@@ -108,7 +108,7 @@ class Process:
         os.kill(self.pid, number)
 
     def until(self, is_so: Callable[[], bool], limit: float = 30) -> None:
-        """Waits for a moment while the process runs."""
+        """Wait until a condition holds, while the process runs."""
         deadline_s = time.monotonic() + limit
         while not is_so():
             if time.monotonic() > deadline_s or not _is_running(self.pid):
@@ -116,7 +116,7 @@ class Process:
             time.sleep(0.005)
 
     def has_open(self, name: str) -> bool:
-        """Whether the process has a file of this name open."""
+        """Return whether the process has a file of this name open."""
         with suppress(OSError):
             for entry in os.scandir(f"/proc/{self.pid}/fd"):
                 with suppress(OSError):
@@ -126,7 +126,7 @@ class Process:
 
 
 def _patience() -> float:
-    """How much longer everything takes because other programs use the cores too."""
+    """Return the factor by which everything takes longer because other programs use the cores."""
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)) / 2)
 
 
@@ -145,13 +145,13 @@ def _become(
     cwd: Path,
     preparation: Callable[[], object] | None,
 ) -> NoReturn:
-    """In the new process."""
+    """Prepare the new process, and run the action in it."""
     code = 1
     try:
         os.setpgid(0, 0)
-        # A shell that starts something in the background has it ignore Ctrl-C.
+        # A process that a shell starts in the background ignores Ctrl-C. Undo that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with its parent
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: dies with its parent
         _redirect(logs)
         home = folder.parent / "home"
         home.mkdir(exist_ok=True)
@@ -186,10 +186,10 @@ def _become(
 
 
 def _give_up_rights() -> None:
-    """Drops root's capabilities, which ignore permissions. It may still read Python's own files, unlike nobody."""
+    """Drop root's capabilities, which ignore permissions. Unlike another user, root can still read Python's files."""
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(64):
-        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, for what it starts
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, for the processes that it starts
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     if libc.capset(header, (ctypes.c_uint32 * 6)()):
         raise OSError(ctypes.get_errno(), "capset")

@@ -1,4 +1,4 @@
-"""B5, D9: recipes as text."""
+"""Try recipes with odd or hostile text (B5, D9)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _BAD_TEXTS: dict[str, bytes] = {
 
 
 def _bad_text(place: Place, content: bytes) -> None:
-    """Refused by the name of the file, in little time and memory, and in a few lines."""
+    """Give the recipe to a command. It must be refused by its name, quickly, with little memory and few lines."""
     (place.folder / "odd.yaml").write_bytes(content)
     refused(place.bt("check", "odd.yaml", limit=20), "odd.yaml")
 

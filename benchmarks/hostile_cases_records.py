@@ -1,4 +1,4 @@
-"""D3: other files of a run that are damaged, or another program's."""
+"""Try other files of a run that are damaged, or that another program wrote (D3)."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ _SHOWN: dict[str, Change] = {
 
 
 def _shown(place: Place, change: Change) -> None:
-    """What is only shown is left out of the page, and nothing stops."""
+    """Damage a file that is only shown. It must be left out of the page, and nothing may stop."""
     run = place.run_copy()
     change(run)
     accepted(place.bt("report", run, "--map-images", "0", limit=40))
@@ -177,7 +177,7 @@ _EXPORTED: dict[str, Change] = {
 
 
 def _exported(place: Place, change: Change, command: str) -> None:
-    """What is computed with is refused by the name of its file."""
+    """Damage a file that is used for computing. It must be refused by its name."""
     run = place.run_copy()
     change(run)
     name = ("model.json", "backbone.safetensors", "eval_view", "view.")
@@ -193,7 +193,7 @@ def _exported(place: Place, change: Change, command: str) -> None:
 
 
 def _is_vital(run: Path) -> bool:
-    """Whether something that features depend on is not as it was."""
+    """Return whether something that the features depend on has changed."""
     return (run / "export/backbone.safetensors").stat().st_size < 1_000_000
 
 
@@ -202,7 +202,7 @@ def _manifest(change: Callable[[Any], Any]) -> Change:
 
 
 def _progress(at: int, value: Any) -> Change:
-    """What the manifest says of the step, the loader, skipped steps, ranks, run and best values, in this order."""
+    """Return the manifest's step, loader, skipped steps, ranks, run and best values, in this order."""
     return _manifest(lambda c: {**c, "progress": [*c["progress"][:at], value, *c["progress"][at + 1 :]]})
 
 
@@ -256,7 +256,7 @@ _RESUMED: dict[str, tuple[Change, bool]] = {
 
 
 def _resumed(place: Place, change: Change, must_run: bool) -> None:
-    """What is trained from is refused by name or passed over; what is only shown stops nothing."""
+    """Damage a file of a run, and resume. A needed file is refused or passed over; a shown one stops nothing."""
     run = place.run_copy(finished=False)
     change(run)
     result = place.bt("pretrain", place.recipe, f"run.output_dir={run}", limit=60)

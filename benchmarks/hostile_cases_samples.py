@@ -1,4 +1,4 @@
-"""A6, B5, E: several images of a sample, and patterns of shards."""
+"""Try samples with several images, and patterns of shards (A6, B5, E)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hostile_cases_verdicts import accepted, either, refused, right
 
 
 def _group(place: Place, members: Sequence[str], labels: bool) -> None:
-    """Each key has several images: one is taken, or the shard is refused and the way out is told."""
+    """Give each key several images. One must be used, or the shard must be refused with a way out."""
     content: list[tuple[str, bytes]] = []
     for key, image in enumerate(images(place, 4)):
         content += [(f"{key}.{member}", image) for member in members]
@@ -34,21 +34,21 @@ _GROUPS: dict[str, tuple[Sequence[str], bool]] = {
     "masks without labels": (("jpg", "seg.png"), False),
     "frames": (("0.jpg", "1.jpg", "2.jpg"), True),
     "a mask in upper case": (("jpg", "SEG.PNG"), True),
-    "json beside, which is right": (("jpg", "json", "txt"), True),
+    "json in addition, which is right": (("jpg", "json", "txt"), True),
 }
 
 
 def _chosen(place: Place, suffix: str, first: bytes) -> None:
-    """Where the shard is refused with `?image=`, that works."""
+    """Use the `?image=` that the refusal suggests. It must work."""
     content: list[tuple[str, bytes]] = []
     for key, image in enumerate(images(place, 4)):
         content += [(f"{key}.jpg", image), (f"{key}.seg.png", b"\x89PNG" + image), (f"{key}.cls", b"0")]
     (place.folder / "s.tar").write_bytes(tar(content))
     if not either(place.bt("scan", "s.tar", "-o", "s"), "s.tar"):
         found = opened_tar(place, f"s.tar?image={suffix}", "s.tar")
-        right(found is not None and len(found[0]) == 4, "?image= is not taken")
+        right(found is not None and len(found[0]) == 4, "?image= does not work")
         assert found is not None
-        right(all(content.startswith(first) for content in found[2]), "another image was taken")
+        right(all(content.startswith(first) for content in found[2]), "another image was used")
 
 
 def _label_size(place: Place, label: bytes) -> None:
@@ -59,7 +59,7 @@ def _label_size(place: Place, label: bytes) -> None:
 
 
 def _pattern(place: Place, pattern: str, count: int) -> None:
-    """Brackets and braces of paths that exist are what they are."""
+    """Use brackets and braces in paths that exist. They must not act as patterns."""
     path = place.folder / pattern
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tar(labelled(place, 4)))
@@ -68,7 +68,7 @@ def _pattern(place: Place, pattern: str, count: int) -> None:
 
 
 def _range(place: Place, pattern: str) -> None:
-    """A pattern of many names is refused, in little time and memory."""
+    """Use a pattern of many names. It must be refused quickly and with little memory."""
     refused(place.bt("check", place.recipe, f"data.train={pattern}", "data.val=null", limit=20), "data.train")
 
 

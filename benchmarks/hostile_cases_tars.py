@@ -1,4 +1,4 @@
-"""A2, A3: keys, labels and damage of tar shards."""
+"""Try odd keys and labels of tar shards, and damaged shards (A2, A3)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def labelled(place: Place, count: int = 8) -> Members:
 
 
 def opened_tar(place: Place, path: Path | str, *needles: str) -> tuple[list[str], list[str], list[bytes]] | None:
-    """Names, labels and contents of a source; None where it is refused with the needles."""
+    """Return the names, labels and contents of a source, or None if it is refused with the needles."""
 
     def read() -> tuple[list[str], list[str], list[bytes]]:
         from dali_pipelines.sources import open_source
@@ -54,7 +54,7 @@ def opened_tar(place: Place, path: Path | str, *needles: str) -> tuple[list[str]
 
 
 def _keys(place: Place, names: Sequence[str], suffix: str, must_be_read: bool) -> None:
-    """Each image has a label of its own: it is read as such, or the shard is refused."""
+    """Give each image its own label. The labels must be right, or the shard must be refused."""
     contents = images(place, len(names))
     members = [(f"{name}{suffix}", contents[i]) for i, name in enumerate(names)]
     members += [(f"{name}.cls", f"label{i}".encode()) for i, name in enumerate(names)]
@@ -87,7 +87,7 @@ _KEYS: dict[str, tuple[Sequence[str], str, bool]] = {
 
 
 def _label(place: Place, label: bytes, is_right: bool) -> None:
-    """One odd .cls among good ones."""
+    """Add one odd .cls to good ones."""
     members = list(labelled(place, 4))
     members[1] = ("0.cls", label)
     (place.folder / "s.tar").write_bytes(tar(members))
@@ -105,7 +105,7 @@ _LABELS: dict[str, tuple[bytes, bool]] = {
 
 
 def _cut(place: Place, where: Callable[[bytes, list[tarfile.TarInfo]], int]) -> None:
-    """A shard that was cut: all its images, or refused with its name."""
+    """Truncate a shard. All its images must be read, or the shard must be refused by its name."""
     whole = tar(labelled(place))
     (place.folder / "s.tar").write_bytes(whole[: where(whole, _infos(whole))])
     _all_or_refused(place, place.folder / "s.tar", 8)
@@ -120,7 +120,7 @@ def _all_or_refused(place: Place, path: Path, count: int, exact: bool = True) ->
     found = opened_tar(place, path)
     if found is not None:
         right(len(found[0]) == count or not exact, f"{len(found[0])} images of {count}")
-        right(len(found[0]) > 0 and all(content[:2] == b"\xff\xd8" for content in found[2]), "bytes that are no image")
+        right(len(found[0]) > 0 and all(content[:2] == b"\xff\xd8" for content in found[2]), "bytes of no image")
     result = place.bt("scan", path, "-o", "s")
     if found is None:
         refused(result, path.name)
@@ -186,7 +186,7 @@ _PATCHES: dict[str, Callable[[bytearray, list[tarfile.TarInfo]], Any]] = {
 
 
 def _other(place: Place, build: Callable[[Place], bytes], count: int | None, must_be_read: bool) -> None:
-    """Another kind of tar file: all images, or refused by its name."""
+    """Read another kind of tar file. All its images must be read, or the file must be refused by its name."""
     (place.folder / "s.tar").write_bytes(build(place))
     if must_be_read:
         found = opened_tar(place, "s.tar")

@@ -1,4 +1,4 @@
-"""B5, D10: files of tensors."""
+"""Try files of tensors (B5, D10)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hostile_cases_weights import NETWORK, save, state
 
 
 def _weights(place: Place, suffix: str, build: Callable[[Place], Any]) -> None:
-    """A file of weights that is wrong: refused by its name."""
+    """Give a wrong file of weights to a command. It must be refused by its name."""
     content = build(place)
     path = place.folder / f"w{suffix}"
     path.write_bytes(content) if isinstance(content, bytes) else save(path, content)
     result = place.bt("import", path, "--backbone", NETWORK, "-o", "o", limit=30)
     if content is not None and isinstance(content, dict) and None in content and either(result, path.name):
-        return  # what is no weight is left out
+        return  # entries that are not weights are left out
     refused(result, path.name)
     right(not (place.folder / "o").exists(), "something was written")
     right(not list(place.folder.glob(".o*")), "something partial was left")
@@ -47,7 +47,7 @@ def _odd(key: str, kind: str) -> Callable[[Place], Any]:
         content[key] = {
             "sparse": lambda: value.to_sparse(),
             "csr": lambda: value.flatten(1).to_sparse_csr(),
-            "quantised": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+            "quantized": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
             "meta": lambda: torch.empty(value.shape, device="meta"),
             "expanded": lambda: torch.zeros(1).expand(2**37),
             "empty": lambda: torch.zeros(0),
@@ -65,7 +65,7 @@ _CONV = "conv1.0.weight"
 _FILES: dict[str, tuple[str, Callable[[Place], Any]]] = {
     **{
         f"a tensor that is {kind}": (".pth", _odd(_CONV, kind))
-        for kind in ("sparse", "csr", "quantised", "meta", "expanded")
+        for kind in ("sparse", "csr", "quantized", "meta", "expanded")
     },
     **{
         f"a tensor that is a {kind}": (".pth", _odd(_CONV, kind))

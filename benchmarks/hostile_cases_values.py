@@ -1,4 +1,4 @@
-"""C2, D9: values of keys and options."""
+"""Try values of keys and options (C2, D9)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hostile_cases import Place, Try, tries
 from hostile_cases_recipes import check
 from hostile_cases_verdicts import either, refused, right, sound
 
-# Changes whose key must be named.
+# Changes whose key the message must name.
 _VALUES = (
     *("run.seed=4294967296", "run.seed=18446744073709551616", "run.seed=-1", "run.seed=1.5", f"run.seed={10**400}"),
     *(
@@ -69,7 +69,7 @@ _VALUES = (
 
 
 def _value(place: Place, change: str) -> None:
-    """Refused by its key before anything is written; `check` knows already, and `pretrain` the same."""
+    """Change a key. `check` and `pretrain` must refuse it by its key, before anything is written."""
     key = change.partition("=")[0]
     names = (
         key,
@@ -78,29 +78,29 @@ def _value(place: Place, change: str) -> None:
         *(["channels"] if key == "model.in_chans" else []),
     )
     extra = ("model.backbone=torchvision/vgg11",) if change == "model.stem=small" else ()
-    # At a batch and a prefetch as they are usual, not those of the small recipe.
+    # The usual batch and prefetch, instead of those of the small recipe.
     usual = ("optim.global_batch_size=256",) if change.startswith("data.prefetch") else ()
     result = check(place, *extra, *usual, change)
     if result.code == 0 and change.startswith(("data.train=", "data.prefetch", "data.num_threads", "eval.batch_size")):
-        sound(result)  # these depend on the data or the machine: pretrain says so
+        sound(result)  # these depend on the data or the machine, so only pretrain refuses them
     else:
         refused(result, names)
     result = place.bt("pretrain", place.recipe, "run.output_dir=run", *extra, change, limit=40)
     if change.startswith(("data.", "eval.batch_size")) and result.code == 0:
-        sound(result)  # as it was meant, within its limits
+        sound(result)  # accepted as intended, within its limits
     else:
         refused(result, names)
-        right(not (place.folder / "run").exists(), "a run was begun")
+        right(not (place.folder / "run").exists(), "a run was started")
 
 
 def _option(place: Place, arguments: tuple[str, ...], needle: str) -> None:
-    """Values of other options, and changes that are none."""
+    """Use wrong values of other options, and texts that are not changes."""
     place.classes()
     os.mkdir(place.folder / "empty")
     texts = [text.replace("RECIPE", str(place.recipe)) for text in arguments]
     result = place.bt(*texts, limit=30)
     if needle in ("knn.k", "batch_size") or "100000" in texts:
-        either(result, needle)  # as many as there are
+        either(result, needle)  # all of them
     else:
         refused(result, needle)
 

@@ -1,4 +1,4 @@
-"""Verdicts on what the product did with a hostile input."""
+"""Check what the product did with a hostile input."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 from hostile_cases import CODE, HANG, REFUSAL, SILENT, TRACEBACK, FailedError
 from hostile_cases_process import Raised, Result
 
-# A process that was forked from one with torch has some 500 MB. More than this is a fault.
+# A process that is forked from one with torch has about 500 MB. More memory than this limit is a fault.
 MOST_RESIDENT_MB = 3000
-# Of what is said about one input.
+# The limit for the message about one input.
 _MOST_CHARACTERS, _MOST_LINES = 4000, 15
 
 
 def sound(result: Result, most_characters: int = _MOST_CHARACTERS) -> Result:
-    """Raises FailedError for what is never allowed, whatever the input."""
+    """Raise FailedError for results that are never allowed, whatever the input."""
     if result.hung:
         raise FailedError(HANG, f"still running after {result.seconds:.0f} s {result.tail}")
     if result.code < 0:
@@ -24,7 +24,7 @@ def sound(result: Result, most_characters: int = _MOST_CHARACTERS) -> Result:
         raise FailedError(TRACEBACK, _short(result.err.strip().rpartition('\n  File "')[2]))
     if result.peak_mb > MOST_RESIDENT_MB:
         raise FailedError(HANG, f"took {result.peak_mb:.0f} MB")
-    # Colours and a step up are those of progress bars and of DALI's own lines.
+    # Progress bars and DALI's own lines use colors and "cursor up", which are allowed.
     if re.search("[\x1b\x9b]", re.sub(r"\x1b\[([0-9;]*m|A)", "", result.out + result.err)):
         raise FailedError(CODE, f"an escape sequence reached the terminal {result.tail}")
     if len(result.err) > most_characters:
@@ -33,7 +33,7 @@ def sound(result: Result, most_characters: int = _MOST_CHARACTERS) -> Result:
 
 
 def accepted(result: Result, *needles: str | tuple[str, ...]) -> Result:
-    """The input is right; needles are warnings that must be printed."""
+    """Check that a right input was accepted, and that the warnings in needles were printed."""
     sound(result)
     if result.code != 0:
         raise FailedError(REFUSAL, f"refused, though right: exit {result.code} {result.tail}")
@@ -42,7 +42,7 @@ def accepted(result: Result, *needles: str | tuple[str, ...]) -> Result:
 
 
 def refused(result: Result, *needles: str | tuple[str, ...], code: int = 2) -> Result:
-    """The input is wrong; the message must have the needles, of a tuple any."""
+    """Check that a wrong input was refused with all needles in the message. Of a tuple, one needle is enough."""
     sound(result)
     if result.code == 0:
         raise FailedError(SILENT, f"exit 0, though wrong {result.tail}")
@@ -55,7 +55,7 @@ def refused(result: Result, *needles: str | tuple[str, ...], code: int = 2) -> R
 
 
 def either(result: Result, *needles: str | tuple[str, ...]) -> bool:
-    """Accepted, whose content the caller looks at, or refused with the needles."""
+    """Return whether the input was accepted, for the caller to check, or check that it was refused with the needles."""
     sound(result)
     if result.code == 0:
         return True
@@ -64,7 +64,7 @@ def either(result: Result, *needles: str | tuple[str, ...]) -> bool:
 
 
 def raises(result: Result, *needles: str | tuple[str, ...]) -> bool:
-    """Whether a call raised what is promised; another exception is a failure."""
+    """Return whether a call raised a documented exception. Any other exception is a failure."""
     if isinstance(result.value, Raised):
         if not result.value.promised:
             raise FailedError(TRACEBACK, f"{result.value.kind}: {_short(result.value.message)}")
@@ -79,13 +79,13 @@ def raises(result: Result, *needles: str | tuple[str, ...]) -> bool:
 
 
 def right(is_right: bool, seen: object) -> None:
-    """Raises FailedError for a result that is silently wrong."""
+    """Raise FailedError for a result that is silently wrong."""
     if not is_right:
         raise FailedError(SILENT, str(seen)[:300])
 
 
 def helpful(has_way_out: bool, seen: object) -> None:
-    """Raises FailedError for a message that does not help."""
+    """Raise FailedError for a message that does not help."""
     if not has_way_out:
         raise FailedError(REFUSAL, str(seen)[:300])
 

@@ -1,4 +1,4 @@
-"""E: what is refused must come with a way out, and what can run must not be refused."""
+"""Check that a refusal has a way out, and that an input that can run is not refused (E)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VIEW = ("view.size_px=32", "view.resize_px=32", "run.device=cpu")
 
 
 def _channels_first(place: Place, shape: tuple[int, ...], suffix: str) -> None:
-    """Pixels with their channels first: the order is told, not 32 channels advised."""
+    """Give pixels with their channels first. The message must name the order, and must not advise 32 channels."""
     pixels = np.zeros(shape, dtype=np.uint8)
     path = place.folder / f"a{suffix}"
     np.save(path, pixels) if suffix == ".npy" else np.savez(path, images=pixels)
@@ -27,7 +27,7 @@ def _channels_first(place: Place, shape: tuple[int, ...], suffix: str) -> None:
 
 
 def _list(place: Place, suffix: str, line: str, encoding: str) -> None:
-    """A list in another form: read as it is meant, or refused with its name, a line and a hint."""
+    """Read a list in another form. It must be read as intended, or refused with its name, a line and a hint."""
     folder = place.classes(count=2)
     files = sorted(folder.glob("*/*.jpg"))
     text = "".join(line.format(path=path, label=path.parent.name) + "\n" for path in files)
@@ -72,7 +72,7 @@ _LISTS: dict[str, tuple[str, str, str]] = {
 
 
 def _home(place: Place, suffix: str) -> None:
-    """`~/` in a list is the home."""
+    """Use `~/` in a list. It must mean the home directory."""
     home = place.folder.parent / "home"
     shutil.copytree(place.classes(count=2), home / "pictures")
     line = "~/pictures/c0/0.jpg" + {".csv": ",a", ".txt": "", ".tsv": "\ta"}[suffix]
@@ -82,7 +82,7 @@ def _home(place: Place, suffix: str) -> None:
 
 
 def _chdir(place: Place, name: str) -> None:
-    """A source that was opened by a relative path can be read from elsewhere."""
+    """Open a source by a relative path, and change the directory. The source must still be readable."""
     place.classes()
     (place.folder / "l.csv").write_text("images/c0/0.jpg,a\nimages/c1/0.jpg,b\n")
     (place.folder / "s.tar").write_bytes(tar(labelled(place, 4)))
@@ -101,7 +101,7 @@ def _chdir(place: Place, name: str) -> None:
 
 
 def _changed_data(place: Place, change: Callable[[Path], Any], needles: tuple[str, ...]) -> None:
-    """A data set that changed between two starts: what changed is told in words, not by hashes."""
+    """Change a data set between two starts. The message must say in words what changed, not with hashes."""
     folder = place.classes(count=8)
     texts = (f"data.train={folder}", "data.val=null", "run.output_dir=run", "eval.every_epochs=null")
     accepted(place.bt("pretrain", place.recipe, *texts, "run.max_steps=2"))
@@ -170,7 +170,7 @@ _LAYOUTS: dict[str, Callable[[Any], Any]] = {
 
 
 def _layout(place: Place, build: Callable[[Any], Any]) -> None:
-    """Known layouts: the network's weights are taken, or `--prefix` is offered."""
+    """Read weights in known layouts. The network's weights must be used, or the message must offer `--prefix`."""
     import torch
     from safetensors.torch import load_file
 
@@ -191,7 +191,7 @@ def _layout(place: Place, build: Callable[[Any], Any]) -> None:
 
 
 def _trainable(place: Place, change: Callable[[Path, Path], Any]) -> None:
-    """Pretraining needs no classes: an odd validation set does not keep it from running."""
+    """Use an odd validation set. Pretraining must run, because it needs no classes."""
     train = place.classes("train", ("c0", "c1", "c2"), 4)
     val = place.classes("val", ("c0", "c1", "c2"), 2)
     change(train, val)
@@ -212,15 +212,15 @@ _TRAINABLE: dict[str, Callable[[Path, Path], Any]] = {
     "an empty folder in train": lambda train, val: (train / "c3").mkdir(),
     "__MACOSX in both": lambda train, val: (_macos(train), _macos(val)),
     "a folder of texts": lambda train, val: ((train / "logs").mkdir(), (train / "logs/a.txt").write_text("x")),
-    "an image beside the classes of val": lambda train, val: shutil.copy(val / "c0/0.jpg", val / "cover.jpg"),
-    "an image beside the classes of train": lambda train, val: shutil.copy(train / "c0/0.jpg", train / "cover.jpg"),
+    "an image next to the classes of val": lambda train, val: shutil.copy(val / "c0/0.jpg", val / "cover.jpg"),
+    "an image next to the classes of train": lambda train, val: shutil.copy(train / "c0/0.jpg", train / "cover.jpg"),
     "hidden folders": lambda train, val: ((train / ".ipynb_checkpoints").mkdir(), (val / ".DS_Store").write_text("x")),
     "@eaDir": lambda train, val: ((train / "@eaDir").mkdir(), (train / "c0/@eaDir").mkdir()),
 }
 
 
 def _lines(place: Place, content: str) -> None:
-    """An error of YAML is told in a line or two, with its place."""
+    """Make an error in YAML. The message must have one or two lines, and its place."""
     (place.folder / "odd.yaml").write_text(content)
     result = refused(place.bt("check", "odd.yaml"), "odd.yaml", "line")
     helpful(
@@ -240,7 +240,7 @@ _YAML = {
 
 
 def _reasons(place: Place) -> None:
-    """Reasons in bad.csv have no addresses of memory in them."""
+    """Scan bad files. The reasons in bad.csv must not contain memory addresses."""
     folder = place.classes()
     good = (folder / "c0/0.jpg").read_bytes()
     for name, content in (

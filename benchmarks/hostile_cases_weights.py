@@ -1,4 +1,4 @@
-"""A9, B3: weights that are no numbers, and attacks in files of weights."""
+"""Try weights that are not numbers, and attacks in files of weights (A9, B3)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VIEW = ("view.size_px=32", "view.resize_px=32", "run.device=cpu")
 
 
 def state(place: Place) -> dict[str, Any]:
-    """The weights of the run that was left alone."""
+    """Return the weights of the undisturbed run."""
     from safetensors.torch import load_file
 
     found: dict[str, Any] = load_file(place.shared / "run/export/backbone.safetensors")
@@ -37,7 +37,7 @@ def save(path: Path, content: Any) -> None:
 
 
 def _spoilt(place: Place, key: str, change: Callable[[Any], Any], suffix: str, command: str) -> None:
-    """Weights with values that no features come of: refused, and the key is named."""
+    """Use weights whose values give no features. They must be refused, and the key must be named."""
     content = state(place)
     content[key] = change(content[key].clone())
     path = place.folder / f"w{suffix}"
@@ -92,7 +92,7 @@ _SPOILT: dict[str, tuple[str, Callable[[Any], Any], str, str]] = {
 
 
 def _precise(place: Place, name: str) -> None:
-    """Other floats are right."""
+    """Use other types of floats. They must be read correctly."""
     import torch
 
     content = {k: v.to(getattr(torch, name)) if v.is_floating_point() else v for k, v in state(place).items()}
@@ -113,7 +113,7 @@ def _archive(content: bytes) -> bytes:
 
 
 def _names(*names: str) -> bytes:
-    """A state dict beside which objects of these classes are stored."""
+    """Write a file with a state dict and objects of these classes."""
     parts = [b"\x80\x02}("]
     for number, name in enumerate(names):
         module, _, attribute = name.rpartition(".")
@@ -123,7 +123,7 @@ def _names(*names: str) -> bytes:
 
 
 def _no_advice(place: Place, content: bytes, suffix: str) -> None:
-    """A refused attack comes without a command that runs it."""
+    """Read an attack. The refusal must not print a command that would run it."""
     (place.folder / f"w{suffix}").write_bytes(content)
     (place.folder / "evil.py").write_text("open('ran', 'w')")
     result = place.bt("import", f"w{suffix}", "-o", "o")
@@ -152,7 +152,7 @@ _HARMLESS = (
 
 
 def _advice(place: Place, names: tuple[str, ...]) -> None:
-    """What such a checkpoint commonly holds: refused, and the way to its weights is told."""
+    """Read a common checkpoint with other objects. It must be refused, with a way to its weights."""
     (place.folder / "w.ckpt").write_bytes(_archive(_names(*names)))
     refused(place.bt("import", "w.ckpt", "-o", "o"), "w.ckpt", "weights_only=False", names[0])
 

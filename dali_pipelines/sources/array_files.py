@@ -57,7 +57,7 @@ def array_file(path: str | Path) -> ArraySource:
     try:
         if "images" not in arrays:
             names = ", ".join(name if name.isprintable() else repr(name) for name in arrays)
-            raise ValueError(f"it has the arrays {names[:300] or 'none'}, and must have images")
+            raise ValueError(f"it has {names[:300] or 'no arrays'}, and must have the array images")
         return array_source(arrays["images"], arrays.get("labels"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -102,7 +102,7 @@ def test_what_is_no_array_is_named(tmp_path: Path) -> None:
     for content, rule in (
         (b"", "not a file of arrays"),
         (b"\x80\x04N.", "not a file of arrays"),
-        (b"PK\x05\x06" + bytes(18), "it has nothing, and must have images"),
+        (b"PK\x05\x06" + bytes(18), "it has no arrays, and must have the array images"),
         (twice.getvalue(), "two of its arrays have the same name"),
         (bytes(encrypted), "not a file of arrays, or damaged"),
         (saved(**{"a\n\x1b[1m": IMAGES}), r"it has 'a\\n\\x1b\[1m', and must have images"),

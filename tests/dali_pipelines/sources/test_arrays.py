@@ -116,7 +116,7 @@ def test_files_of_arrays(images: NDArray[np.uint8], tmp_path: Path) -> None:
         np.testing.assert_array_equal(source.read(7), images[7])
         assert source.read(7).flags.writeable, "or torch would warn"
     np.savez(tmp_path / "other.npz", x=images)
-    with pytest.raises(ValueError, match=r"other\.npz: it has the arrays x, and must have images"):
+    with pytest.raises(ValueError, match=r"other\.npz: it has x, and must have the array images"):
         open_source(tmp_path / "other.npz")
     (tmp_path / "text.npz").write_text("nonsense")
     with pytest.raises(ValueError, match=r"text\.npz: not a file of arrays"):
