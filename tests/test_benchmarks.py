@@ -1,4 +1,4 @@
-"""The benchmarks that compare with other libraries still run, though they are seldom used."""
+"""The contenders of the benchmarks still run, although the code that they use changes between benchmarks."""
 
 from __future__ import annotations
 

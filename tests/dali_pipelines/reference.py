@@ -69,7 +69,7 @@ def hue_in_yiq(image: Image.Image, turns: float) -> NDArray[np.uint8]:
 
 
 def view(image: Image.Image, draws: ViewDraws, row: int, params: ViewParams) -> NDArray[np.uint8]:
-    """The view before its normalization, (size_px, size_px, 3) uint8."""
+    """Return the view before its normalization, (size_px, size_px, 3) uint8."""
     window = crop_window(image.height, image.width, draws, row, params.crop_ratio)
     size = [params.size_px, params.size_px]
     x = F.resized_crop(image, *window, size, INTERPOLATION[params.interpolation])

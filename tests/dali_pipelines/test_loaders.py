@@ -36,7 +36,7 @@ def test_batch_is_lightlys_structure_in_channels_last(small_data: Path) -> None:
 
 @pytest.mark.parametrize("name", ["barlow_twins", "swav"])
 def test_views_are_the_official_transforms(demo_data: Path, name: str) -> None:
-    """The whole graph compared with PIL, with the same draws: every step runs, in its drawn order."""
+    """The whole graph equals PIL for the same random numbers: every step runs, in its drawn order."""
     preset = PRESETS[name].changed(size_px=64)
     ours = TwoViewLoader(demo_data / "train", 48, preset, backend=cpu(), seed=3)
     batch = next(iter(ours))

@@ -162,7 +162,7 @@ def test_crop_is_torchvisions(photographs: list[Image.Image], arrays: Images) ->
 
 @pytest.mark.parametrize(("height", "width"), [(30, 400), (400, 30), (64, 64), (3, 500), (1, 1), (501, 333)])
 def test_crop_window_is_torchvisions(height: int, width: int) -> None:
-    """Also where no try fits and the crop is centered; float32 would round some windows otherwise."""
+    """Even if no try fits and the crop is centered. float32 would round some windows differently."""
     view = ViewParams()
     n = 64
     (draws,) = draw_views((view,), n, height, width)

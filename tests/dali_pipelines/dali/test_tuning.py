@@ -18,7 +18,7 @@ def batch(data: Path, tuning: Tuning) -> Batch:
 
 
 def test_a_region_that_is_decoded_alone_is_that_of_the_whole(demo_data: Path) -> None:
-    """Except for the colors of a JPEG at its border, which are interpolated from their neighbors."""
+    """Except for the colors at the border of a JPEG, which are interpolated from their neighbors."""
     whole, regions = batch(demo_data, Tuning()), batch(demo_data, Tuning(decode="region"))
     assert whole.filenames == regions.filenames
     for one, other in zip(whole.views, regions.views):

@@ -155,7 +155,7 @@ def test_no_good_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_resumed_stream_has_the_same_replacements(spoil: Callable[..., ImageSource]) -> None:
-    """Whichever of two bad neighbors is found first."""
+    """The result does not depend on which of two bad neighbors is found first."""
     source = spoil("text", "empty")
     whole = list(TwoViewLoader(source, 2, SMALL, backend=cpu()))
     for stop in (1, 3, 5):
@@ -182,7 +182,7 @@ def test_an_evaluation_names_a_bad_file(spoil: Callable[..., ImageSource]) -> No
 
 
 def test_an_evaluation_that_may_replaces_them(spoil: Callable[..., ImageSource]) -> None:
-    """As an evaluation during a run must, because training reads the same files."""
+    """The evaluation of a run uses the same replacements as its training."""
     source = spoil("text", "empty")
     batches = list(EvalLoader(source, 5, EvalParams(32, 36), max_bad_files=2, backend=cpu()))
     names = [name for batch in batches for name in batch.filenames]

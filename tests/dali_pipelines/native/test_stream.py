@@ -48,7 +48,7 @@ def run(
     solarize: bool = False,
     in_yiq: bool = False,
 ) -> NDArray[np.uint8]:
-    """The kernel without normalization; what it writes are whole numbers."""
+    """Run the kernel without normalization, so that it writes whole numbers."""
     size = square.width
     factors, matrix = np.ones(4, dtype=np.float32), np.empty((0, 3), dtype=np.float32)
     for step, value in zip(steps, values):
@@ -232,7 +232,7 @@ assert len(threads) == 2 and all(line.endswith(": 3") for line in threads), thre
 
 
 def test_threads_need_not_wait_long_for_the_interpreter(small_data: Path) -> None:
-    """During a training loop in Python the default would halve the throughput; a shorter interval stays."""
+    """With a training loop in Python, the default interval would halve the throughput. A shorter one is not changed."""
     before = sys.getswitchinterval()
     try:
         for own, expected in ((0.005, 0.0005), (0.0001, 0.0001)):

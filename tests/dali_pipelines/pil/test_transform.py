@@ -1,4 +1,4 @@
-"""The transform compared with the loader: the same pixels for the same draws, and Lightly's interface."""
+"""The transform gives the loader's pixels for the same random numbers, and has Lightly's interface."""
 
 from __future__ import annotations
 

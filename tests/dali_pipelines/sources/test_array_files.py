@@ -105,7 +105,7 @@ def test_what_is_no_array_is_named(tmp_path: Path) -> None:
         (b"PK\x05\x06" + bytes(18), "it has no arrays, and must have the array images"),
         (twice.getvalue(), "two of its arrays have the same name"),
         (bytes(encrypted), "not a file of arrays, or damaged"),
-        (saved(**{"a\n\x1b[1m": IMAGES}), r"it has 'a\\n\\x1b\[1m', and must have images"),
+        (saved(**{"a\n\x1b[1m": IMAGES}), r"it has 'a\\n\\x1b\[1m', and must have the array images"),
         (saved(images=np.array([{}])), "Python objects"),
         (saved(images=IMAGES, labels=LABELS.astype(object)), "Python objects"),
         (saved(images=IMAGES, labels=LABELS[:5]), r"labels: shape \(5,\)"),

@@ -121,7 +121,7 @@ def write_members(path: Path, members: list[tuple[str, bytes]]) -> None:
         ([("0.jpg", b"a"), ("0.jpg", b"b")], r"two members are named '0\.jpg'"),
         ([("0.jpg", b"a"), ("./0.jpg", b"a")], r"two members are named '0\.jpg'"),
         ([("0.jpg", b"a"), ("0.cls", b"1"), ("0.cls", b"2")], r"two members are named '0\.cls'"),
-        ([("0.1.jpg", b"a"), ("0.x.cls", b"1"), ("0.y.cls", b"2")], "several different .cls .*; name the right one '0.cls'"),
+        ([("0.1.jpg", b"a"), ("0.x.cls", b"1"), ("0.y.cls", b"2")], "several different .*; name the right one '0.cls'"),
         ([("0.jpg", b"a"), ("0.cls", b"1"), ("1.jpg", b"a")], r"1\.jpg has no \.cls member, and other images have"),
         ([("c.0.jpg", b"a"), ("c.0.cls", b"1"), ("c.1.jpg", b"a")], r"c\.1\.jpg has no \.cls member"),
     ],

@@ -1,4 +1,4 @@
-"""Tar shards read by themselves, by WebDataset, and by the loaders, compared with the same files in a folder."""
+"""Tar shards: of WebDataset's writer, and in the loaders compared with a folder of the same files."""
 
 from __future__ import annotations
 
