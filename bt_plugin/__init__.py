@@ -1,6 +1,7 @@
-"""Barlow Twins for the Lightly ecosystem, fed by NVIDIA DALI and launched by Accelerate.
+"""Barlow Twins pretraining for the Lightly ecosystem, with views from NVIDIA DALI and ranks from Accelerate.
 
-The names are imported on first use, so that a mistyped recipe is answered before torch is imported.
+The names in ``__all__`` are imported on first use. The command line can therefore report a mistake in a recipe before
+torch is imported.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Errors that are the user's to correct; the command line prints them without a traceback."""
+"""Errors that the user can correct. The command line prints them without a traceback."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import os
 
 
 class UserError(ValueError):
-    """Something to correct; the message names it, its value, the rule and the remedy."""
+    """An error that the user can correct. The message names the key or file, its value, the rule and the remedy."""
 
 
 class RecipeError(UserError):
-    """A recipe that cannot be run as it is."""
+    """A recipe that cannot be run on these images and this machine."""
 
 
 class LaunchError(UserError):
-    """Processes that were not launched as one group."""
+    """Processes that were not launched as one group of ranks."""
 
 
 class DivergenceError(UserError):
-    """Training that has become NaN or infinite, as every rank knows."""
+    """A loss or gradient that is NaN or infinite for too many steps. Every rank raises it."""
 
 
 class LostRankError(UserError):
-    """Another rank that does not answer any more."""
+    """Another rank that ended or no longer answers."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written or restored, as every rank knows."""
+    """A checkpoint that cannot be written or restored. Every rank raises it."""
 
 
 class WeightsError(UserError):
-    """Weights that cannot be read, or written for another library."""
+    """Weights that cannot be read, or cannot be written in the format of another library."""
 
 
 class HostError(UserError):
-    """A version of another program that this one cannot be plugged into."""
+    """A version of another library into which bt-plugin cannot be plugged."""
 
 
 class FileError(UserError):
@@ -43,7 +43,7 @@ class FileError(UserError):
 
 
 class PreemptedError(Exception):
-    """The run was asked to stop, and did so with a checkpoint."""
+    """The run stopped because a signal asked it to. It wrote a checkpoint."""
 
 
 _REMEDIES = {
@@ -56,7 +56,7 @@ _REMEDIES = {
     errno.ENOTDIR: "a part of the path is a file; name another path",
     errno.EISDIR: "name a file, not a folder",
     errno.EEXIST: "name another path, or remove what is there",
-    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ENAMETOOLONG: "use a shorter name",
     errno.ELOOP: "remove the symbolic links that lead to each other",
     errno.EMFILE: "raise the limit of open files: ulimit -n",
     errno.EIO: "check the disk or the network storage",
@@ -66,12 +66,12 @@ _REMEDIES = {
 
 
 def file_error(error: OSError, path: str | os.PathLike[str] | None = None, key: str = "") -> FileError:
-    """Return the error that names the path, what the system says about it, and the remedy.
+    """Return an error that names the path, the reason given by the operating system, and the remedy.
 
     Args:
-        error: The system's.
-        path: The path, where the error does not name it or names a temporary one.
-        key: The recipe's key or the option that names the path.
+        error: Error of the operating system.
+        path: Path to name. Default: the path in the error. Give it if the error names none, or a temporary one.
+        key: Recipe key or command-line option that names the path.
     """
     named = path if path is not None else error.filename
     if isinstance(named, bytes):

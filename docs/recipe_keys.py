@@ -1,4 +1,8 @@
-"""Writes docs/recipe_keys.md from the types of bt_plugin/config/recipe.py: python docs/recipe_keys.py."""
+"""Write docs/recipe_keys.md from the types of the recipes: python docs/recipe_keys.py.
+
+The introductions are here. The texts about sections and keys are the docstrings of bt_plugin/config/recipe.py,
+bt_plugin/config/evaluation_recipe.py and dali_pipelines/views/params.py.
+"""
 
 from __future__ import annotations
 
@@ -18,41 +22,56 @@ from dali_pipelines.views.params import PRESETS, ViewParams
 PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """# Every key of a recipe
 
-This page is written by `python docs/recipe_keys.py` from bt_plugin/config/recipe.py and
-bt_plugin/config/evaluation_recipe.py. A test compares the page with them (tests/test_docs.py). `bt-plugin check RECIPE`
-prints all keys of a recipe with their resolved values.
+A recipe is a YAML 1.2 file that describes a run. Two keys are required:
 
-A key is given in the recipe's file, or on the command line as `section.key=value`; the command line counts. *May
-change*: whether two launches of one run may give it different values. Where they may not, the run is another one, and
-wants another `run.output_dir`; the message names the key ([runs that last](long_runs.md)). `data.train` may be another
-path to the same images; other images are refused.
+```yaml
+data: {train: my/train}
+run: {output_dir: runs/first}
+```
+
+Every other key has a default: the value of the official code, where it has one. To override a key on the command line,
+write `section.key=value`. The command line wins over the file:
+
+```bash
+bt-plugin pretrain my.yaml optim.epochs=200 views.both.size_px=96
+```
+
+`bt-plugin check RECIPE` prints all keys of a recipe with their resolved values.
+
+The column *may change* tells whether a run may [resume](resume.md) with another value of the key. If it says no,
+resuming with another value is an error that names the key. Restore the value, or start a new run with another
+`run.output_dir`. `data.train` may change to another path of the same images, but not to other images.
 
 ## Recipes of pretraining
 """
 _VIEWS = """
-`views.both`, `views.a` and `views.b` each take the keys below, as `views.both.size_px=96`: changes to both views, and
-to the first or second alone, which count more. A key that is left out is the preset's. They may not change between two
-launches.
+The keys below change the preset. Write them in `views.both` for both views, in `views.a` for the first view, or in
+`views.b` for the second view. An example is `views.both.size_px=96`. A change in `views.a` or `views.b` wins over one
+in `views.both`. None of these keys may change when a run resumes.
+
+The augmentations run in the order of this table.
 """
 _EVALUATION = """
 ## Recipes of evaluation
 
-For `knn`, `linear` and `finetune`, and for `embed` as far as they apply to it: recipes/evaluate
-([evaluation](evaluation.md)). A run brings its own `data` and `view`.
+These are the keys of the recipes in recipes/evaluate, for the commands `bt-plugin knn`, `linear` and `finetune`
+([evaluation](evaluation.md)). `bt-plugin embed` uses those that apply to it.
+
+If the evaluated model is a run, `data` and `view` default to the values of that run.
 """
 
 
 def page() -> str:
-    """The page as it should be."""
+    """Return the text of the page."""
     parts = [_HEAD]
     for name, field in Recipe.model_fields.items():
-        parts.append(f"\n### {name}\n")
+        parts.append(f"\n### {name}\n\n{_introduction(_class(field))}\n")
         parts.append(_table(name, _class(field), _FREE_KEYS.get(name, set())))
         if name == "views":
             parts.append(_views())
     parts.append(_EVALUATION)
     for name, field in EvaluationRecipe.model_fields.items():
-        parts.append(f"\n### {name} of an evaluation\n")
+        parts.append(f"\n### {name} of an evaluation\n\n{_introduction(_class(field))}\n")
         parts.append(_table(name, _class(field)))
     return "".join(parts)
 
@@ -64,14 +83,26 @@ def _class(field: Any) -> type[Section]:
     return annotation
 
 
+def _introduction(section: type[Section]) -> str:
+    """Return the first paragraph of a section's docstring."""
+    assert section.__doc__, f"{section.__name__} has a docstring"
+    return " ".join(section.__doc__.split("\n\n")[0].split())
+
+
 def _table(section: str, model: type[Section], free: set[str] | None = None) -> str:
-    """A row for each key of a section; without `free` there is no column for it."""
+    """Return a table with a row for each key of a section.
+
+    Args:
+        section: Name of the section.
+        model: Class of the section.
+        free: Keys that may change when a run resumes. None: the table has no such column.
+    """
     schema = model.model_json_schema()
-    heads = ["key", "type", "default", *(["may change"] if free is not None else []), "what it is"]
+    heads = ["key", "type", "default", *(["may change"] if free is not None else []), "meaning"]
     rows = []
     for key, field in model.model_fields.items():
         if section == "views" and key != "preset":
-            continue  # described once for all three
+            continue  # both, a and b have the same keys, which _views describes
         default = "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
         may = ["yes" if key in free else "no"] if free is not None else []
         rows.append(
@@ -81,13 +112,13 @@ def _table(section: str, model: type[Section], free: set[str] | None = None) -> 
 
 
 def _views() -> str:
-    """The keys of a view, which are ViewParams's, and its values in the presets."""
+    """Return the table of the keys of a view, the fields of ViewParams, with their values in the presets."""
     said = _arguments(ViewParams)
     first, second = PRESETS["barlow_twins"].views
     rows = []
     for name, hint in get_type_hints(ViewParams).items():
         if name == "channels":
-            continue  # is model.in_chans
+            continue  # model.in_chans gives it
         a, b = getattr(first, name), getattr(second, name)
         default = _value(a) if a == b else f"a {_value(a)}, b {_value(b)}"
         rows.append([f"`{name}`", _view_type(name, TypeAdapter(hint).json_schema()), default, said[name]])
@@ -97,12 +128,12 @@ def _views() -> str:
         for field in fields(ViewParams)
         if getattr(small, field.name) != getattr(first, field.name)
     ]
-    table = _markdown(["key", "type", "in `barlow_twins`", "what it is"], rows)
-    return f"{_VIEWS}{table}\n`barlow_twins_32` has {' and '.join(others)}, in both views, and is else the same.\n"
+    table = _markdown(["key", "type", "in `barlow_twins`", "meaning"], rows)
+    return f"{_VIEWS}{table}\n`barlow_twins_32` differs in both views: {' and '.join(others)}.\n"
 
 
 def _view_type(name: str, schema: dict[str, Any]) -> str:
-    """A type and its range, which ViewParams tells where it is given what is out of it."""
+    """Return a type and its range. The range is read from the error of ViewParams for a value outside of it."""
     if "enum" in schema:
         return _in_words(schema)
     wrong: Any = -1 if schema["type"] != "array" else (-1, -1) if "prefixItems" in schema else ()
@@ -111,30 +142,36 @@ def _view_type(name: str, schema: dict[str, Any]) -> str:
     except ValueError as error:
         rule = str(error).partition("it must be ")[2]
         return rule if wrong == () else f"{_in_words(schema)}, {rule}"
-    raise AssertionError(f"{name}: every value is allowed")
+    raise AssertionError(f"{name}: ViewParams accepts every value")
 
 
 def _in_words(schema: dict[str, Any]) -> str:
-    """A type by its JSON schema."""
+    """Describe a type by its JSON schema."""
     if "anyOf" in schema:
-        return " or ".join(_in_words(each) for each in schema["anyOf"])
+        kinds = [_in_words(each) for each in schema["anyOf"]]
+        return (", or " if any("," in kind for kind in kinds) else " or ").join(kinds)
     if "enum" in schema:
-        return " or ".join(f"`{each}`" for each in schema["enum"])
+        *most, last = (f"`{each}`" for each in schema["enum"])
+        return f"{', '.join(most)} or {last}"
     if "const" in schema:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
         if "prefixItems" in schema:
             return f"{len(schema['prefixItems'])} numbers"
-        least = ", not empty," if schema.get("minItems") else ""
-        return f"list{least} of: {_in_words(schema['items'])}"
-    names = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
+        least = "non-empty list" if schema.get("minItems") else "list"
+        return f"{least} of: {_in_words(schema['items'])}"
+    names = {"integer": "integer", "number": "number", "string": "string", "boolean": "`true` or `false`"}
     return names.get(schema["type"], f"`{schema['type']}`") + _bounds(schema)
 
 
 def _bounds(schema: dict[str, Any]) -> str:
-    """The range of a number, and the least length of a text."""
+    """Describe the range of a number, or the least length of a string."""
     if schema.get("minLength"):
         return ", not empty"
+    if schema["type"] == "integer" and "exclusiveMaximum" in schema:
+        schema = {**schema, "maximum": schema["exclusiveMaximum"] - 1}
+    if "minimum" in schema and "maximum" in schema:
+        return f", {_number(schema['minimum'])} to {_number(schema['maximum'])}"
     words = (
         ("minimum", "at least"),
         ("exclusiveMinimum", "above"),
@@ -145,18 +182,20 @@ def _bounds(schema: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    """Write a bound: long powers of ten as 1e9, other integers in full."""
+    short = re.sub(r"e([+-])0*", lambda sign: f"e{sign[1].strip('+')}", f"{value:g}")
+    return short if isinstance(value, float) or (short.startswith("1e") and float(short) == value) else str(value)
 
 
 def _description(model: type[Section], key: str) -> str:
-    """The docstring of an attribute, or of the one that it overrides."""
+    """Return the docstring of a field, or of the field that it overrides."""
     bases = [base for base in model.__mro__ if issubclass(base, Section) and key in base.model_fields]
     text = next(text for base in bases if (text := base.model_fields[key].description))
     return " ".join(text.split())
 
 
 def _arguments(described: type) -> dict[str, str]:
-    """Name and description of each argument in a Google docstring."""
+    """Return the description of each argument in a Google docstring by its name."""
     block = re.search(r"Args:\n(.*?)\n\n", described.__doc__ or "", flags=re.DOTALL)
     assert block, "it has a docstring with arguments"
     found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", block[1] + "\n", flags=re.DOTALL | re.MULTILINE)
@@ -164,7 +203,7 @@ def _arguments(described: type) -> dict[str, str]:
 
 
 def _value(value: Any) -> str:
-    """As YAML, in a line."""
+    """Return a value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, width=1000)
     return f"`{text.removesuffix('...' + chr(10)).strip()}`"

@@ -103,11 +103,11 @@ def test_the_page_of_keys_is_that_of_the_types() -> None:
     made = script("recipe_keys").page()
     assert (DOCS / "recipe_keys.md").read_text() == made, "python docs/recipe_keys.py"
     for row in (
-        r"\| `optim.lr_weights` \| number, at least 0, at most 1e\+38 \| `0.2` \| no \| Base rate",
-        r"\| `run.resume` \| text, not empty \| `latest` \| yes \|",
-        r"\| `data.train` \| text, not empty \| required \| yes \|",
+        r"\| `optim.lr_weights` \| number, 0 to 1e38 \| `0.2` \| no \| Base learning rate",
+        r"\| `run.resume` \| string, not empty \| `latest` \| yes \|",
+        r"\| `data.train` \| string, not empty \| required \| yes \|",
         r"\| `blur_p` \| number, a probability, 0 to 1 \| a `1.0`, b `0.1` \|",
-        r"\| `linear.epochs` \| whole number, at least 1, at most 1000000000 \| `100` \| Of training",
+        r"\| `linear.epochs` \| integer, 1 to 1e9 \| `100` \| Number of training epochs",
     ):
         assert re.search(row, made), row
 

@@ -1,4 +1,4 @@
-"""What an evaluation does, typed as a recipe is: the keys of recipes/evaluate/*.yaml."""
+"""The recipe of an evaluation: the keys of recipes/evaluate/*.yaml, typed like those of a pretraining recipe."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from dali_pipelines.views.params import IMAGENET_MEAN, IMAGENET_STD, EvalParams,
 
 
 class EvalData(Data):
+    """The images, and how they are read. An evaluated run brings its own values."""
+
     val: PathText
-    """The images that are classified; data.train must have their classes."""
+    """Images that are classified. `data.train` must contain each of their classes."""
 
 
 class View(Section):
-    """How images are shown; what is evaluated brings its own where it knows it."""
+    """How images are resized, cropped and normalized. An evaluated run or export brings its own values."""
 
     size_px: Positive = 224
-    """Height and width."""
+    """Height and width of the view, in px."""
     resize_px: Positive = 256
-    """The shorter side before the centre is cropped."""
+    """Length of the shorter side after the resize and before the center crop, in px. At least `view.size_px`."""
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"
-    """Of the resize."""
+    """Interpolation of the resize."""
     channels: Positive = 3
-    """Of the images."""
+    """Channels of the view. With 1, color images are converted to gray."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """Subtracted per channel from values in [0, 1]."""
+    """Mean of each channel, subtracted from values in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
-    """Divided by, per channel."""
+    """Standard deviation of each channel, by which values are divided."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Area of a training crop, as a fraction of the image's."""
+    """Smallest and largest area of a random training crop, as a fraction of the image's area."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> View:
@@ -43,14 +45,14 @@ class View(Section):
 
     @property
     def centre(self) -> EvalParams:
-        """The view that is classified."""
+        """The deterministic view that is classified: resize and center crop."""
         return EvalParams(
             self.size_px, self.resize_px, self.interpolation, self.channels, tuple(self.mean), tuple(self.std)
         )
 
     @property
     def random(self) -> Preset:
-        """The view that a classifier is trained on: a crop, flipped or not.
+        """The view on which a classifier is trained: a random crop, with a random horizontal flip.
 
         Source:
             facebookresearch/barlowtwins evaluate.py:130-135 at 8e8d284.
@@ -71,64 +73,79 @@ class View(Section):
 
 
 class Knn(Section):
+    """Weighted k-nearest-neighbor classification, without training."""
+
     k: Positive = 20
-    """Neighbours that vote."""
+    """Number k of nearest neighbors that vote."""
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.1
-    """Of the votes' weights, exp(similarity / temperature)."""
+    """Temperature of the vote of a neighbor, whose weight is exp(cosine similarity / temperature)."""
 
 
 class Supervised(Section):
-    """A classifier trained by SGD, with a cosine over epochs."""
+    """A classifier trained by SGD with a cosine schedule over all epochs."""
 
     epochs: Positive
-    """Of training."""
+    """Number of training epochs."""
     global_batch_size: Positive = 256
-    """Images a step, over all ranks; the rates are for it, and not scaled."""
+    """Images per step, over all ranks. Learning rates are used as given; they are not scaled with it."""
     lr_classifier: Rate
-    """Rate of the classifier."""
+    """Learning rate of the classifier."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: Rate
-    """Of all that is trained."""
+    """Weight decay of all trained parameters."""
 
 
 class Linear(Supervised):
-    """Defaults: facebookresearch/barlowtwins evaluate.py:32-44 at 8e8d284."""
+    """A linear classifier on the frozen backbone.
+
+    Source:
+        Defaults: facebookresearch/barlowtwins evaluate.py:32-44 at 8e8d284.
+    """
 
     epochs: Positive = 100
     lr_classifier: Rate = 0.3
     weight_decay: Rate = 1e-6
     cached: bool = False
-    """Whether the classifier is trained on features of the centre crops, extracted once: minutes, not hours."""
+    """Whether the classifier is trained on features of the center crops, which are extracted once. It takes minutes
+    instead of hours."""
     cached_lrs: Annotated[tuple[Rate, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-    """Rates that are tried side by side where features are cached; a tenth of the training images chooses."""
+    """Learning rates to try in parallel when `linear.cached` is `true`. The best one on a held-out tenth of the
+    training images is used."""
 
 
 class Finetune(Supervised):
-    """Defaults: the README of facebookresearch/barlowtwins at 8e8d284, for 1 % of ImageNet."""
+    """A classifier trained together with the backbone, on a part of the training images.
+
+    Source:
+        Defaults: the README of facebookresearch/barlowtwins at 8e8d284, for 1 % of ImageNet.
+    """
 
     epochs: Positive = 20
     lr_classifier: Rate = 0.5
     lr_backbone: Rate = 0.005
-    """Rate of the backbone."""
+    """Learning rate of the backbone."""
     weight_decay: Rate = 0.0
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Share of the training images, of each class alike, drawn by run.seed; at least one of each."""
+    """Fraction of the training images of each class, at least one image per class. `run.seed` draws them."""
     subset: PathText | None = None
-    """A file with the names of the training images instead, one a line, as FOLDER/NAME or NAME."""
+    """Text file with the names of the training images, which replaces `finetune.fraction`. It has one name per line,
+    as FOLDER/NAME or NAME."""
 
 
 class EvalRun(ProcessOptions):
+    """The processes of the evaluation, and where it writes."""
+
     output_dir: PathText | None = None
-    """Where results are written; null is RUN/eval, or eval for what is no run."""
+    """Folder of the results. `null`: the folder eval of the evaluated run or export, else a folder in ./eval."""
     batch_size: Positive = 256
-    """Images of a rank that are embedded at a time."""
+    """Images per forward pass, on each rank."""
     log_every_steps: Positive = 100
-    """Steps between two lines of a classifier's loss."""
+    """Steps between two log lines with the classifier's loss."""
 
 
 class EvaluationRecipe(Section):
-    """An evaluation: kNN, linear or fine-tuning, each with its section."""
+    """An evaluation. kNN, linear classification and fine-tuning have a section each."""
 
     data: EvalData
     view: View = View()

@@ -1,4 +1,4 @@
-"""From a YAML file and `section.key=value` overrides to a recipe, or to an error that says what to correct."""
+"""Load a recipe from a YAML file and `section.key=value` overrides, or raise an error that says what to correct."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ from bt_plugin.config.yaml12 import MOST_BYTES, YamlError, parse_yaml
 from bt_plugin.errors import RecipeError
 from dali_pipelines.regular_files import read_regular
 
-# Of a key: views.both.size_px has two.
+# An override such as views.both.size_px=64 names two sections.
 _MOST_SECTIONS = 8
 S = TypeVar("S", bound=BaseModel)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads a recipe, a file or one of the package by its name, and applies `section.key=value` overrides to it.
+    """Load a recipe of pretraining and apply overrides to it.
+
+    Args:
+        path: Path of the YAML file, or name of a bundled recipe, such as pretrain/quickstart.
+        overrides: Changes, each as ``section.key=value``. Later ones win.
 
     Raises:
-        RecipeError: For a file that cannot be read, and for every key that is wrong.
+        RecipeError: If the file cannot be read or a key is wrong. The message lists every wrong key.
+
+    Example:
+        >>> load_recipe("quickstart", ["optim.epochs=5"]).optim.epochs
+        5
     """
     return load_as(Recipe, path, overrides=overrides)
 
@@ -34,16 +42,16 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 def load_as(
     kind: type[S], path: str | Path | None, *, overrides: list[str] | None = None, beneath: dict[str, Any] | None = None
 ) -> S:
-    """Reads a recipe of some kind.
+    """Load a recipe of pretraining or of evaluation.
 
     Args:
-        kind: Of recipe.
-        path: Of the YAML file, or the name of one that comes with the package; without one there is what is beneath.
-        overrides: `section.key=value`, which come last.
-        beneath: Sections and keys that count where the file does not give them.
+        kind: Class of the recipe: Recipe or EvaluationRecipe.
+        path: Path of the YAML file, or name of a bundled recipe. None: only ``beneath`` and the overrides count.
+        overrides: Changes, each as ``section.key=value``. They win over the file.
+        beneath: Sections and keys that apply if the file does not give them.
 
     Raises:
-        RecipeError: For a file that cannot be read, and for every key that is wrong.
+        RecipeError: If the file cannot be read or a key is wrong. The message lists every wrong key.
     """
     content = _merged(beneath or {}, _read(path, kind) if path is not None else {})
     for override in overrides or []:
@@ -51,29 +59,29 @@ def load_as(
     text = json.dumps(content, default=str, ensure_ascii=False)
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RecipeError(
-            f"{path or 'recipe'}: a value has bytes that are not UTF-8; rename that file or folder, or give a symbolic"
-            " link to it whose name is plain"
+            f"{path or 'recipe'}: a value contains bytes that are not UTF-8; rename that file or folder, or use a"
+            " symbolic link to it whose name is UTF-8"
         )
     try:
-        # As JSON, because pydantic's strict mode then takes lists for tuples, and nothing else for another.
+        # JSON, because pydantic's strict mode then accepts a list for a tuple, and no other conversion.
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)
         lines = "\n".join(f"  {_explained(detail, kind)}" for detail in details)
-        raise RecipeError(f"{path or 'recipe'}: {len(details)} thing(s) to correct\n{lines}") from error
+        raise RecipeError(f"{path or 'recipe'}: {len(details)} error(s) to correct\n{lines}") from error
 
 
 def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
         content = parse_yaml(read_regular(find_recipe(path), MOST_BYTES).removeprefix(codecs.BOM_UTF8).decode())
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}; give the path of a recipe") from error
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}; use the path of a recipe") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 at byte {error.start}; give the path of a recipe") from error
+        raise RecipeError(f"{path}: is not UTF-8 at byte {error.start}; use the path of a recipe") from error
     except YamlError as error:
-        raise RecipeError(f"{path}: is not YAML: {error}") from error
+        raise RecipeError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: must hold the sections {', '.join(kind.model_fields)}")
+        raise RecipeError(f"{path}: must be a mapping with the sections {', '.join(kind.model_fields)}")
     return content
 
 
@@ -89,30 +97,34 @@ def _apply(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     *sections, key = path.split(".")
     if not equals or not 0 < len(sections) <= _MOST_SECTIONS or not key:
-        raise RecipeError(f"{_shortened(override)}: is not section.key=value, such as optim.epochs=100")
+        raise RecipeError(
+            f"{_shortened(override)}: is not an override; write section.key=value, such as optim.epochs=100"
+        )
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise RecipeError(f"{_shortened(override)}: {_shortened(section)} is not a section")
+            raise RecipeError(
+                f"{_shortened(override)}: {_shortened(section)} is not a section; write section.key=value"
+            )
     try:
         content[key] = parse_yaml(value)
     except YamlError as error:
-        raise RecipeError(f"{_shortened(override)}: the value is not YAML: {error}") from error
+        raise RecipeError(f"{_shortened(override)}: the value is not valid YAML: {error}") from error
 
 
 def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:
-    """One error of pydantic's, with the remedy."""
+    """Return the message for one of pydantic's errors, with the remedy."""
     where = ".".join(str(part)[:80] for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         keys = _keys_beside(detail["loc"], kind)
         near = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys)}"
-        return f"{where}: {_shortened(detail['input'])} is given to an unknown key; {remedy}"
+        remedy = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(keys)}"
+        return f"{where}: unknown key, with the value {_shortened(detail['input'])}; {remedy}"
     if detail["type"] == "missing":
-        return f"{where}: is missing; every recipe must give it"
+        return f"{where}: is missing; set it in the recipe or as an override"
     message = detail["msg"].removeprefix("Value error, ")
     if not where:
-        return message  # names its key itself
+        return message  # the message names its key
     if isinstance(detail["input"], dict):
         return f"{where}: {message}"
     return f"{where}: {_shortened(detail['input'])} is not allowed; {message[0].lower()}{message[1:]}"

@@ -1,4 +1,4 @@
-"""Read YAML 1.2 from people one does not know: within limits, and with errors of one line."""
+"""Read YAML 1.2 from an untrusted source: with limits on its size, and with errors of one line."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Any
 
 import yaml
 
-# A recipe has some 70 keys in three levels.
+# Far more than a recipe needs, which has some 70 keys on three levels.
 MOST_BYTES = 2**20
 _MOST_DEPTH = 16
 _MOST_NODES = 10_000
 
 
 class YamlError(ValueError):
-    """Text that is not YAML, or more of it than is read; the message is one line with the place."""
+    """A text that is not valid YAML, or is too large. The message is one line with line and column."""
 
 
 def parse_yaml(text: str) -> Any:
-    """Read one document.
+    """Return the value of one YAML document, or None if it is empty.
 
     Args:
-        text: The document.
+        text: Text of the document.
 
     Raises:
-        YamlError: If it is not YAML 1.2, a key is there twice, or it is nested too deep or too large, also by aliases.
+        YamlError: If the text is not valid YAML 1.2 or repeats a key. Also if it is nested deeper than 16 levels or
+            has more than 10,000 values, with its aliases expanded.
     """
     try:
         loader = _Loader(text)
@@ -42,14 +43,14 @@ def parse_yaml(text: str) -> Any:
         raise YamlError(f"{error.problem or error.context}{where}") from error
     except yaml.YAMLError as error:
         raise YamlError(" ".join(str(error).split())) from error
-    except ValueError as error:  # a number of more digits than Python reads
+    except ValueError as error:  # Python refuses integers of more than 4300 digits
         raise YamlError(str(error).partition(";")[0]) from error
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML speaks YAML 1.1, where `no` is false, 1e-6 is a string and a repeated key is silent."""
+    """A loader of YAML 1.2. PyYAML reads YAML 1.1: `no` is false, 1e-6 is a string, and a repeated key is no error."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way to forget the parent's
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML then drops the resolvers of the parent
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -61,9 +62,9 @@ class _Loader(yaml.SafeLoader):
         self._nodes += 1
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self._depth > _MOST_DEPTH:
-            raise yaml.composer.ComposerError(None, None, f"it is nested deeper than {_MOST_DEPTH} levels", mark)
+            raise yaml.composer.ComposerError(None, None, f"nesting is deeper than {_MOST_DEPTH} levels", mark)
         if self._nodes > _MOST_NODES:
-            raise yaml.composer.ComposerError(None, None, f"it has more than {_MOST_NODES} values", mark)
+            raise yaml.composer.ComposerError(None, None, f"there are more than {_MOST_NODES} values", mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -74,7 +75,9 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is given twice; remove one", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -89,10 +92,15 @@ for _tag, _pattern, _first in (
 
 
 def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Values of a node once its aliases are written out; 0 marks those that are being counted."""
+    """Return the number of values in a node with its aliases expanded.
+
+    A size of 0 marks a node that is being counted, so that a cycle is found.
+    """
     if id(node) in sizes:
         if sizes[id(node)] == 0:
-            raise yaml.composer.ComposerError(None, None, "an alias refers to what it is in", node.start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "an alias refers to a value that contains it", node.start_mark
+            )
         return sizes[id(node)]
     sizes[id(node)] = 0
     size = 1
@@ -102,7 +110,7 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
         size += sum(_expanded_size(item, sizes) for item in node.value)
     if size > _MOST_NODES:
         raise yaml.composer.ComposerError(
-            None, None, f"its aliases make more than {_MOST_NODES} values", node.start_mark
+            None, None, f"its aliases expand to more than {_MOST_NODES} values", node.start_mark
         )
     sizes[id(node)] = size
     return size

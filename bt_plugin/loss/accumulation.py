@@ -1,9 +1,13 @@
-"""The exact gradient of a batch that is too large to be embedded at once.
+"""Compute the exact gradient of a batch that is too large for one forward pass.
 
-C is a statistic of the whole batch, so a mean of losses of micro-batches is another objective. But the
-objective needs the embeddings only. So all micro-batches are embedded without a graph, the gradient
-of the whole batch's loss by the embeddings is taken once, and each micro-batch is embedded again and
-its part of that gradient sent through the model. It costs one more forward pass.
+The cross-correlation matrix C is a statistic of the whole batch. The mean of the losses of micro-batches is therefore
+another objective. But the loss depends on the embeddings only, so that three passes give the exact gradient:
+
+1. Embed all micro-batches without an autograd graph.
+2. Compute the gradient of the whole batch's loss with respect to the embeddings.
+3. Embed each micro-batch again, and backpropagate its part of that gradient through the model.
+
+This costs one more forward pass.
 
 Source:
     Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
@@ -29,23 +33,29 @@ def accumulated_backward(
     backward: Callable[[Tensor], None] = Tensor.backward,
     no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> LossTerms:
-    """Adds to the parameters' gradients those of the loss over all micro-batches together.
+    """Add the gradient of the loss over all micro-batches together to the parameters' gradients. Call it on every rank.
 
-    BatchNorm takes its statistics by micro-batch. Running statistics and random numbers, such as
-    dropout's, move as in one pass, and both passes see the same ones.
+    BatchNorm computes its statistics per micro-batch. Its running statistics are updated once, not twice. Random
+    numbers, such as those of dropout, are the same in both passes, and the generators end as after one pass.
 
     Args:
-        model: From two views to two embeddings; may be wrapped by DistributedDataParallel.
-        loss: Over the whole batch, of all ranks if it gathers.
-        micro_batches: Two views each; equally many samples in each.
-        backward: How a scalar is differentiated, such as Accelerator.backward.
-        no_sync: Holds back DistributedDataParallel's all-reduce, until the last micro-batch.
+        model: Model that maps two views to two embeddings. It may be wrapped by DistributedDataParallel.
+        loss: Loss over the whole batch; over the global batch if it gathers.
+        micro_batches: Two views for each micro-batch, with the same number of samples in each.
+        backward: Function that differentiates a scalar, such as Accelerator.backward.
+        no_sync: Context that postpones DistributedDataParallel's all-reduce. It is entered for all micro-batches but
+            the last.
 
     Shape:
-        - views: (n / k, C, H, W) of this rank, for k micro-batches.
+        - views: (n / k, C, H, W) float, this rank's samples, for n samples in k micro-batches.
 
     Returns:
         The terms of the whole batch's loss.
+
+    Example:
+        >>> micro_batches = [(view_a, view_b), (other_view_a, other_view_b)]  # doctest: +SKIP
+        >>> terms = accumulated_backward(model, BarlowTwinsLoss(), micro_batches)
+        >>> optimizer.step()
     """
     device = micro_batches[0][0].device
     parts, random_states = [], []
@@ -60,17 +70,17 @@ def accumulated_backward(
     last = len(micro_batches) - 1
     with _unmoved_buffers(model):
         for i, (views, state, *gradient) in enumerate(zip(micro_batches, random_states, *gradients)):
-            # The second pass draws what the first drew, and ends where that ended.
+            # So that the second pass draws the same random numbers as the first.
             _set_random_state(state, device)
             with nullcontext() if i == last else no_sync():
-                # A scalar whose gradient by the embeddings is theirs: what scalers and hooks expect.
+                # Gradient scalers and hooks expect a scalar. The gradient of this one is the part of the embeddings.
                 backward(sum((part * part_gradient).sum() for part, part_gradient in zip(model(*views), gradient)))
     return terms
 
 
 @contextmanager
 def _unmoved_buffers(model: nn.Module) -> Iterator[None]:
-    """Afterwards BatchNorm's running statistics, and all other buffers, are as before."""
+    """Restore all buffers at the end, such as BatchNorm's running statistics."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     yield
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The names that build_backbone knows, read from the libraries' sources: neither is imported for it."""
+"""Check names of backbones against the source files of torchvision and timm, without importing them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from pathlib import Path
 from bt_plugin.errors import RecipeError
 
 LIBRARIES = ("torchvision", "timm")
-# Both register their models by a decorator, `@register_model`, which may give the name.
+# Both libraries register models with the decorator `@register_model`, which may give the name.
 _REGISTERED = re.compile(r"^@register_model(?:\((?:name=[\"'](\w+)[\"'])?\))?\n(?:.*\n)*?def (\w+)\(", re.MULTILINE)
-# timm's names of before, which build the same models and are not listed.
+# timm's deprecated names build the same models, but timm does not list them.
 _DEPRECATED = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
 _OLD_NAME = re.compile(r"[\"'](\w+)[\"'] ?: (?!None)")
 _NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]*)?")
 
 
 def check_backbone_name(name: str, key: str = "model.backbone") -> None:
-    """Refuse a name that build_backbone cannot build, within milliseconds. A name is never a path.
+    """Raise if build_backbone cannot build a backbone of this name. The check takes milliseconds.
 
     Args:
-        name: "torchvision/NAME" or "timm/NAME"; timm's may end in a tag, as in resnet50.a1_in1k.
-        key: The recipe's key, option or file that gives it, for the message.
+        name: Name as "torchvision/NAME" or "timm/NAME". A name of timm may end in a tag, as in resnet50.a1_in1k. It is
+            never read as a path.
+        key: Recipe key, option or file that gives the name, for the message.
 
     Raises:
-        RecipeError: If the library has no such model, or is not installed.
+        RecipeError: If the library has no such model or is not installed.
     """
     library, _, model = name.partition("/")
     if library not in LIBRARIES or not _NAME.fullmatch(model):
-        # Whatever a file holds is shortened, and printed without its control characters.
+        # The name may come from any file: it is shortened, and its control characters are escaped.
         shown = ascii(name[:80]) + ("..." if len(name) > 80 else "")
         raise RecipeError(f"{key}: {shown} is not allowed; it must be torchvision/NAME or timm/NAME")
     names = model_names(library)
@@ -47,7 +48,7 @@ def check_backbone_name(name: str, key: str = "model.backbone") -> None:
 
 @cache
 def model_names(library: str) -> frozenset[str]:
-    """Return the names of a library's image classification models; none where it is not installed."""
+    """Return the names of a library's image classification models. Return none if it is not installed."""
     return frozenset(given or function for text in _sources(library) for given, function in _REGISTERED.findall(text))
 
 

@@ -1,4 +1,4 @@
-"""Backbones by name, from torchvision and timm, without their classifier."""
+"""Build backbones of torchvision and timm by name, without their classifier."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 Stem = Literal["standard", "small"]
-# Of torchvision.
+# torchvision's models that return auxiliary outputs in training.
 _WITH_AUXILIARY_OUTPUTS = ("googlenet", "inception_v3")
 
 
 class Backbone(NamedTuple):
-    """A module from images to features, and how many features it gives."""
+    """A backbone and its number of features.
+
+    Args:
+        module: Network that maps images (n, C, H, W) float to features (n, feature_dim).
+        feature_dim: Number of features.
+    """
 
     module: nn.Module
     feature_dim: int
@@ -27,22 +32,35 @@ def build_backbone(
     zero_init_residual: bool = True,
     pretrained: bool = False,
 ) -> Backbone:
-    """Builds a backbone without a classifier; its keys are its library's own.
+    """Build a backbone of torchvision or timm without its classifier.
+
+    The keys of its state_dict are those of its library.
 
     Args:
-        name: "torchvision/NAME" or "timm/NAME".
-        stem: "small" replaces a ResNet's 7x7 convolution of stride 2 and its max-pool by a 3x3 of
-            stride 1, for images of 64 px and less.
-        in_chans: Channels of the images.
-        zero_init_residual: Whether a ResNet's residual branches start as zero, as in the official code.
-        pretrained: Whether it has its library's weights, of standard stem and three channels, or random ones.
+        name: Name of the model, as "torchvision/NAME" or "timm/NAME".
+        stem: First layers of a ResNet. "small" replaces its 7x7 convolution of stride 2 and its max-pooling by a 3x3
+            convolution of stride 1, for images of 64 px or less.
+        in_chans: Number of channels of the images, 1 or more.
+        zero_init_residual: Whether the last BatchNorm weight of each residual branch of a ResNet starts at zero. It
+            has no effect on other models.
+        pretrained: Whether to load the library's weights, which are for the standard stem and three channels. Otherwise
+            the weights are random.
+
+    Returns:
+        The backbone as ``module``, and its number of features as ``feature_dim``.
 
     Raises:
-        ValueError: If there is no such backbone, or it has no ResNet stem to make small.
+        ValueError: If the model does not exist, has no linear classifier, or has no ResNet stem to make small.
+        ImportError: If timm is needed and not installed.
 
     Source:
-        zero_init_residual: facebookresearch/barlowtwins main.py:194 at 8e8d284. Small stem: Chen et
-        al. 2020 (SimCLR), appendix B.9.
+        zero_init_residual: facebookresearch/barlowtwins main.py:194 at 8e8d284.
+        Small stem: Chen et al. 2020, SimCLR, appendix B.9.
+
+    Example:
+        >>> backbone, feature_dim = build_backbone("torchvision/resnet18")
+        >>> feature_dim
+        512
     """
     library, _, model = name.partition("/")
     if library == "torchvision":
@@ -68,14 +86,14 @@ def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained
         options = {"aux_logits": False, "init_weights": True}
     module = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
     if model in _WITH_AUXILIARY_OUTPUTS:
-        # In training they would return two or three outputs for an image. With weights they can only be removed later.
+        # In training these models return two or three outputs. With weights, only a built model can drop the extra ones.
         module.aux_logits = False
         for name in {"aux1", "aux2", "AuxLogits"} & dict(module.named_children()).keys():
             setattr(module, name, None)
-    # torchvision calls its classifiers fc, classifier or heads; all end in the model's last Linear.
+    # torchvision names its classifiers fc, classifier or heads. The last Linear of a model is always in it.
     linears = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if not linears:
-        raise ValueError(f"backbone torchvision/{model} has no linear classifier to remove; take another")
+        raise ValueError(f"backbone torchvision/{model} has no linear classifier to remove; use another backbone")
     path, classifier = linears[-1]
     _replace(module, path, nn.Identity())
     if in_chans != 3:
@@ -100,7 +118,7 @@ def _timm(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool)
         if "Invalid pretrained tag" not in str(error):
             raise
         tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
-        raise ValueError(f"backbone timm/{model} does not exist; take one of {', '.join(tags) or 'no tag'}") from error
+        raise ValueError(f"backbone timm/{model} does not exist; use one of {', '.join(tags) or 'no tag'}") from error
     return Backbone(module, getattr(module, "head_hidden_size", module.num_features))
 
 
@@ -116,7 +134,7 @@ def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     options = {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None} | changes
     new = nn.Conv2d(**options)
-    # ResNet's own initialisation of its convolutions: He et al. 2015, fan-out.
+    # The initialization of ResNet's convolutions: He et al. 2015, fan-out.
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     return new
 

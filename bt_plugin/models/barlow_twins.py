@@ -1,4 +1,4 @@
-"""The model: a backbone, and a projector whose outputs the objective decorrelates."""
+"""The model: a backbone, and a projector whose embeddings the loss decorrelates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from torch import Tensor, nn
 
 
 class BarlowTwins(nn.Module):
-    """Embeds two views of each image with the same weights.
+    """A backbone and a projector that embed two views of each image with the same weights.
 
     Args:
-        backbone: From images (N, C, H, W) to features (N, F).
-        projector: From features (N, F) to embeddings (N, D), such as build_projector's.
+        backbone: Network that maps images (n, C, H, W) to features (n, F), such as that of build_backbone.
+        projector: Network that maps features (n, F) to embeddings (n, D), such as that of build_projector.
+
+    Example:
+        >>> backbone, feature_dim = build_backbone("torchvision/resnet18")  # doctest: +SKIP
+        >>> model = BarlowTwins(backbone, build_projector(feature_dim, (2048, 2048, 2048)))
+        >>> z_a, z_b = model(view_a, view_b)
+        >>> loss = BarlowTwinsLoss()(z_a, z_b)
     """
 
     def __init__(self, backbone: nn.Module, projector: nn.Sequential) -> None:
@@ -24,14 +30,18 @@ class BarlowTwins(nn.Module):
         self.projector = projector
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of both views.
+        """Return the embeddings of both views.
 
-        BatchNorm sees the views one after the other, as in the paper: concatenated, it would take its
-        statistics over both, and the gradient would be another one.
+        The views pass BatchNorm one after the other, as in the paper. If they were concatenated, BatchNorm would
+        compute its statistics over both, and the gradient would differ.
+
+        Args:
+            view_a: First views of the images.
+            view_b: Second views of the same images, in the same order.
 
         Shape:
-            - view_a, view_b: (n, C, H, W) float, this rank's samples.
-            - Output: z_a and z_b, (n, D) each.
+            - view_a, view_b: (n, C, H, W) float, in either memory layout, this rank's samples.
+            - Output: z_a and z_b, (n, D) float each, this rank's samples.
         """
         features = self.backbone(view_a), self.backbone(view_b)
         if isinstance(self.projector, Projector):
@@ -42,10 +52,15 @@ class BarlowTwins(nn.Module):
 
 
 class Projector(nn.Sequential):
-    """A projector whose linear layers take all views in one product, so that their weights are read once."""
+    """A projector whose linear layers multiply all views at once, so that their weights are read once."""
 
     def forward(self, *features: Tensor) -> Any:
-        """Shape: features (n, F) of one or more views, to embeddings (n, D) of each; of one view without a tuple."""
+        """Return the embeddings of one or more views.
+
+        Shape:
+            - features: (n, F) float for each view.
+            - Output: a tensor (n, D) for one view, a tuple of such tensors for several views.
+        """
         views = features
         for layer in self:
             if isinstance(layer, nn.Linear):
@@ -56,14 +71,20 @@ class Projector(nn.Sequential):
 
 
 def build_projector(feature_dim: int, widths: Sequence[int] = (8192, 8192, 8192)) -> Projector:
-    """Linear layers without bias, with BatchNorm and ReLU between them and nothing after the last.
+    """Build a projector: linear layers without bias, with BatchNorm and ReLU between them and nothing after the last.
+
+    The keys of its state_dict are those of the official code.
 
     Args:
-        feature_dim: Of the backbone.
-        widths: Outputs of the layers; the last is the dimension D of the embeddings.
+        feature_dim: Number of features of the backbone.
+        widths: Output widths of the linear layers, at least one. The last is D, the dimension of the embeddings.
 
     Source:
-        facebookresearch/barlowtwins main.py:197-204 at 8e8d284, whose keys these are.
+        facebookresearch/barlowtwins main.py:197-204 at 8e8d284.
+
+    Example:
+        >>> build_projector(512, (2048, 2048, 128))(torch.randn(4, 512)).shape
+        torch.Size([4, 128])
     """
     layers: list[nn.Module] = []
     sizes = [feature_dim, *widths]

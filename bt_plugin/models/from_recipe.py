@@ -11,10 +11,13 @@ from bt_plugin.models.barlow_twins import BarlowTwins, build_projector
 
 
 def build_model(recipe: Recipe) -> BarlowTwins:
-    """The untrained model, a function of the recipe alone.
+    """Build the untrained model of a recipe. The same recipe gives the same weights.
+
+    Args:
+        recipe: Recipe of the run. Its section ``model`` and run.seed are used.
 
     Raises:
-        RecipeError: If there is no such backbone.
+        RecipeError: If the backbone does not exist, or does not have the wanted stem.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)

@@ -1,9 +1,13 @@
-"""In which order the numbers of images and weights lie in memory; results differ by rounding alone.
+"""Choose the memory layout of images and weights. Results differ by rounding only.
 
-GPUs multiply matrices fastest channels_last. On a CPU it depends on the layer: the wide and shallow ones at the
-beginning of a ResNet are faster channels_last, those of many channels and few pixels are not, and oneDNN's gradient of
-the smallest's weights takes three times as long as matrix products (two cores with AVX-512 in float32: ResNet-18,
-64 px, batch 64, 0.85 of the time of contiguous weights; benchmarks/records/2026-11-24_step.json).
+GPUs are fastest with channels_last. On a CPU the fastest layout depends on the layer:
+
+- The first layers of a ResNet, with many pixels and few channels, are faster with channels_last.
+- Layers with few pixels and many channels are faster with contiguous weights.
+- For the layers with the fewest pixels, oneDNN's gradient of the weights takes three times as long as matrix products.
+
+On two cores with AVX-512 in float32, a choice for each layer takes 0.85 of the time of contiguous weights (ResNet-18,
+64 px, batch 64; benchmarks/records/2026-11-24_step.json).
 """
 
 from __future__ import annotations
@@ -16,28 +20,28 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Of a convolution's output, in pixels.
+# Limits on height times width of a convolution's output, in pixels.
 _MOST_PIXELS_CONTIGUOUS = 4 * 4
 _MOST_PIXELS_BY_PLACES = 3 * 3
 
 
 M = TypeVar("M", bound=nn.Module)
 _Slices = tuple[slice, slice, slice]
-# A kernel's place, and the pixels of images and output, (n, height, width, channels), that meet there.
+# A place of the kernel, and the slices of images and of output, (n, height, width, channels), that meet there.
 _Place = tuple[tuple[int, int], _Slices, _Slices]
 
 
 def lay_out(model: M, memory_format: str, by_layer: bool) -> M:
-    """The model with its weights as they are fastest; it takes images in either layout.
+    """Return the model with its weights in the wanted layout. It accepts images in any layout.
 
     Args:
-        model: Whose parameters and their names stay.
-        memory_format: channels_last, contiguous, or auto.
-        by_layer: Whether auto means each layer's own, and not channels_last.
+        model: Model to lay out. Its parameters keep their names.
+        memory_format: Layout of the weights: channels_last, contiguous or auto.
+        by_layer: Whether auto chooses the layout for each layer. Otherwise auto is channels_last.
     """
     if memory_format == "auto" and by_layer:
         for module in model.modules():
-            # Subclasses have their own ways, and depthwise convolutions other needs.
+            # Subclasses may compute something else, and depthwise convolutions are fastest with another layout.
             if type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros":
                 module.__class__ = _LayoutByLayer
         return model
@@ -45,7 +49,7 @@ def lay_out(model: M, memory_format: str, by_layer: bool) -> M:
 
 
 class _LayoutByLayer(nn.Conv2d):
-    """Each in the layout, and the smallest by the products, that are fastest on a CPU."""
+    """A convolution that uses the layout that is fastest on a CPU for its size, and matrix products if it is small."""
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or isinstance(self.padding, str):
@@ -67,15 +71,15 @@ class _LayoutByLayer(nn.Conv2d):
 
 
 class _ByPlaces(torch.autograd.Function):
-    """A convolution as a sum over the kernel's places, each one matrix product of the pixels that meet there.
+    """A convolution as a sum over the places of its kernel. Each place is one matrix product.
 
-    Where an output has few pixels, most places of a padded kernel meet few of them: of 2 x 2 pixels and 3 x 3 places,
-    16 of 36 pairs are not padding. Images and output are channels_last: their pixels are rows of matrices as they lie.
+    In a small output, most places of a padded kernel meet few pixels. With 2 x 2 pixels and 3 x 3 places, only 16 of
+    36 pairs are not padding. Images and output are channels_last, so that their pixels are rows of matrices in memory.
     """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, size: tuple[int, int], places: list[_Place]) -> Tensor:
-        # (height, width, outputs, inputs): each place a matrix.
+        # (height, width, outputs, inputs): one matrix for each place.
         kernel = weight.permute(2, 3, 0, 1).contiguous()
         ctx.save_for_backward(images, kernel)
         ctx.places = places
@@ -106,12 +110,12 @@ class _ByPlaces(torch.autograd.Function):
 
 
 def _add_product(to: Tensor, pixels: Tensor, matrix: Tensor) -> None:
-    """Adds to some pixels others, (n, height, width, channels), times a matrix."""
+    """Add pixels, (n, height, width, channels), times a matrix to other pixels."""
     to += (pixels.flatten(0, 2) @ matrix).view(to.shape)
 
 
 def _places(*by_axis: Sequence[int]) -> Iterator[_Place]:
-    """Where pixels meet; by axis, as for _along."""
+    """Yield each place of a kernel with the slices that meet there. Each argument has the sizes of both axes."""
     rows, columns = (list(_along(*axis)) for axis in zip(*by_axis))
     for (row, *of_rows), (column, *of_columns) in product(rows, columns):
         inside, outside = zip(of_rows, of_columns)
@@ -122,7 +126,7 @@ def _places(*by_axis: Sequence[int]) -> Iterator[_Place]:
 def _along(
     images: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int
 ) -> Iterator[tuple[int, slice, slice]]:
-    """The same along one axis, of these sizes."""
+    """Yield the same along one axis."""
     for place in range(kernel):
         offset = place * dilation - padding
         inside = [pixel for pixel in range(outputs) if 0 <= pixel * stride + offset < images]

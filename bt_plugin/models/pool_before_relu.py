@@ -1,18 +1,21 @@
-"""A ResNet's first ReLU after its max-pool: the same numbers, of a quarter of the pixels."""
+"""Move a ResNet's first ReLU behind its max-pooling. The results are the same, from a quarter of the pixels."""
 
 from __future__ import annotations
 
 from torch import nn
 
-# Whose forward pass has conv1, bn1, this, and maxpool, in this order, and has it nowhere else.
+# Name of the ReLU by module. The forward pass runs conv1, bn1, the ReLU and maxpool, and uses the ReLU nowhere else.
 _ACTIVATIONS = {"torchvision.models.resnet": "relu", "timm.models.resnet": "act1"}
 
 
 def pool_before_relu(model: nn.Module) -> None:
-    """Exchanges ReLU and max-pool in the stems of the ResNets of torchvision and timm.
+    """Swap ReLU and max-pooling in the stems of the ResNets of torchvision and timm.
 
-    The largest of some numbers is the same before and after a ReLU, and so is its gradient. The map before the pool is
-    the largest of a ResNet, and memory is what a ReLU waits for.
+    ReLU and maximum commute, and so do their gradients. The feature map before the pooling is the largest of a ResNet,
+    and the speed of a ReLU is limited by memory.
+
+    Args:
+        model: Model to change in place. Models without such a stem stay as they are.
     """
     for module in model.modules():
         name = _ACTIVATIONS.get(type(module).__module__, "")

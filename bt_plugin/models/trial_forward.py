@@ -1,4 +1,4 @@
-"""Find out before a run whether its model can embed its views: a forward pass of two images without memory."""
+"""Check before a run that its model can embed its views, by a forward pass on the meta device, without memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from bt_plugin.models.backbone_names import check_backbone_name
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 
-# Weights, gradients and momenta.
+# Memory holds weights, gradients and momenta.
 _COPIES = 3
 
 
 def check_model(recipe: Recipe) -> None:
-    """Refuse a model that does not exist, does not fit into memory, or cannot embed views of the recipe's size.
+    """Raise if the model does not exist, does not fit into memory, or cannot embed views of the recipe's size.
+
+    Args:
+        recipe: Recipe of the run.
 
     Raises:
-        RecipeError: If the run would fail at its first step; the message names the key and what the network says.
+        RecipeError: If the run would fail at its first step. The message names the key and quotes the network's error.
     """
     check_backbone_name(recipe.model.backbone)
     _check_weights(sum(inputs * outputs for inputs, outputs in pairwise(recipe.model.projector)), recipe)
@@ -30,7 +33,7 @@ def check_model(recipe: Recipe) -> None:
         _try(recipe, torch.device("meta"))
     except RecipeError:
         raise
-    except Exception:  # some networks cannot be built or run without memory; this device decides
+    except Exception:  # some networks cannot run on meta; then the CPU decides
         try:
             _try(recipe, torch.device("cpu"))
         except RecipeError:
@@ -60,8 +63,8 @@ def _check_features(features: object, model: BarlowTwins, recipe: Recipe) -> Non
     else:
         return
     raise RecipeError(
-        f"model.backbone: {recipe.model.backbone} gives {found} for two images, and must give one tensor of shape"
-        f" (2, {first.in_features}); take another backbone"
+        f"model.backbone: {recipe.model.backbone} returns {found} for two images, and must return one tensor of"
+        f" shape (2, {first.in_features}); use another backbone"
     )
 
 
@@ -71,9 +74,9 @@ def _check_weights(parameters: int, recipe: Recipe) -> None:
     needed = _COPIES * 4 * parameters
     if needed > memory:
         raise RecipeError(
-            f"model.projector: {recipe.model.projector} and {recipe.model.backbone} have {parameters:,} weights, which"
-            f" with gradients and momenta take {needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f};"
-            " take narrower layers"
+            f"model.projector: {recipe.model.projector} and {recipe.model.backbone} have {parameters:,} weights. With"
+            f" gradients and momenta they need {needed / 2**30:,.0f} GiB, and this machine has"
+            f" {memory / 2**30:,.0f} GiB; use narrower layers"
         )
 
 
@@ -82,5 +85,5 @@ def _explained(recipe: Recipe, error: Exception) -> str:
     says = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     return (
         f"model.backbone: {recipe.model.backbone} cannot embed views of {sizes} with {recipe.model.in_chans}"
-        f" channel(s): {says}; take the size that it is made for (views.both.size_px=224 for most), or another backbone"
+        f" channel(s): {says}; use the size that it is made for (views.both.size_px=224 for most), or another backbone"
     )

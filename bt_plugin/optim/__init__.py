@@ -1,4 +1,4 @@
-"""The optimizer, its parameter groups and the learning-rate schedule."""
+"""The optimizer LARS, its parameter groups and the learning-rate schedule."""
 
 from bt_plugin.optim.lars import LARS
 from bt_plugin.optim.parameter_groups import parameter_groups

@@ -1,4 +1,4 @@
-"""The one door for an optimizer: build it, make its state, and know how it skips a step."""
+"""Build the optimizer of a recipe, create its state, and find out how it skips a step."""
 
 from __future__ import annotations
 
@@ -16,18 +16,29 @@ def build_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
     The training step expects three things of an optimizer:
 
     1. **Named groups with a base rate.** Each parameter group has a "name" and a "base_lr". The step sets its "lr" to
-       base_lr times the schedule's factor, and the log has a rate ``lr_NAME`` for each group.
-    2. **found_inf, if it can.** Before each step, the attribute ``found_inf`` of an optimizer that has it is set to a
-       float32 scalar on the device. Where the scalar is 1, ``step()`` must change nothing. torch's fused optimizers
-       work so; set ``found_inf = None`` on them. For any other optimizer the host reads the scalar and skips
-       ``step()``, which costs one wait a step.
+       base_lr times the schedule's factor. The log has a rate ``lr_NAME`` for each group.
+    2. **found_inf, if the optimizer supports it.** If the optimizer has the attribute ``found_inf``, the step sets it
+       to a float32 scalar on the device. ``step()`` must change nothing if the scalar is 1. torch's fused optimizers
+       do this; set ``found_inf = None`` on them to create the attribute. For any other optimizer the host reads the
+       scalar and skips ``step()``. This costs one synchronization with the device per step.
     3. **State before the first checkpoint.** See make_state.
 
     Args:
-        optim: The recipe's section.
-        model: Whose parameters it moves.
+        optim: Section ``optim`` of the recipe.
+        model: Model whose parameters the optimizer updates.
+
+    Returns:
+        LARS with the groups of parameter_groups. Their base rates are multiplied by global_batch_size / 256.
+
+    Source:
+        facebookresearch/barlowtwins main.py:160-173 at 8e8d284.
+
+    Example:
+        >>> optimizer = build_optimizer(recipe.optim, model)  # doctest: +SKIP
+        >>> [group["name"] for group in optimizer.param_groups]
+        ['weights', 'biases']
     """
-    # The rates grow with the batch as in facebookresearch/barlowtwins main.py:160-173 at 8e8d284.
+    # The learning rates grow with the batch as in facebookresearch/barlowtwins main.py:160-173 at 8e8d284.
     scale = optim.global_batch_size / 256
     groups = parameter_groups(
         model, lr_weights=optim.lr_weights * scale, lr_biases=optim.lr_biases * scale, weight_decay=optim.weight_decay
@@ -41,11 +52,16 @@ def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def make_state(optimizer: torch.optim.Optimizer) -> None:
-    """Make the state of every parameter as it is before the first step.
+    """Create the optimizer's state of every parameter, as it is before the first step.
 
-    A checkpoint is restored into a state that exists, and torch makes a missing one by a step, which counts. An
-    optimizer with a method ``make_state`` does it itself. Of any other one, a step without gradient and rate makes the
-    state, and all its tensors are set to 0, which is where torch's SGD, Adam and AdamW begin.
+    A checkpoint is restored into an existing state, and torch creates the state only in the first step.
+
+    If the optimizer has a method ``make_state``, this function calls it. Otherwise it makes one step with gradients
+    and learning rates of 0, and then sets all tensors of the state to 0. This is the initial state of torch's SGD,
+    Adam and AdamW.
+
+    Args:
+        optimizer: Optimizer that has not stepped yet. All gradients of its parameters are removed.
     """
     own = getattr(optimizer, "make_state", None)
     if own is not None:

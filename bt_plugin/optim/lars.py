@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of the official code, and nothing that keeps a count of its own."""
+"""The optimizer LARS of the official code. It keeps no step count of its own."""
 
 from __future__ import annotations
 
@@ -10,31 +10,40 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-# Numbers of a weight that the cores divide at a time, in either pass: each finds in its cache what it has read before.
-# With the second pass over whole weights 27 instead of 16 ms a step (two cores, ResNet-18, 3 x 2048).
+# Numbers of a weight that the cores process at a time. In both passes a core then gets the same numbers, which are still
+# in its cache. With a second pass over whole weights a step takes 27 instead of 16 ms (two cores, ResNet-18, 3 x 2048).
 _PIECE = 2**18
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017), by the rule of the official code.
+    """Layer-wise adaptive rate scaling (LARS) by the rule of the official code.
 
-    A group that adapts scales decayed gradients g + wd * p by eta * |p| / |g + wd * p|, so that its
-    weights do not feel the gradient's scale. lightly.utils.lars.LARS divides by |g| + wd * |p|
-    instead, and does not adapt at all where the weight decay is 0.
+    The weight decay is added to the gradient: u = g + weight_decay * p. In a group with "adapt", u is multiplied by the
+    trust ratio eta * |p| / |u|. The update therefore does not depend on the scale of the gradient. The ratio is 1 for
+    a weight that is 0 or has no gradient. lightly.utils.lars.LARS divides by |g| + weight_decay * |p| instead, and
+    does not adapt if the weight decay is 0.
 
-    A few kernels move all parameters of a group; on a CPU, one reads a weight and one moves it. If "found_inf" is
-    set, a float32 scalar as GradScaler gives it to torch's fused optimizers, a step where it is 1 changes nothing;
-    nobody has to read it for that.
+    A few fused kernels update all parameters of a group. On a CPU, one kernel reads a weight and one updates it.
+
+    If the attribute ``found_inf`` is set to a scalar float32 tensor, a step changes nothing if the tensor is 1. This is
+    the protocol of GradScaler and torch's fused optimizers. The host does not need to read the tensor.
 
     Args:
-        params: Parameters or groups; a group may set "adapt" to False.
-        lr: Learning rate.
-        momentum: Of the scaled updates.
-        weight_decay: Added to the gradient, times the weight.
-        eta: Trust coefficient.
+        params: Parameters or parameter groups, such as those of parameter_groups. A group may set "adapt" to False.
+        lr: Learning rate, 0 or more.
+        momentum: Momentum of the scaled updates, 0 or more, below 1.
+        weight_decay: Factor of the weight that is added to its gradient, 0 or more.
+        eta: Trust coefficient, above 0.
 
     Source:
+        You et al. 2017, Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888.
         facebookresearch/barlowtwins main.py:222-253 at 8e8d284.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 4)
+        >>> optimizer = LARS(model.parameters(), lr=0.2, weight_decay=1.6e-5)
+        >>> model(torch.randn(2, 8)).sum().backward()
+        >>> optimizer.step()
     """
 
     def __init__(
@@ -52,7 +61,14 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Moves every parameter that has a gradient."""
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: Function that recomputes and returns the loss, as for any torch optimizer.
+
+        Returns:
+            The loss of the closure, or None without one.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -72,7 +88,7 @@ class LARS(torch.optim.Optimizer):
             for tensors in zip(params, gradients, momenta):
                 weights, of_gradient, of_momentum = (_pieces(tensor) for tensor in tensors)
                 ratio = _trust_ratio(weights, of_gradient, group["weight_decay"], group["eta"])
-                # By 1 - dampening the kernel multiplies the decayed gradient.
+                # The kernel multiplies the decayed gradient by 1 - dampening.
                 self._fused_sgd(group, weights, of_gradient, of_momentum, group["weight_decay"], dampening=1 - ratio)
             return
         if group["weight_decay"] or group["adapt"]:
@@ -106,21 +122,21 @@ class LARS(torch.optim.Optimizer):
         )
 
     def make_state(self) -> None:
-        """Makes every parameter's momentum, so that the state has all its parts before the first step too."""
+        """Create the momentum of every parameter, so that the state is complete before the first step."""
         for group in self.param_groups:
             for p in group["params"]:
                 self._momentum(p)
 
     def _momentum(self, p: Tensor) -> Tensor:
         state = self.state[p]
-        # A state that was loaded may come from weights that lay otherwise.
+        # A loaded state may come from weights with another memory layout.
         momentum = _like(p, state["momentum"]) if "momentum" in state else torch.zeros_like(p)
         state["momentum"] = momentum
         return momentum
 
 
 def _like(p: Tensor, tensor: Tensor) -> Tensor:
-    """The tensor as p lies in memory: torch's fused kernels pair numbers by that, and say nothing."""
+    """Return the tensor in the memory layout of p. torch's fused kernels pair numbers by address, without a check."""
     return tensor if tensor.stride() == p.stride() else torch.empty_like(p).copy_(tensor)
 
 
@@ -130,31 +146,34 @@ def _is_plain_on_cpu(p: Tensor) -> bool:
 
 
 def _in_memory(tensor: Tensor) -> Tensor:
-    """With its axes in the order in which they lie in memory, if that is contiguous or channels_last."""
+    """Return the tensor with its axes in memory order, if its layout is contiguous or channels_last."""
     return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 and not tensor.is_contiguous() else tensor
 
 
 def _pieces(tensor: Tensor) -> list[Tensor]:
-    """A tensor's numbers in the order of its memory, and there."""
+    """Return views of a tensor's numbers in memory order."""
     return list(_in_memory(tensor).view(-1).split(_PIECE))
 
 
 def _trust_ratio(weights: list[Tensor], gradients: list[Tensor], weight_decay: float, eta: float) -> float:
-    """Of one weight on a CPU, which waits for memory: it is read once, and nothing of its size is made."""
+    """Return the trust ratio of one weight on a CPU.
+
+    Memory limits the speed there. The weight is therefore read once, and no tensor of its size is created.
+    """
     room = torch.empty_like(weights[0])
     of_weight = of_update = 0.0
     for piece, of_gradient in zip(weights, gradients):
         update = torch.add(of_gradient, piece, alpha=weight_decay, out=room[: len(piece)])
-        # Its norm takes torch four times as long.
+        # torch's norm takes four times as long as a dot product.
         of_weight += torch.dot(piece, piece).item()
         of_update += torch.dot(update, update).item()
     return eta * math.sqrt(of_weight / of_update) if of_weight > 0 and of_update > 0 else 1.0
 
 
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], eta: float) -> Tensor:
-    """(len(params),), of whole tensors where these are sharded; nobody waits for them."""
+    """Return the trust ratios on the device, (len(params),). Those of sharded tensors are of the whole tensors."""
     p_norms, update_norms = _norms(params), _norms(updates)
-    # A weight that is still zero, or has no gradient, moves unscaled.
+    # A weight that is still zero, or has no gradient, is updated with a ratio of 1.
     return torch.where((p_norms > 0) & (update_norms > 0), eta * p_norms / update_norms, 1.0)
 
 
@@ -164,5 +183,5 @@ def _norms(tensors: list[Tensor]) -> Tensor:
 
 
 def _local(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What of them lies on this rank."""
+    """Return this rank's shards of the tensors that are sharded, and the other tensors as they are."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

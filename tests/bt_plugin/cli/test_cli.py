@@ -26,7 +26,7 @@ def test_a_wrong_recipe_ends_at_once_with_code_2(small_recipe: Path, command: st
     result = run(command, str(small_recipe), "optim.epohcs=3")
     assert time.perf_counter() - begun_s < 10
     assert result.returncode == 2
-    assert "optim.epohcs: 3 is given to an unknown key; did you mean epochs?" in result.stderr
+    assert "optim.epohcs: unknown key, with the value 3; did you mean epochs?" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 

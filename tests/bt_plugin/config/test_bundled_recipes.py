@@ -32,7 +32,7 @@ def test_the_users_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("name", "said"), [("quickstrat", "did you mean quickstart"), ("zzz", "bt-plugin recipes")])
 def test_what_is_nowhere_is_named(name: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=f"{name}: is no file, and no recipe of this package; .*{said}"):
+    with pytest.raises(RecipeError, match=f"{name}: is neither a file nor a bundled recipe; .*{said}"):
         load_recipe(name)
 
 

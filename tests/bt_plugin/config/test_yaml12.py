@@ -120,5 +120,5 @@ def test_json_is_read_as_json_reads_it(value: object) -> None:
 def test_a_key_of_many_sections_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("data: {train: a}\nrun: {output_dir: b}\n")
-    with pytest.raises(RecipeError, match=r"is not section\.key=value"):
+    with pytest.raises(RecipeError, match=r"is not an override; write section\.key=value"):
         load_recipe(path, ["a." * 100_000 + "b=1"])

@@ -73,7 +73,7 @@ def test_a_run_exports_onto_a_full_disk(full_disk: Path) -> None:
     [
         ("/dev/null/x", "Not a directory; a part of the path is a file"),
         ("/proc/x/y.pth", "/proc/x/y.pth: "),
-        (f"{'x' * 300}.pth", "File name too long; take a shorter name"),
+        (f"{'x' * 300}.pth", "File name too long; use a shorter name"),
         ("a.pth/b.pth", "Not a directory"),
     ],
 )

@@ -185,8 +185,8 @@ def test_bad_arguments_are_named(arguments: dict[str, object], named: str) -> No
     [
         (torch.zeros(4, 3), torch.zeros(4, 2), r"z_a \(4, 3\) and z_b \(4, 2\)"),
         (torch.zeros(4), torch.zeros(4), r"z_a \(4,\)"),
-        (torch.zeros(4, 3).long(), torch.zeros(4, 3).long(), r"torch.int64.*take \.float"),
-        (torch.zeros(1, 3), torch.zeros(1, 3), "a batch of 1 sample has no variance"),
+        (torch.zeros(4, 3).long(), torch.zeros(4, 3).long(), r"torch.int64.*call \.float"),
+        (torch.zeros(1, 3), torch.zeros(1, 3), r"a batch of 1 sample\(s\) has no variance"),
         (torch.zeros(0, 3), torch.zeros(0, 3), "a batch of 0 sample"),
     ],
 )

@@ -122,7 +122,7 @@ def with_other_sizes(rank: int, sizes: list[int]) -> str:
 
 def test_ranks_of_different_batch_sizes_are_refused_on_each() -> None:
     for message in run_ranks(2, with_other_sizes, [6, 4]):
-        assert "the ranks hold 6, 4 samples" in message
+        assert "the ranks have 6, 4 samples" in message
         assert "drop_last=True" in message
 
 

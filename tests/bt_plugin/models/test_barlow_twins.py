@@ -92,7 +92,7 @@ def test_views_pass_one_after_the_other() -> None:
         ("resnet18", {}, "torchvision/NAME or timm/NAME"),
         ("torchvision/resnet19", {}, "did you mean resnet18"),
         ("timm/resnet5", {}, "did you mean resnet50"),
-        ("timm/resnet18.nowhere", {}, r"timm/resnet18.nowhere does not exist; take one of resnet18\.a1_in1k"),
+        ("timm/resnet18.nowhere", {}, r"timm/resnet18.nowhere does not exist; use one of resnet18\.a1_in1k"),
         ("torchvision/vit_b_16", {"stem": "small"}, "only ResNets"),
         ("torchvision/squeezenet1_0", {}, "no linear classifier"),
     ],
