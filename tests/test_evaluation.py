@@ -136,7 +136,7 @@ def test_embeddings_lie_beside_their_names(small_data: Path, tmp_path: Path, suf
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("there.npz", "is there already"), ("out.txt", "must end with .npz or .parquet"), ("no/out.npz", "is no folder")],
+    [("there.npz", "already exists"), ("out.txt", "must end with .npz or .parquet"), ("no/out.npz", "is not a folder")],
 )
 def test_embeddings_overwrite_nothing(
     small_data: Path, tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]

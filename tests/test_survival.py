@@ -80,7 +80,7 @@ def test_asked_to_stop_it_stops_and_goes_on(
     assert process.returncode == EXIT_PREEMPTED, errors
     done = steps_done(run_dir)
     assert 6 <= done < 80
-    assert f"stopped: asked to stop at step {done}; the same line goes on from" in errors
+    assert f"stopped: asked to stop at step {done}. Run the same command again to resume from" in errors
     assert errors.count("asked to stop") == 1, "rank 0 speaks"
     assert (run_dir / f"checkpoint-{done}").is_dir()
     before = metrics(run_dir)
@@ -137,7 +137,7 @@ def test_too_many_in_a_row_end_the_run(small_recipe: Path, tmp_path: Path, confi
         config, str(small_recipe), *options, module="tests.poisoned", POISON_RANK=rank, POISON_STEPS="2,4,5,6"
     )
     assert result.returncode != 0
-    message = f"step 6: the embeddings of rank {rank} are not finite, for 3 steps in a row, of the images "
+    message = f"step 6: the embeddings of rank {rank} are not finite, for 3 steps in a row; the images are "
     assert result.stderr.count(message) == 1
     assert ".jpg" in result.stderr
     kept = weights_in(tmp_path / "run" / "checkpoint-5")

@@ -1,4 +1,4 @@
-"""A small real data set out of photographs that two Python packages ship."""
+"""Write a small data set of real images, cropped from photographs that two Python packages ship."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bt_plugin.runs.atomic_file import check_output
 TRAIN_PER_CLASS = 120
 VAL_PER_CLASS = 40
 SIZE_PX = 96
-# Side of a crop before it is resized. The narrowest picture's right part is 115 px wide.
+# Side of a crop before it is resized. The right part of the narrowest photograph is 115 px wide.
 CROP_SIDES_PX = (64, 112)
-# Training crops come from the left of this line, validation crops from the right of it.
+# Training crops come from the left 70 % of a photograph, validation crops from the rest.
 BOUNDARY = 0.7
 _FROM_SKIMAGE = (
     "astronaut", "brick", "chelsea", "coffee", "coins", "grass", "gravel",
@@ -31,22 +31,28 @@ _FROM_SKLEARN = ("china", "flower")
 
 
 def write_demo_data(folder: str | Path) -> int:
-    """Writes train/CLASS/*.jpg and val/CLASS/*.jpg; the same files each time.
+    """Write train/CLASS/*.jpg and val/CLASS/*.jpg. The files are the same each time.
 
-    Each class is one photograph, and its crops the images: train's and val's come from different
-    parts of it. The folder appears only when it is complete.
+    Each class is one photograph, and its images are crops of 96 x 96 px. Training and validation images come from
+    different parts of it. The folder appears only when it is complete.
+
+    Args:
+        folder: Folder to write. It must not exist, be empty, or contain the complete demo data.
 
     Returns:
-        How many images were written; 0 where the folder has them already.
+        Number of images written. 0 if the folder already contains them.
 
     Raises:
-        UserError: If the folder has something else in it.
-        ImportError: Without scikit-image and scikit-learn.
+        UserError: If the folder contains other files.
+        FileError: If the files cannot be written.
+        ImportError: If scikit-image or scikit-learn is not installed.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         if not _is_complete(folder):
-            raise UserError(f"{folder}: has files that are not the demo data's; name a folder that does not exist yet")
+            raise UserError(
+                f"{folder}: contains files that are not part of the demo data; name a folder that does not exist yet"
+            )
         return 0
     check_output(folder / "train", "folder")
     partial = folder.with_name(f".{folder.name}.partial")

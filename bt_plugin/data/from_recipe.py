@@ -1,4 +1,4 @@
-"""What a recipe describes, made: the model, the images, and how they are loaded."""
+"""Open the images of a recipe and build its loaders."""
 
 from __future__ import annotations
 
@@ -23,10 +23,17 @@ logger = logging.getLogger(__name__)
 def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
     """Open the training images, and the validation images with the class numbers of the training images.
 
-    Pretraining needs no classes, so validation images with classes of their own are left out with a warning.
+    Pretraining needs no classes. Validation images of a class that the training images do not have are therefore left
+    out with a warning, all of them.
+
+    Args:
+        recipe: Recipe of the run. Its section ``data`` and model.in_chans are used.
+
+    Returns:
+        The training images, and the validation images or None.
 
     Raises:
-        RecipeError: If one is missing or empty, or its images have other channels than the model.
+        RecipeError: If a path does not exist or has no images, or if its images have other channels than the model.
     """
     sources = []
     for key, path in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
@@ -35,11 +42,12 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
         if source and source.channels != (3 if channels == 1 else channels):
             raise RecipeError(
                 f"{key}: the images of {path} have {source.channels} channels, and model.in_chans is {channels};"
-                f" give model.in_chans={source.channels}, and views.both.mean and views.both.std with as many values"
+                f" set model.in_chans={source.channels}, and views.both.mean and views.both.std with"
+                f" {source.channels} values each"
             )
         sources.append(source)
     train, val = sources
-    assert train is not None, "data.train is not optional"
+    assert train is not None, "data.train is required"
     if val is not None and val.has_labels and train.has_labels:
         try:
             val = with_classes_of(train, val, str(recipe.data.val))
@@ -51,10 +59,14 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
 
 
 def open_named(key: str, path: str) -> ImageSource:
-    """The images that a key of a recipe names.
+    """Open the images that a key of a recipe names.
+
+    Args:
+        key: Key of the recipe, for the message.
+        path: Value of the key.
 
     Raises:
-        RecipeError: If there are none.
+        RecipeError: If the path does not exist or has no images.
     """
     try:
         return open_source(path)
@@ -65,30 +77,36 @@ def open_named(key: str, path: str) -> ImageSource:
 def with_classes_of(train: ImageSource, val: ImageSource, val_path: str) -> ImageSource:
     """Return validation images whose labels are the class numbers of the training images.
 
-    Classes are the same if their names are. Their order may differ, and validation images may lack some of them.
+    Classes are compared by their names. Their order may differ, and the validation images may lack some of them.
 
     Args:
-        train: With labels.
-        val: With labels.
-        val_path: What data.val is, for the message.
+        train: Training images with labels.
+        val: Validation images with labels.
+        val_path: Value of data.val, for the message.
 
     Raises:
-        RecipeError: If there are validation images of a class that the training images do not have.
+        RecipeError: If validation images have a class that the training images do not have.
     """
     try:
         return val if val.classes == train.classes else Relabelled(val, train.classes)
     except ValueError as error:
         raise RecipeError(
-            f"data.val: {val_path} has {error}; every class must be one of data.train. Rename or remove them, or set"
+            f"data.val: {val_path} has {error}; every class must be in data.train. Rename or remove them, or set"
             " another data.val"
         ) from error
 
 
 def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) -> TwoViewLoader:
-    """This rank's two views.
+    """Build the loader of this rank's two views.
+
+    Args:
+        recipe: Recipe of the run.
+        source: Training images.
+        accelerator: Accelerator of this rank.
 
     Raises:
-        RecipeError: If the batch does not divide over the ranks, or the batches made ahead do not fit into memory.
+        RecipeError: If the global batch does not divide over the ranks, or if the batches that are computed ahead do
+            not fit into memory.
     """
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
     try:
@@ -113,14 +131,16 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
 def build_eval_loader(
     recipe: Recipe, source: ImageSource, device: torch.device, *, rank: int | None = None, world_size: int | None = None
 ) -> EvalLoader:
-    """Images as a run evaluates on them; of what cannot be read, as much is replaced as in training.
+    """Build the loader of a run's evaluation images: resized and center-cropped.
+
+    Unreadable images are replaced as in training, up to data.max_bad_files.
 
     Args:
-        recipe: Of the run.
-        source: The images.
-        device: Of the run.
-        rank: Whose share they are; by default this process's.
-        world_size: Of the ranks that share them.
+        recipe: Recipe of the run.
+        source: Images to load.
+        device: Device of the run.
+        rank: Rank whose share of the images is loaded. Default: this process's rank.
+        world_size: Number of ranks that share the images. Default: all ranks of the run.
     """
     return EvalLoader(
         source,
@@ -134,7 +154,12 @@ def build_eval_loader(
 
 
 def backend_of(data: Data, device: torch.device) -> Backend:
-    """Return the backend that a recipe's loaders use in a run on the device."""
+    """Return the backend of a recipe's loaders.
+
+    Args:
+        data: Section ``data`` of the recipe.
+        device: Device of the run.
+    """
     on_gpu = device.type == "cuda" and data.backend != "native"
     return Backend(
         data.backend, device="gpu" if on_gpu else "cpu", num_threads=data.num_threads, max_pixels=data.max_pixels

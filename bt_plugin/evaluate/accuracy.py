@@ -1,4 +1,4 @@
-"""Top-1 and top-5, and how sure they are."""
+"""Top-1 and top-5 accuracy, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from torch import Tensor
 
 from bt_plugin.runtime import collectives
 
-# Of the normal distribution, both sides: 95 %.
+# Two-sided 95 % quantile of the normal distribution.
 _Z = 1.959964
 
 
 class Accuracy(NamedTuple):
-    """How many of n images have their class first, and among the first five."""
+    """The number of correctly classified images.
+
+    Args:
+        top1: Images whose class is ranked first.
+        top5: Images whose class is among the first five.
+        n: All images.
+    """
 
     top1: int
     top5: int
@@ -23,22 +29,22 @@ class Accuracy(NamedTuple):
 
     @staticmethod
     def of(ranking: Tensor, targets: Tensor) -> Accuracy:
-        """Counts.
+        """Count the correctly classified images.
 
         Args:
-            ranking: (n, classes), each image's classes, the best first; five columns are enough.
-            targets: (n,), the true classes.
+            ranking: (n, classes) int64, each image's classes, most likely first. Five columns are enough.
+            targets: (n,) int64, the true classes.
         """
         hits = ranking[:, :5] == targets.unsqueeze(1)
         return Accuracy(int(hits[:, 0].sum()), int(hits.sum()), len(targets))
 
     def over_ranks(self) -> Accuracy:
-        """The sum over ranks, each of which has images of its own. To be called on every rank."""
+        """Return the sum over all ranks, whose images must differ. Call it on every rank."""
         parts = torch.tensor(collectives.all_gather_objects(tuple(self)))
         return Accuracy(*parts.sum(dim=0).tolist())
 
     def report(self) -> dict[str, Any]:
-        """Fractions of 1, with their 95 % intervals."""
+        """Return top-1 and top-5 accuracy as fractions of 1, with their 95 % intervals and the number of images."""
         return {
             "top1": self.top1 / self.n,
             "top1_interval": wilson(self.top1, self.n),
@@ -49,7 +55,11 @@ class Accuracy(NamedTuple):
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a fraction, over the choice of the images and nothing else.
+    """Return the 95 % confidence interval of a fraction. It covers the choice of the images only, not that of a seed.
+
+    Args:
+        hits: Number of successes, 0 to n.
+        n: Number of trials, 1 or more.
 
     Source:
         Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.

@@ -1,4 +1,4 @@
-"""Features of images that need no labels, in a file for search, clustering or maps."""
+"""Write the features of images to a file for search, clustering or maps. Labels are not needed."""
 
 from __future__ import annotations
 
@@ -17,32 +17,36 @@ SUFFIXES = (".npz", ".parquet")
 
 
 def check_embeddings_output(path: Path) -> None:
-    """Refuse an output that could not be written, before any time is spent.
+    """Raise if the output cannot be written, before any image is embedded.
+
+    Args:
+        path: Path of the output file.
 
     Raises:
-        RecipeError: If the file is there, or is of an unknown kind, or its folder is not there.
-        ImportError: If it is Parquet, and pyarrow is not installed.
+        RecipeError: If the file already exists, has an unknown suffix, or its folder does not exist.
+        FileError: If the file cannot be written there.
+        ImportError: If the file is Parquet and pyarrow is not installed.
     """
     if path.suffix not in SUFFIXES:
         raise RecipeError(f"--output: {path} must end with {' or '.join(SUFFIXES)}")
     if path.exists():
-        raise RecipeError(f"--output: {path} is there already; name another file, or remove it")
+        raise RecipeError(f"--output: {path} already exists; name another file, or remove it")
     if not path.parent.is_dir():
-        raise RecipeError(f"--output: {path.parent} is no folder; make it first")
+        raise RecipeError(f"--output: {path.parent} is not a folder; create it first")
     check_output(path, "--output")
     if path.suffix == ".parquet":
         _pyarrow()
 
 
 def write_embeddings(path: Path, *, features: Features, names: list[str], classes: tuple[str, ...]) -> None:
-    """Writes names, labels where there are any, and features, whole or not at all.
+    """Write names, features and labels. An interrupted write leaves no file.
 
     Args:
-        path: .npz, with the arrays names, features, labels, classes; or .parquet, with the columns name, label
-            (the class's name) and features.
-        features: In the order of the names.
-        names: Of the images.
-        classes: Names of the classes; empty where there are none.
+        path: Path of the output file. A .npz file has the arrays names, features, labels and classes. A .parquet file
+            has the columns name and features, and label, the name of the class, if there are classes.
+        features: Features of the images, in the order of the names.
+        names: Names of the images.
+        classes: Names of the classes. Empty if there are none.
     """
     content = io.BytesIO()
     values: NDArray[np.float32] = features.values.numpy()
@@ -56,7 +60,7 @@ def write_embeddings(path: Path, *, features: Features, names: list[str], classe
         )
     else:
         arrow, parquet = _pyarrow()
-        # Arrow's text is UTF-8, which names of files need not be.
+        # Arrow's strings are UTF-8, but names of files may have other bytes.
         plain = [name.encode("utf-8", "replace").decode() for name in names]
         columns = {"name": plain, "features": list(values)}
         if classes:
@@ -70,5 +74,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ImportError("--output: .parquet needs pyarrow: pip install pyarrow, or take .npz") from error
+        raise ImportError("--output: .parquet needs pyarrow: pip install pyarrow, or use .npz") from error
     return pyarrow, parquet

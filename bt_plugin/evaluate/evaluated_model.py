@@ -1,4 +1,4 @@
-"""What is evaluated: a run, weights from a file, or a network by its name."""
+"""Open the model that is evaluated: a run, weights from a file, or a network by its name."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluatedModel(NamedTuple):
-    """A backbone, and what is known of it.
+    """A backbone with the defaults of its evaluation.
 
     Args:
-        name: As it was asked for.
-        backbone: From images to features.
-        feature_dim: Of the features.
-        defaults: Sections of a EvaluationRecipe that it brings: its views, and where it is a run, its data.
-        output_dir: Where its results belong.
+        name: Name as the user gave it.
+        backbone: Network that maps images (n, C, H, W) to features (n, feature_dim).
+        feature_dim: Number of features.
+        defaults: Sections of an EvaluationRecipe that the model brings: its view, and the data of a run.
+        output_dir: Folder of its results.
     """
 
     name: str
@@ -45,18 +45,19 @@ class EvaluatedModel(NamedTuple):
 def open_model(
     name: str, *, backbone: str | None = None, pretrained: bool = False, seed: int = 0, prefix: str | None = None
 ) -> EvaluatedModel:
-    """Build what is named.
+    """Open the model that a name stands for.
 
     Args:
-        name: A run's directory, one of its checkpoints, a folder with an export, a file of weights,
-            torchvision/NAME or timm/NAME, or pixels, which are the images themselves.
-        backbone: The architecture of a file's weights, where they do not tell it.
-        pretrained: Whether a network by its name has its library's weights, or random ones.
-        seed: Of random weights.
-        prefix: What the keys of a file's network begin with, where the file has several networks.
+        name: A run's directory, one of its checkpoints, a folder with an export, a file of weights, torchvision/NAME,
+            timm/NAME, or pixels. The features of pixels are the raw pixels.
+        backbone: Architecture of a file's weights, if the file does not give it.
+        pretrained: Whether a network by its name has the weights of its library. Otherwise they are random.
+        seed: Seed of random weights, 0 or more.
+        prefix: Beginning of the keys of the network, if a file has several networks.
 
     Raises:
-        RecipeError: If there is no such thing.
+        RecipeError: If there is no model of this name, or it is not complete.
+        WeightsError: If the weights cannot be read.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -68,8 +69,7 @@ def open_model(
     if name.split("/")[0] in ("torchvision", "timm"):
         return _by_name(name, pretrained, seed)
     raise RecipeError(
-        f"{name}: there is no such thing; give a run's directory, a file of weights,"
-        " torchvision/NAME or timm/NAME, or pixels"
+        f"{name}: no such model; give a run's directory, a file of weights, torchvision/NAME, timm/NAME or pixels"
     )
 
 
@@ -78,8 +78,8 @@ def _from_folder(name: str, path: Path) -> EvaluatedModel:
         return _from_checkpoint(name, path)
     if not has_export(path):
         found = checkpoints(path)
-        remedy = f"it is not done; take {found[-1]}" if found else "give a run's directory or its export"
-        raise RecipeError(f"{name}: has no {EXPORT}/{MODEL}; {remedy}")
+        remedy = f"the run is not complete; use {found[-1]}" if found else "give a run's directory or its export"
+        raise RecipeError(f"{name}: contains no {EXPORT}/{MODEL}; {remedy}")
     folder = find_export(path)
     view = read_model_file(folder).eval_view
     backbone = load_backbone(folder)
@@ -113,7 +113,7 @@ def _data_of(run_dir: Path) -> dict[str, Any]:
 def _from_file(name: str, path: Path, backbone: str | None, prefix: str | None) -> EvaluatedModel:
     weights = read_weights(path, backbone, prefix=prefix)
     if weights.dropped:
-        logger.warning("%s: left out: %s", name, "; ".join(weights.dropped))
+        logger.warning("%s: these weights are not used: %s", name, "; ".join(weights.dropped))
     module, feature_dim = build_backbone(weights.backbone_name, stem=weights.stem, in_chans=weights.in_chans)
     module.load_state_dict(weights.backbone)
     return EvaluatedModel(name, module, feature_dim, {"view": {"channels": weights.in_chans}}, Path("eval") / path.stem)

@@ -1,4 +1,4 @@
-"""Features of every image of a source, on all ranks."""
+"""Compute the features of every image of a source, on all ranks."""
 
 from __future__ import annotations
 
@@ -12,35 +12,43 @@ from torch.nn import functional
 from bt_plugin.runtime import collectives
 from dali_pipelines.eval_loader import EvalLoader
 
-# 32 x 32 pixels, CIFAR's size, are enough to tell pictures apart by their pixels.
+# Size of the raw pixels as features, in px: the image size of CIFAR, which is enough for a baseline.
 RAW_PX = 32
 
 
 class Features(NamedTuple):
-    """Shape: values (N, F) float32, targets (N,) int64, the same on every rank; on the CPU when extracted."""
+    """Features and labels of images, the same on every rank. They are on the CPU after extract_features.
+
+    Args:
+        values: (N, F) float32, the features.
+        targets: (N,) int64, the labels.
+    """
 
     values: Tensor
     targets: Tensor
 
     def to(self, device: torch.device) -> Features:
-        """The same on another device."""
+        """Return the features and labels on a device."""
         return Features(self.values.to(device), self.targets.to(device))
 
 
 @torch.no_grad()
 def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, device: torch.device) -> Features:
-    """Features of every image once, gathered from all ranks, in the order of the source.
+    """Return the features of every image, once each, in the order of the source. Call it on every rank.
 
     Args:
-        embed: From images (n, C, H, W) on the device to features (n, F).
-        loader: This rank's images.
-        device: Of embed.
+        embed: Function that maps images (n, C, H, W) on the device to features (n, F).
+        loader: Loader of this rank's share of the images.
+        device: Device of ``embed``.
+
+    Returns:
+        The features of all ranks' images, on the CPU.
     """
     values, targets = [], []
     for images, labels, _ in loader:
         values.append(embed(images.to(device)).flatten(start_dim=1).float().cpu())
         targets.append(labels)
-    # A rank may have no image at all.
+    # With fewer images than ranks, a rank has none.
     mine = Features(torch.cat(values), torch.cat(targets)) if values else None
     ranks = [part for part in collectives.all_gather_objects(mine) if part is not None]
     n = sum(len(part.targets) for part in ranks)
@@ -50,7 +58,7 @@ def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, devi
 
 
 class RawPixels(nn.Module):
-    """The pixels themselves, shrunk to 32 x 32 where they are more."""
+    """A backbone whose features are the raw pixels, averaged to 32 x 32 px if the image is larger."""
 
     def forward(self, images: Tensor) -> Tensor:
         size = min(RAW_PX, images.shape[-1])

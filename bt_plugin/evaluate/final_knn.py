@@ -1,4 +1,4 @@
-"""The numbers that a run ends with: kNN on raw pixels, untrained and pretrained features."""
+"""Compute kNN accuracies at the end of a run: of raw pixels, and of untrained and pretrained features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bt_plugin.models.barlow_twins import BarlowTwins
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.sources import ImageSource
 
-# Enough for statistics of a few hundred channels, little next to a run.
+# Enough for the statistics of a few hundred channels, and fast compared with a run.
 _CALIBRATION_IMAGES = 1024
 
 
@@ -30,14 +30,21 @@ def evaluate_knn(
     val: ImageSource | None,
     device: torch.device,
 ) -> dict[str, float] | None:
-    """kNN top-1 on the validation images; None where there are no labels.
+    """Return kNN top-1 accuracies on the validation images. Call it on every rank.
 
-    To be called on every rank; each takes its share of the images.
+    Args:
+        recipe: Recipe of the run.
+        model: Pretrained model, on the device.
+        untrained: Untrained model. Its BatchNorm statistics are changed.
+        train: Training images.
+        val: Validation images, or None.
+        device: Device to compute on.
 
     Returns:
-        {raw, untrained, calibrated, pretrained}, fractions of 1. Calibrated is the untrained network
-        with BatchNorm statistics of the training images: much of what it seems to gain by its first
-        steps of training is only these, so it is the baseline to beat.
+        Fractions of 1 with the keys raw, untrained, calibrated and pretrained. "calibrated" is the untrained network
+        with BatchNorm statistics re-estimated on training images. It is the baseline to beat: much of the apparent
+        gain of the first training steps comes from these statistics only. None if eval.knn is false or labels are
+        missing.
     """
     if not recipe.eval.knn or val is None or not (train.has_labels and val.has_labels):
         return None
@@ -51,7 +58,7 @@ def evaluate_knn(
         return accuracy.top1 / accuracy.n
 
     scores = {"raw": top1(RawPixels()), "untrained": top1(untrained.backbone.to(device).eval())}
-    # Every rank estimates on the same images, so that all have the same network.
+    # Every rank estimates on the same images, so that all ranks have the same network.
     calibrating = at_most(bank, _CALIBRATION_IMAGES, recipe.run.seed)
     first = build_eval_loader(recipe, calibrating, device, rank=0, world_size=1)
     calibrate_batch_norm(untrained.backbone, first, device)
@@ -62,11 +69,17 @@ def evaluate_knn(
 
 @torch.no_grad()
 def calibrate_batch_norm(backbone: nn.Module, loader: EvalLoader, device: torch.device) -> None:
-    """Sets the running statistics of every BatchNorm to the average over the loader's batches."""
+    """Set the running statistics of every BatchNorm to the average over the loader's batches.
+
+    Args:
+        backbone: Backbone to change, on the device. It is left in training mode.
+        loader: Loader of the images.
+        device: Device of the backbone.
+    """
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a cumulative average
+        norm.momentum = None  # torch then computes a cumulative average
     backbone.train()
     for images, _, _ in loader:
         backbone(images.to(device))

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification (Wu et al. 2018) by Lightly's knn_predict."""
+"""Weighted k-nearest-neighbor classification (Wu et al. 2018) with Lightly's knn_predict."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from torch.nn import functional
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.features import Features
 
-# Queries at a time: knn_predict holds (queries * k, classes) votes.
+# Queries at a time. This limits memory: knn_predict creates a tensor of (queries * k, classes) votes.
 _CHUNK = 256
 
 
 def knn_accuracy(bank: Features, queries: Features, *, k: int = 20, temperature: float = 0.1) -> Accuracy:
-    """How often the votes of an image's neighbours name its class.
+    """Classify images by the weighted vote of their nearest neighbors, and return the accuracy.
 
     Args:
-        bank: Images with known classes.
-        queries: Images to classify.
-        k: Neighbours that vote; all of the bank where it has fewer.
-        temperature: A vote weighs exp(cosine similarity / temperature).
+        bank: Features and labels of the images among which neighbors are searched.
+        queries: Features and labels of the images to classify.
+        k: Number of neighbors that vote, 1 or more. If the bank has fewer images, all of them vote.
+        temperature: Temperature of the vote, above 0. Its weight is exp(cosine similarity / temperature).
 
     Raises:
-        ValueError: If either has no labels.
+        ValueError: If the bank or the queries have no labels.
     """
-    # Lightly's benchmarks import Lightning and torchmetrics, a second that only who evaluates shall wait for.
+    # Lightly's benchmarks import Lightning and torchmetrics, which takes a second. Only evaluations should wait for it.
     from lightly.utils.benchmarking import knn_predict
 
     if min(int(bank.targets.min()), int(queries.targets.min())) < 0:
-        raise ValueError("kNN needs labels; give folders with one sub-folder a class")
+        raise ValueError("kNN needs labels; use folders with a subfolder for each class")
     num_classes = int(max(bank.targets.max(), queries.targets.max())) + 1
     columns = functional.normalize(bank.values, dim=1).T
     rankings = [

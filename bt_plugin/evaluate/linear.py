@@ -1,4 +1,4 @@
-"""Linear classifiers on cached features: several learning rates side by side, in minutes."""
+"""Train linear classifiers on cached features, with several learning rates in parallel. It takes minutes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from bt_plugin.config.evaluation_recipe import Linear
 from bt_plugin.evaluate.accuracy import Accuracy
 from bt_plugin.evaluate.features import Features
 
-# Of the training images, for the choice of the rate.
+# Fraction of the training images that chooses the learning rate.
 _HELD_OUT = 0.1
 
 
 class LinearResult(NamedTuple):
-    """The accuracy at the chosen rate; chosen_by: each rate's on held-out training images."""
+    """The result of a linear evaluation on cached features.
+
+    Args:
+        accuracy: Accuracy on the validation images, with the chosen learning rate.
+        lr: Chosen learning rate.
+        chosen_by: Top-1 accuracy on held-out training images by learning rate, fractions of 1.
+    """
 
     accuracy: Accuracy
     lr: float
@@ -26,16 +32,19 @@ class LinearResult(NamedTuple):
 
 
 def linear_on_features(train: Features, val: Features, *, options: Linear, seed: int) -> LinearResult:
-    """Trains a classifier for each of options.cached_lrs, and reports that which held-out images choose.
+    """Train a classifier for each of options.cached_lrs, and evaluate the one that is best on held-out images.
 
-    Features are standardised by the training images' mean and deviation, so that rates mean the same for every
-    backbone. The validation images choose nothing. Every rank computes the same.
+    The held-out images are a tenth of the training images. The chosen classifier is trained again on all training
+    images. The validation images have no influence on the choice.
+
+    Features are standardized with the mean and deviation of the training images, so that the same learning rates suit
+    every backbone. Every rank computes the same.
 
     Args:
-        train: Of all training images.
-        val: Of all validation images.
-        options: Epochs, batch, momentum, weight decay, rates.
-        seed: Of the split, the order and the weights.
+        train: Features and labels of all training images.
+        val: Features and labels of all validation images.
+        options: Section ``linear`` of the recipe.
+        seed: Seed of the split and of the order.
     """
     mean, std = train.values.mean(dim=0), train.values.std(dim=0).clamp(min=1e-6)
     known, queries = ((features.values - mean) / std for features in (train, val))
@@ -48,7 +57,7 @@ def linear_on_features(train: Features, val: Features, *, options: Linear, seed:
     shares = [_accuracy(head, known[held_out], train.targets[held_out]) for head in heads]
     chosen_by = {lr: share.top1 / share.n for lr, share in zip(options.cached_lrs, shares)}
     lr = max(options.cached_lrs, key=lambda rate: chosen_by[rate])
-    # Once more, with the images that chose.
+    # Train again, now with the held-out images too.
     (head,) = _trained(known, train.targets, classes, options, [lr], generator)
     return LinearResult(_accuracy(head, queries, val.targets), lr, chosen_by)
 
@@ -67,7 +76,7 @@ def _trained(
         for _ in range(options.epochs):
             order = torch.randperm(len(values), generator=generator)
             for rows in order.split(options.global_batch_size):
-                # The heads share nothing, so the sum has each one's own gradient.
+                # The heads share no parameters, so the gradient of the sum is the gradient of each head's own loss.
                 losses = [functional.cross_entropy(head(values[rows]), targets[rows]) for head in heads]
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()

@@ -1,4 +1,4 @@
-"""How a run does while it goes, by labels and without; the run itself does not change by it."""
+"""Evaluate a run during training, with and without labels. The evaluation does not affect the run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ _SHOWN_IMAGES = 8
 
 
 class Look(NamedTuple):
-    """What was seen of a run: numbers, what is drawn, and a picture of the views that were looked at."""
+    """The result of one evaluation during a run.
+
+    Args:
+        values: Metrics by name.
+        snapshot: Data of the figures.
+        views: Image of the first views that were evaluated.
+    """
 
     values: dict[str, float]
     snapshot: CorrelationSnapshot
@@ -39,14 +45,14 @@ class Look(NamedTuple):
 
 
 class OnlineEvaluation:
-    """Looks at the same images, and the same two views of them, each time.
+    """An evaluation that uses the same images, and the same two views of them, each time.
 
     Args:
-        recipe: Of the run.
-        train: Training images; some of them are known to kNN, and shown in two views.
-        val: Images that are classified, where there are labels.
-        device: To compute on.
-        probe: That learns beside the run.
+        recipe: Recipe of the run.
+        train: Training images. A subset of them is the bank of kNN and is embedded in two views.
+        val: Validation images to classify. They are used if they and the training images have labels.
+        device: Device to compute on.
+        probe: Online linear probe of the run, or None.
     """
 
     def __init__(
@@ -68,15 +74,18 @@ class OnlineEvaluation:
 
     @torch.no_grad()
     def run(self, model: nn.Module) -> Look:
-        """How it is now. To be called on every rank.
+        """Evaluate the model as it is now. Call it on every rank.
 
         Args:
-            model: As it is trained; it is copied, and not touched.
+            model: Model in training, wrapped by the Accelerator. It is copied and not changed.
 
         Returns:
-            Its values are knn_top1 and probe_top1 where there are labels, fractions of 1. Of the embeddings of two
-            views of some training images: rankme, std_of_l2_normalized, and mean and deviation of C's diagonal and of
-            the rest; effective_rank of their features.
+            A Look. Its values are:
+
+            - knn_top1 and probe_top1, fractions of 1, if there are labels.
+            - rankme and std_of_l2_normalized of the embeddings of some training images.
+            - Mean and deviation of the diagonal and of the other elements of C, for two views of these images.
+            - effective_rank of their features.
         """
         from lightly.utils.debug import std_of_l2_normalized
 
@@ -107,7 +116,7 @@ class OnlineEvaluation:
         return values
 
     def _two_views(self, model: BarlowTwins) -> tuple[Array, Tensor, Tensor, Tensor]:
-        """A picture of this rank's first views; features of the first views, and embeddings of both, of all ranks."""
+        """Return an image of this rank's first views, and of all ranks the features of view a and both embeddings."""
         batch_size = max(1, min(self._recipe.eval.batch_size, len(self._train) // collectives.world_size()))
         loader = TwoViewLoader(
             self._train,
@@ -131,11 +140,15 @@ class OnlineEvaluation:
 
 
 def snapshot_of(c: Tensor, spectrum: Tensor) -> CorrelationSnapshot:
-    """What is kept to be drawn.
+    """Return the data of the figures, reduced to what is drawn.
+
+    Args:
+        c: Cross-correlation matrix.
+        spectrum: Singular values of the embeddings.
 
     Shape:
         - c: (D, D) float32.
-        - spectrum: (min(N, D),) float32.
+        - spectrum: (min(N, D),) float32, in descending order.
     """
     side = min(SIDE, len(c))
     diagonal, everywhere = (

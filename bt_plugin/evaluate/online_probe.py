@@ -1,4 +1,4 @@
-"""A linear classifier that learns beside the pretraining, which does not notice it."""
+"""Train a linear classifier during pretraining, without any effect on the pretraining."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dali_pipelines.sources import ImageSource
 
 
 class OnlineProbe:
-    """Lightly's OnlineLinearClassifier on the features of the training views; no gradient goes back.
+    """Lightly's OnlineLinearClassifier on the features of the training views. No gradient reaches the backbone.
 
     Args:
-        backbone: Whose outputs, while it is trained, are its inputs.
-        feature_dim: Of them.
-        classes: To tell apart.
-        device: Of the backbone.
-        lr: Of plain SGD.
-        seed: Of its weights.
+        backbone: Backbone in training. A hook keeps its outputs, which are the inputs of the probe.
+        feature_dim: Number of features of the backbone.
+        classes: Number of classes.
+        device: Device of the backbone.
+        lr: Learning rate of SGD without momentum, 0 or more.
+        seed: Seed of the initial weights.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class OnlineProbe:
         backbone.register_forward_hook(self._note)
 
     def step(self, targets: Sequence[Tensor], found_inf: Tensor) -> None:
-        """Learns from the features of this step. To be called on every rank.
+        """Update the probe with the features of this step. Call it on every rank.
 
         Args:
-            targets: Of each micro-batch, whose two views came one after the other.
-            found_inf: Scalar float32; where it is 1, because the features are not finite, nothing is learnt.
+            targets: Labels of each micro-batch, (n,) int64. The two views of a micro-batch passed one after the other.
+            found_inf: Scalar float32 on the device. If it is 1, the features are not finite and nothing is updated.
         """
         features, self._features = self._features, []
         labels = torch.cat([each for target in targets for each in (target, target)])
@@ -54,12 +54,17 @@ class OnlineProbe:
         loss.backward()
         for parameter in self.classifier.parameters():
             collectives.all_reduce_sum_(parameter.grad).div_(collectives.world_size())
-        # As GradScaler tells torch's fused optimizers.
+        # The protocol between GradScaler and torch's fused optimizers.
         setattr(self._optimizer, "found_inf", found_inf)  # noqa: B010 - torch does not declare it
         self._optimizer.step()
 
     def ranking(self, features: Tensor) -> Tensor:
-        """Shape: features (n, F) to the classes of each, the likeliest first, (n, classes)."""
+        """Return the classes of each image, most likely first.
+
+        Shape:
+            - features: (n, F) float.
+            - Output: (n, classes) int64, on the CPU.
+        """
         with torch.no_grad():
             weight = self.classifier.classification_head.weight
             ranking: Tensor = self.classifier(features.to(weight.device)).argsort(dim=1, descending=True).cpu()
@@ -73,13 +78,20 @@ class OnlineProbe:
         self.classifier.load_state_dict(state)
 
     def _note(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        # Not while micro-batches are embedded for the first time, without gradient.
+        # Skip the first pass over micro-batches, which has no gradient. The second pass repeats it.
         if torch.is_grad_enabled():
             self._features.append(output.detach().flatten(start_dim=1))
 
 
 def build_probe(recipe: Recipe, model: BarlowTwins, *, num_classes: int, device: torch.device) -> OnlineProbe:
-    """Build the probe of a recipe on the backbone of a model that is on the device."""
+    """Build the online linear probe of a recipe.
+
+    Args:
+        recipe: Recipe of the run.
+        model: Model on the device, whose backbone is probed.
+        num_classes: Number of classes.
+        device: Device of the model.
+    """
     projector: Any = model.projector
     feature_dim = projector[0].in_features
     return OnlineProbe(
@@ -88,5 +100,10 @@ def build_probe(recipe: Recipe, model: BarlowTwins, *, num_classes: int, device:
 
 
 def probed_classes(recipe: Recipe, source: ImageSource) -> int | None:
-    """Return how many classes the recipe's probe tells apart, or None if the run has no probe."""
+    """Return the number of classes of the run's probe, or None if it has no probe.
+
+    Args:
+        recipe: Recipe of the run.
+        source: Training images.
+    """
     return len(source.classes) if recipe.eval.every_epochs and source.has_labels else None

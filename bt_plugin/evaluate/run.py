@@ -1,4 +1,4 @@
-"""Evaluate a model by a recipe, from end to end, and keep the result."""
+"""Evaluate a model by a recipe, and write the result to a file."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Evaluation(NamedTuple):
 
     @property
     def backend(self) -> Backend:
-        """What computes its views."""
+        """The backend that computes the views."""
         return backend_of(self.recipe.data, self.accelerator.device)
 
     def shown(self, source: ImageSource) -> EvalLoader:
-        """This rank's share of the images, their centres."""
+        """Return the loader of this rank's share of a source, resized and center-cropped."""
         return EvalLoader(source, self.recipe.run.batch_size, self.recipe.view.centre, backend=self.backend)
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
-        """From images to features, in the precision of the run."""
+        """Return a function that maps images to features, in the precision of the run."""
         module = self.model.backbone.to(self.accelerator.device).to(memory_format=torch.channels_last).eval()
 
         def embed(images: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Evaluation(NamedTuple):
         return embed
 
     def features(self) -> tuple[Features, Features]:
-        """Of all training and all validation images, the same on every rank."""
+        """Return the features of all training and of all validation images, the same on every rank."""
         backbone, device = self.embedder(), self.accelerator.device
         train, val = (
             extract_features(backbone, self.shown(source), device).to(device) for source in (self.train, self.val)
@@ -74,13 +74,13 @@ class Evaluation(NamedTuple):
 
 
 def knn(evaluation: Evaluation) -> dict[str, Any]:
-    """Weighted k nearest neighbours."""
+    """Classify by weighted k nearest neighbors."""
     options = evaluation.recipe.knn
     return knn_accuracy(*evaluation.features(), k=options.k, temperature=options.temperature).report()
 
 
 def linear(evaluation: Evaluation) -> dict[str, Any]:
-    """A linear classifier on the frozen backbone."""
+    """Train a linear classifier on the frozen backbone."""
     options, seed = evaluation.recipe.linear, evaluation.recipe.run.seed
     if options.cached:
         result = linear_on_features(*evaluation.features(), options=options, seed=seed)
@@ -89,7 +89,7 @@ def linear(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def finetune(evaluation: Evaluation) -> dict[str, Any]:
-    """The whole network, on some of the labels."""
+    """Fine-tune the whole network on a part of the labels."""
     options, seed = evaluation.recipe.finetune, evaluation.recipe.run.seed
     if options.subset is not None:
         train = listed(evaluation.train, options.subset)
@@ -102,11 +102,20 @@ METHODS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {"knn": knn, "linea
 
 
 def evaluate(method: str, model: EvaluatedModel, recipe: EvaluationRecipe) -> dict[str, Any]:
-    """Evaluates, writes OUTPUT_DIR/METHOD-TIME.json, and returns what is in it. To be called on every rank.
+    """Evaluate a model and write the result to OUTPUT_DIR/METHOD-TIME.json. Call it on every rank.
+
+    Args:
+        method: Name of the method: knn, linear or finetune.
+        model: Model to evaluate.
+        recipe: Recipe of the evaluation.
+
+    Returns:
+        The content of the file, and its path as "file".
 
     Raises:
-        RecipeError: If the images have no classes, or others than the recipe says, or the backbone cannot embed them.
-        FileError: If the result could not be written.
+        RecipeError: If the images have no classes, data.val has a class that data.train does not have, or the backbone
+            cannot embed the images.
+        FileError: If the result cannot be written.
     """
     check_output(_output_dir(model, recipe) / method, "run.output_dir")
     _check_view(model, recipe)
@@ -133,15 +142,15 @@ def evaluate(method: str, model: EvaluatedModel, recipe: EvaluationRecipe) -> di
 
 @torch.no_grad()
 def _check_view(model: EvaluatedModel, recipe: EvaluationRecipe) -> None:
-    """Try the backbone with two images of the view."""
+    """Raise if the backbone cannot embed two images of the view."""
     view = recipe.view
     try:
         model.backbone.eval()(torch.zeros(2, view.channels, view.size_px, view.size_px))
-    except Exception as error:  # networks refuse what they cannot take by errors of all kinds
+    except Exception as error:  # networks raise many kinds of errors
         says = str(error).strip().split("\n")[0] or type(error).__name__
         raise RecipeError(
             f"view.size_px: {model.name} cannot embed views of {view.size_px} px with {view.channels} channel(s):"
-            f" {says}; take the size and channels that it was made for"
+            f" {says}; use the size and channels that it was made for"
         ) from error
 
 
@@ -169,8 +178,8 @@ def _sources(recipe: EvaluationRecipe) -> tuple[ImageSource, ImageSource]:
         source = open_named(key, path)
         if not source.has_labels:
             raise RecipeError(
-                f"{key}: the images of {path} have no classes; give a folder with sub-folders alone, one a class, or a"
-                " list with labels"
+                f"{key}: the images of {path} have no classes; use a folder that contains only subfolders, one for each"
+                " class, or a list with labels"
             )
         sources.append(source)
     train, val = sources
@@ -178,7 +187,7 @@ def _sources(recipe: EvaluationRecipe) -> tuple[ImageSource, ImageSource]:
 
 
 def _check_batch_norm(backbone: nn.Module, batch_size: int, *, global_batch_size: int, images: int, ranks: int) -> None:
-    """Refuse one image a rank, of which BatchNorm in training mode has no variance."""
+    """Raise if a rank has one image per step, whose variance BatchNorm cannot compute in training mode."""
     if batch_size > 1 or not any(isinstance(module, _BatchNorm) for module in backbone.modules()):
         return
     if global_batch_size <= images:
@@ -186,21 +195,19 @@ def _check_batch_norm(backbone: nn.Module, batch_size: int, *, global_batch_size
     else:
         what, remedy = f"data.train, of {images} images,", "Use a larger finetune.fraction or finetune.subset"
     fewer = ", or launch fewer ranks" if ranks > 1 else ""
-    raise RecipeError(f"{what} gives each of {ranks} ranks one image a step. BatchNorm needs two. {remedy}{fewer}.")
+    raise RecipeError(f"{what} gives each of {ranks} ranks one image per step. BatchNorm needs two. {remedy}{fewer}.")
 
 
 def _supervised(evaluation: Evaluation, train: ImageSource, *, options: Supervised, frozen: bool) -> dict[str, Any]:
     model, recipe, accelerator = evaluation.model, evaluation.recipe, evaluation.accelerator
     world_size = accelerator.num_processes
     if len(train) < world_size:
-        raise RecipeError(
-            f"data.train has {len(train)} images to train on, and there are {world_size} ranks; launch fewer"
-        )
+        raise RecipeError(f"data.train: {len(train)} images are fewer than the {world_size} ranks; launch fewer ranks")
     batch_size, rest = divmod(min(options.global_batch_size, len(train) // world_size * world_size), world_size)
     if rest or not batch_size:
         raise RecipeError(
             f"{type(options).__name__.lower()}.global_batch_size: {options.global_batch_size} does not divide over"
-            f" {world_size} ranks; take a multiple of {world_size}, or another number of ranks"
+            f" {world_size} ranks; use a multiple of {world_size}, or another number of ranks"
         )
     if not frozen:
         _check_batch_norm(

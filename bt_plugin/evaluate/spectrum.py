@@ -1,30 +1,30 @@
-"""How many dimensions features use, told without labels."""
+"""Measure how many dimensions features use, without labels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Of the paper: a zero singular value has no logarithm.
+# The epsilon of the RankMe paper: the logarithm of 0 is not finite.
 _EPS = 1e-7
 
 
 def singular_values(embeddings: Tensor) -> Tensor:
-    """The spectrum, falling.
+    """Return the singular values of embeddings.
 
     Shape:
-        - embeddings: (n, D) floating point, of all ranks.
-        - Output: (min(n, D),) float32.
+        - embeddings: (N, D) floating point, the samples of all ranks.
+        - Output: (min(N, D),) float32, in descending order.
     """
     values: Tensor = torch.linalg.svdvals(embeddings.float())
     return values
 
 
 def rankme(spectrum: Tensor) -> float:
-    """RankMe: the exponential of the entropy of the singular values of embeddings, 1 to min(n, D).
+    """Return RankMe: the exponential of the entropy of the singular values of embeddings, 1 to min(N, D).
 
     Args:
-        spectrum: As singular_values gives it.
+        spectrum: Singular values, as singular_values returns them.
 
     Source:
         Garrido et al. 2023, RankMe, https://arxiv.org/abs/2210.02885, equation 1.
@@ -34,7 +34,10 @@ def rankme(spectrum: Tensor) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """RankMe of centred features: a common offset, which RankMe counts as the largest direction, counts for nothing.
+    """Return RankMe of centered features. A common offset, which RankMe counts as the largest direction, has no effect.
+
+    Args:
+        features: (N, F) floating point, the samples of all ranks.
 
     Source:
         Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality.

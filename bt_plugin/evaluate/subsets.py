@@ -1,4 +1,4 @@
-"""Parts of a source of images."""
+"""Select subsets of a source of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from dali_pipelines.sources import ImageSource, Subset
 
 
 def at_most(source: ImageSource, most: int, seed: int) -> ImageSource:
-    """The source, or so many of its images, drawn by the seed and in their order."""
+    """Return the source, or a random subset of it if it is larger. The images keep their order.
+
+    Args:
+        source: Images to choose from.
+        most: Largest number of images, 1 or more.
+        seed: Seed of the choice.
+    """
     if len(source) <= most:
         return source
     kept = np.sort(np.random.default_rng(seed).choice(len(source), most, replace=False))
@@ -21,12 +27,14 @@ def at_most(source: ImageSource, most: int, seed: int) -> ImageSource:
 
 
 def class_balanced(source: ImageSource, fraction: float, seed: int) -> ImageSource:
-    """A share of each class, at least one image of each, a function of the names' order and the seed.
+    """Return a random fraction of each class, at least one image per class.
+
+    The choice depends on the order of the images and on the seed only.
 
     Args:
-        source: With labels.
-        fraction: Of the images, above 0, at most 1.
-        seed: Of the choice.
+        source: Images with labels.
+        fraction: Fraction of the images of each class, above 0, at most 1.
+        seed: Seed of the choice.
     """
     rng = np.random.default_rng(seed)
     chosen = []
@@ -38,14 +46,17 @@ def class_balanced(source: ImageSource, fraction: float, seed: int) -> ImageSour
 
 
 def listed(source: ImageSource, path: str) -> ImageSource:
-    """The images that a file names, one a line, such as the paper's 1percent.txt and 10percent.txt.
+    """Return the images that a text file names, one per line, such as the paper's 1percent.txt and 10percent.txt.
 
     Args:
-        source: With labels.
-        path: Of the file; a line is an image's name in the source, or the last part of it, with all blanks within.
+        source: Images to choose from.
+        path: Path of the file. A line is the name of an image in the source, or the part of it after the last slash.
+            Blanks within a name belong to it.
 
     Raises:
-        RecipeError: If it cannot be read, names what is not in the source, or has a name that several images end with.
+        RecipeError: If the file is not UTF-8, names an image that is not in the source, or names several images at
+            once.
+        FileError: If the file cannot be read.
     """
     lines = _lines(path)
     wanted = set(lines)
@@ -67,19 +78,25 @@ def listed(source: ImageSource, path: str) -> ImageSource:
             )
         missing += [line] * (not found)
         chosen.update(found)
-    if missing or not lines:
-        what = f"{len(missing)} of its {len(wanted)} names, such as {min(missing)!r}," if missing else "any name"
-        raise RecipeError(f"finetune.subset: {path}: data.train does not have {what} in it")
+    if missing:
+        raise RecipeError(
+            f"finetune.subset: {path}: {len(missing)} of its {len(wanted)} names, such as {min(missing)!r}, are not in"
+            " data.train; write one name of a training image per line, as FOLDER/NAME or NAME"
+        )
+    if not lines:
+        raise RecipeError(
+            f"finetune.subset: {path}: the file has no names; write one name of a training image per line"
+        )
     return Subset(source, np.array(sorted(chosen), dtype=np.int64))
 
 
 def _lines(path: str) -> list[str]:
-    """The names in a file, without empty lines. Bytes that are not UTF-8 are kept, as names of files have them."""
+    """Return the lines of a file that are not empty. Bytes that are not UTF-8 are kept, as in names of files."""
     try:
         content = read_regular(Path(os.path.expanduser(path)))
     except OSError as error:
         raise file_error(error, path, "finetune.subset") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
-        raise RecipeError(f"finetune.subset: {path} is not UTF-8; save it as UTF-8, a name a line")
+        raise RecipeError(f"finetune.subset: {path} is not UTF-8; save it as UTF-8, with one name per line")
     lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").split("\n")
     return [line.strip() for line in lines if line.strip()]

@@ -1,4 +1,4 @@
-"""A classifier on a backbone, trained on random crops: linear where the backbone is frozen, else fine-tuned."""
+"""Train a classifier on random crops: linear on a frozen backbone, or fine-tuned together with the backbone."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ logger = logging.getLogger(__name__)
 class Classifier(nn.Module):
     """A backbone and one linear layer.
 
+    The weights of the linear layer start from a normal distribution of deviation 0.01, its biases at zero.
+
     Args:
-        backbone: From images to features.
-        feature_dim: Of the features.
-        classes: To tell apart.
-        frozen: Whether the backbone stays as it is, its BatchNorm statistics too.
+        backbone: Network that maps images (n, C, H, W) to features (n, feature_dim).
+        feature_dim: Number of features.
+        classes: Number of classes.
+        frozen: Whether the backbone stays as it is, with its BatchNorm statistics.
 
     Source:
-        The layer's weights begin as normal of deviation 0.01 and its bias as zero: facebookresearch/barlowtwins
-        evaluate.py:81-82 at 8e8d284.
+        facebookresearch/barlowtwins evaluate.py:81-82 at 8e8d284.
     """
 
     def __init__(self, backbone: nn.Module, feature_dim: int, *, classes: int, frozen: bool) -> None:
@@ -56,7 +57,12 @@ class Classifier(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Shape: images (n, C, H, W) to logits (n, classes)."""
+        """Return the logits of images.
+
+        Shape:
+            - images: (n, C, H, W) float.
+            - Output: (n, classes) float.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             features = self.backbone(images)
         logits: Tensor = self.head(features.flatten(start_dim=1))
@@ -73,21 +79,22 @@ def train_classifier(
     options: Supervised,
     folder: Path,
 ) -> Accuracy:
-    """Trains, and returns the accuracy after the last epoch. To be called on every rank.
+    """Train the classifier, and return its accuracy after the last epoch. Call it on every rank.
 
-    A checkpoint is kept in the folder after each epoch, and the same call goes on from it.
+    A checkpoint is written after each epoch. The same call resumes from it.
 
     Args:
-        accelerator: Of this rank.
-        model: To be trained.
-        train: This rank's training crops, one view each.
-        val: This rank's share of the validation images.
-        recipe: Of the evaluation.
-        options: Its linear or finetune section.
-        folder: Of the results; checkpoints go to a hidden one in it, which is removed at the end.
+        accelerator: Accelerator of this rank.
+        model: Classifier to train.
+        train: Loader of this rank's training crops, one view of each image.
+        val: Loader of this rank's share of the validation images.
+        recipe: Recipe of the evaluation.
+        options: Section ``linear`` or ``finetune`` of the recipe.
+        folder: Folder of the results. A hidden folder in it contains the checkpoints and is removed at the end.
 
     Raises:
         DivergenceError: If the loss is not finite.
+        CheckpointError: If a checkpoint cannot be written or restored.
     """
     groups = [{"params": list(model.head.parameters()), "base_lr": options.lr_classifier}]
     if isinstance(options, Finetune):
@@ -122,7 +129,7 @@ def _epoch(
     epoch: int,
     log_every_steps: int,
 ) -> float:
-    """The loss of the last step of this rank."""
+    """Train for one epoch. Return the loss of the last step, averaged over ranks."""
     model.train()
     value = math.nan
     for step, (views, targets, _) in enumerate(loader):
@@ -133,7 +140,9 @@ def _epoch(
         if step % log_every_steps == 0 or step == len(loader) - 1:
             value = sum(collectives.all_gather_objects(loss.item())) / accelerator.num_processes
             if not math.isfinite(value):
-                raise DivergenceError(f"epoch {epoch + 1}, step {step + 1}: the loss is {value}; take lower rates")
+                raise DivergenceError(
+                    f"epoch {epoch + 1}, step {step + 1}: the loss is {value}; use lower learning rates"
+                )
             logger.info("epoch %d, step %d, loss %.4f", epoch + 1, step + 1, value)
     return value
 
@@ -149,7 +158,10 @@ def _accuracy(model: nn.Module, loader: EvalLoader, device: torch.device) -> Acc
 
 
 def _checkpoint_folder(folder: Path, backbone: nn.Module, recipe: EvaluationRecipe, options: Supervised) -> Path:
-    """Of exactly this evaluation: other weights or another recipe go on from none of its checkpoints."""
+    """Create and return the folder of this evaluation's checkpoints.
+
+    Its name depends on weights, data and recipe, so that no other evaluation resumes from these checkpoints.
+    """
     digest = hashlib.sha256(f"{options!r}{recipe.data.train}{recipe.view!r}{recipe.run.seed}".encode())
     for value in backbone.state_dict().values():
         digest.update(value.cpu().contiguous().numpy().data)
@@ -168,5 +180,5 @@ def _resumed(state: TrainingState, loader: TwoViewLoader, places: Path) -> int:
         loader.load_state_dict(metadata.loader)
     except ValueError as error:
         raise RecipeError(f"{places}: {error}, or remove this folder") from error
-    logger.info("continuing from epoch %d", metadata.step)
+    logger.info("resuming from epoch %d", metadata.step)
     return metadata.step

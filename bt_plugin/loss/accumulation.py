@@ -53,7 +53,7 @@ def accumulated_backward(
         The terms of the whole batch's loss.
 
     Example:
-        >>> micro_batches = [(view_a, view_b), (other_view_a, other_view_b)]  # doctest: +SKIP
+        >>> micro_batches = [(view_a, view_b), (other_view_a, other_view_b)]
         >>> terms = accumulated_backward(model, BarlowTwinsLoss(), micro_batches)
         >>> optimizer.step()
     """

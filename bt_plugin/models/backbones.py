@@ -86,7 +86,7 @@ def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained
         options = {"aux_logits": False, "init_weights": True}
     module = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
     if model in _WITH_AUXILIARY_OUTPUTS:
-        # In training these models return two or three outputs. With weights, only a built model can drop the extra ones.
+        # In training these models return several outputs. With weights, only a built model can drop the extra ones.
         module.aux_logits = False
         for name in {"aux1", "aux2", "AuxLogits"} & dict(module.named_children()).keys():
             setattr(module, name, None)

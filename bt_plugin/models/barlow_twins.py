@@ -18,10 +18,11 @@ class BarlowTwins(nn.Module):
         projector: Network that maps features (n, F) to embeddings (n, D), such as that of build_projector.
 
     Example:
-        >>> backbone, feature_dim = build_backbone("torchvision/resnet18")  # doctest: +SKIP
+        >>> from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector
+        >>> backbone, feature_dim = build_backbone("torchvision/resnet18")
         >>> model = BarlowTwins(backbone, build_projector(feature_dim, (2048, 2048, 2048)))
-        >>> z_a, z_b = model(view_a, view_b)
-        >>> loss = BarlowTwinsLoss()(z_a, z_b)
+        >>> view_a, view_b = torch.randn(2, 4, 3, 96, 96)
+        >>> loss = BarlowTwinsLoss()(*model(view_a, view_b))
     """
 
     def __init__(self, backbone: nn.Module, projector: nn.Sequential) -> None:

@@ -34,7 +34,7 @@ def build_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
         facebookresearch/barlowtwins main.py:160-173 at 8e8d284.
 
     Example:
-        >>> optimizer = build_optimizer(recipe.optim, model)  # doctest: +SKIP
+        >>> optimizer = build_optimizer(recipe.optim, model)
         >>> [group["name"] for group in optimizer.param_groups]
         ['weights', 'biases']
     """

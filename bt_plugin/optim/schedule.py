@@ -23,7 +23,7 @@ def lr_scale(step: int, total_steps: int, *, warmup_steps: int, final: float = 0
 
     Example:
         >>> [round(lr_scale(step, 100, warmup_steps=10), 3) for step in (0, 5, 10, 55)]
-        [0.0, 0.5, 1.0, 0.501]
+        [0.0, 0.5, 1.0, 0.5]
     """
     if step < warmup_steps:
         return step / warmup_steps

@@ -31,14 +31,14 @@ from dali_pipelines.sources import ImageSource
 
 
 class Training:
-    """A run in progress: the state, and the loop over it.
+    """A run in progress: its state, and the training loop.
 
     Args:
-        recipe: Of the run.
-        accelerator: Of this rank.
-        model: With its initial weights.
-        loader: Of this rank's two views.
-        val: Images that are evaluated on while it goes.
+        recipe: Recipe of the run.
+        accelerator: Accelerator of this rank.
+        model: Model with its initial weights.
+        loader: Loader of this rank's two views.
+        val: Validation images for the evaluation during the run.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Training:
         self.loader = loader
         self.run_dir = Path(run.output_dir)
         source = loader.source
-        # The loader shards itself, and the schedule is a function of the step: neither is prepared.
+        # Accelerate does not prepare the loader, which shards itself, or the schedule, which depends on the step only.
         self.train_step = TrainStep(recipe, accelerator, model, num_classes=probed_classes(recipe, source))
         timeout = timedelta(seconds=run.timeout_s)
         probe = self.train_step.probe
@@ -71,7 +71,19 @@ class Training:
         self.run_id = uuid.uuid4().hex
 
     def run(self, stop: StopRequest) -> None:
-        """Trains from the newest checkpoint, or from the beginning, to the last step or until it shall stop."""
+        """Train to the last step, or until a stop is requested. Call it on every rank.
+
+        The training resumes from the checkpoint that run.resume selects, or starts from the beginning.
+
+        Args:
+            stop: Request to stop, which a signal makes.
+
+        Raises:
+            PreemptedError: If a stop was requested. A checkpoint is written.
+            DivergenceError: If too many steps in a row were not finite.
+            CheckpointError: If a checkpoint cannot be written or restored.
+            RecipeError: If the checkpoint does not match the recipe.
+        """
         self._resume()
         stop.defer()
         vote = collectives.Vote(timedelta(seconds=self.recipe.run.timeout_s))
@@ -102,30 +114,30 @@ class Training:
                         finish_trackers(self.accelerator)
                         self.accelerator.end_training()
                         raise PreemptedError(
-                            f"asked to stop at step {self.step}; the same line goes on from"
-                            f" {self.run_dir}/checkpoint-{self.step}"
+                            f"asked to stop at step {self.step}. Run the same command again to resume from"
+                            f" {self.run_dir}/checkpoint-{self.step}."
                         )
         self.writer.settle()
         vote.close()
 
     @property
     def model(self) -> nn.Module:
-        """The model, as the Accelerator has wrapped it."""
+        """The model, wrapped by the Accelerator."""
         model: nn.Module = self.train_step.model
         return model
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of steps done."""
         return self.train_step.steps
 
     @property
     def _epoch(self) -> int:
-        """Of the last step."""
+        """Epoch of the last step, from 0."""
         return (self.step - 1) // self.steps_per_epoch
 
     def _evaluate(self, run_logger: RunLogger) -> None:
-        """Before the checkpoint, which then knows of it."""
+        """Evaluate if it is time. Call it before the checkpoint is written, so that the checkpoint has the result."""
         every = self.recipe.eval.every_epochs
         if every and self.step % (every * self.steps_per_epoch) == 0:
             run_logger.evaluated(self.step, self._epoch, *self.online.run(self.model))
@@ -159,7 +171,8 @@ class Training:
         done = metadata.loader["epoch"] * self.steps_per_epoch + metadata.loader["step"]
         if done != metadata.step:
             raise CheckpointError(
-                f"{checkpoint}: its manifest is of step {metadata.step}, and its loader of step {done}"
+                f"{checkpoint}: its manifest is of step {metadata.step}, but its loader is at step {done}; resume from"
+                " another checkpoint (run.resume)"
             )
         if metadata.world_size != world_size:
             seed = self.recipe.run.seed + metadata.step + self.accelerator.process_index

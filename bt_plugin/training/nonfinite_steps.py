@@ -1,4 +1,7 @@
-"""Steps that are NaN or infinite: they leave no trace in the model, and the host need not wait to know of them."""
+"""Handle steps with a NaN or infinite loss or gradient.
+
+Such a step leaves no trace in the model, and the host does not wait for the device to find out about it.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,21 @@ from torch import Tensor, nn
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.async_copy import AsyncCopy
 
-# In a message.
+# Number of images that a message names.
 _NAMED_IMAGES = 16
 
 
 class NonFiniteSteps:
-    """Counts steps whose loss or gradient is not finite, on the device, and takes back what their forward pass did.
+    """A counter, on the device, of steps whose loss or gradient is not finite. It undoes their forward pass.
 
-    All ranks decide alike: the loss is of all of them, and so are gradients after their averaging.
+    All ranks take the same decision, because the loss and the averaged gradients are the same on every rank.
 
     Args:
-        model: Whose gradients are looked at; its buffers, such as BatchNorm's running statistics, would stay NaN.
-        device: Of the model.
-        most_in_a_row: After which training has diverged.
-        total: Such steps so far.
+        model: Model whose gradients are checked. Its buffers are restored after such a step. Otherwise BatchNorm's
+            running statistics would stay NaN.
+        device: Device of the model.
+        most_in_a_row: Number of such steps in a row that are allowed. One more is a divergence.
+        total: Number of such steps so far.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, *, most_in_a_row: int, total: int = 0) -> None:
@@ -35,27 +39,27 @@ class NonFiniteSteps:
         self._one = torch.ones((), device=device)
         self._in_a_row = torch.zeros((), device=device)
         self.total = torch.full((), float(total), device=device)
-        """Scalar, on the device."""
+        """Number of such steps so far: a scalar float32 on the device."""
         self._unread: deque[_Step] = deque()
 
     @torch.no_grad()
     def found_inf(self, loss: Tensor) -> Tensor:
-        """Whether loss or gradients are not finite: 1 or 0, a float32 scalar on the device."""
+        """Return 1 if the loss or a gradient is not finite, else 0: a scalar float32 on the device."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         found_inf = loss.detach().isfinite().logical_not().float()
-        # As GradScaler does, without its scale: one pass over all gradients.
+        # GradScaler's kernel with a scale of 1 needs only one pass over all gradients.
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, found_inf, self._one)
         return found_inf
 
     @torch.no_grad()
     def settle(self, step: int, found_inf: Tensor, finite: Tensor, names: list[str]) -> None:
-        """Counts a step, and keeps the buffers of a sound one, or restores them after another.
+        """Count a step. Keep its buffers if it is finite, else restore those of the last finite step.
 
         Args:
-            step: Its number.
-            found_inf: 1 if something of it is not finite, else 0.
-            finite: (W,) bool, whether each rank's embeddings are.
-            names: Of this rank's images.
+            step: Number of the step, from 1.
+            found_inf: Scalar float32 on the device: 1 if the loss or a gradient is not finite, else 0.
+            finite: (W,) bool on the device, whether each rank's embeddings are finite.
+            names: Names of this rank's images in the step.
         """
         self.total += found_inf
         self._in_a_row = (self._in_a_row + 1) * found_inf
@@ -65,10 +69,10 @@ class NonFiniteSteps:
         self._unread.append(_Step(step, AsyncCopy(numbers), names))
 
     def divergence(self, behind: int) -> str | None:
-        """What went wrong, if too many steps in a row were not finite. To be called on every rank.
+        """Return what went wrong if too many steps in a row were not finite, else None. Call it on every rank.
 
         Args:
-            behind: Steps that may stay unread, so that the host has no need to wait for the newest.
+            behind: Number of the newest steps that may stay unread, so that the host does not wait for them.
         """
         while len(self._unread) > behind:
             step = self._unread.popleft()
@@ -80,7 +84,14 @@ class NonFiniteSteps:
 
 
 class _Step(NamedTuple):
-    """numbers: steps in a row that are not finite, then each rank's 1 or 0."""
+    """A step that the host has not read yet.
+
+    Args:
+        number: Number of the step, from 1.
+        numbers: (1 + W,) float32: steps in a row that are not finite, then 1 for each rank with finite embeddings, else
+            0.
+        names: Names of this rank's images in the step.
+    """
 
     number: int
     numbers: AsyncCopy
@@ -88,7 +99,7 @@ class _Step(NamedTuple):
 
 
 class _Buffers:
-    """Of one dtype; side by side, they take a few kernels instead of some for each."""
+    """Buffers of one dtype. They are joined, so that a few kernels handle all instead of some for each."""
 
     def __init__(self, buffers: list[Tensor]) -> None:
         self._buffers = buffers
@@ -104,9 +115,9 @@ class _Buffers:
 
 
 def _explained(in_a_row: int, finite: list[float], names: list[list[str]]) -> str:
-    """What is not finite, of whose images."""
+    """Return what is not finite, and the images of the step."""
     ranks = [rank for rank, is_finite in enumerate(finite) if not is_finite]
     what = f"the embeddings of rank {', '.join(map(str, ranks))} are" if ranks else "the loss or its gradient is"
     images = [name for rank in ranks or range(len(names)) for name in names[rank]]
     more = f" and {len(images) - _NAMED_IMAGES} more" if len(images) > _NAMED_IMAGES else ""
-    return f"{what} not finite, for {in_a_row} steps in a row, of the images {', '.join(images[:_NAMED_IMAGES])}{more}"
+    return f"{what} not finite, for {in_a_row} steps in a row; the images are {', '.join(images[:_NAMED_IMAGES])}{more}"

@@ -1,4 +1,4 @@
-"""A run from end to end: from a recipe to an exported, evaluated backbone."""
+"""Run a whole pretraining, from a recipe to an exported and evaluated backbone."""
 
 from __future__ import annotations
 
@@ -29,31 +29,38 @@ from dali_pipelines.sources import ImageSource
 
 
 def pretrain(recipe: Recipe) -> dict[str, Any]:
-    """Trains, exports and evaluates, and returns the summary. To be called on every rank.
+    """Train, export and evaluate. Call it on every rank.
+
+    Args:
+        recipe: Recipe of the run, such as load_recipe returns.
+
+    Returns:
+        The summary, which is also written to RUN/summary.json.
 
     Raises:
-        RecipeError: For whatever cannot be run as the recipe says, before anything is written.
-        LaunchError: If the launcher's ranks are not one group.
+        RecipeError: If the recipe cannot be run. It is checked before anything is written.
+        LaunchError: If the launched processes are not one group of ranks.
         DivergenceError: If too many steps in a row are not finite.
         CheckpointError: If a checkpoint cannot be written or restored.
-        LostRankError: If another rank ended, or its host or network.
-        PreemptedError: If a signal asked the run to stop; a checkpoint is written.
+        LostRankError: If another rank ended, or its host or network failed.
+        PreemptedError: If a signal asked the run to stop. A checkpoint is written.
     """
     with StopRequest() as stop, ExitStack() as held:
         try:
             return _pretrain(recipe, stop, held)
         except torch.OutOfMemoryError as error:
             raise RecipeError(
-                f"optim.accumulation_steps: {recipe.optim.accumulation_steps} is too few, the GPU's memory is full"
-                f" ({str(error).partition('.')[0]}); take twice as many, or a smaller optim.global_batch_size"
+                f"optim.accumulation_steps: {recipe.optim.accumulation_steps} is too few because the GPU's memory is"
+                f" full ({str(error).partition('.')[0]}); use {2 * recipe.optim.accumulation_steps}, or a smaller"
+                " optim.global_batch_size"
             ) from error
         except RuntimeError as error:
             if not collectives.is_lost_rank(error):
                 raise
             raise LostRankError(
-                "contact with another rank is lost, or it did not answer within run.timeout_s"
-                f" ({recipe.run.timeout_s}); its own message says why. The same line goes on from the last checkpoint."
-                f" {error}"
+                "lost contact with another rank, or it did not answer within run.timeout_s"
+                f" ({recipe.run.timeout_s}). Its own message gives the reason. Run the same command again to resume"
+                f" from the last checkpoint. {error}"
             ) from error
 
 
@@ -76,14 +83,14 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
     collectives.from_main(claim)
     check_shared(recipe)
     training = Training(recipe, accelerator, model=model, loader=loader, val=val_source)
-    # Before the directory is another's: nobody writes there unseen.
+    # Close the writer before the directory is released, so that two runs never write there at once.
     held.callback(training.writer.close)
     training.run(stop)
     return _finish(training, train_source, val_source)
 
 
 def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> dict[str, Any]:
-    """Export, evaluation, summary."""
+    """Export and evaluate the model, and write the summary."""
     recipe, accelerator = training.recipe, training.accelerator
     model = with_weights_of(training.model, build_model(recipe)).to(accelerator.device)
     if accelerator.is_main_process:
@@ -102,7 +109,7 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
     }
     if accelerator.is_main_process:
         write_atomically(training.run_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    # Closes the trackers, and the process group with them; no rank may leave it before the others.
+    # end_training closes the trackers and the process group. No rank may leave the group before the others.
     accelerator.wait_for_everyone()
     finish_trackers(accelerator)
     accelerator.end_training()

@@ -1,4 +1,4 @@
-"""One optimization step: micro-batches in, the terms of the loss out, the weights moved."""
+"""Run one optimization step: forward and backward over all micro-batches, and the update of the weights."""
 
 from __future__ import annotations
 
@@ -27,18 +27,22 @@ class TrainStep:
     """Run optimization steps on a model: forward, backward, update.
 
     The host waits only for the step before this one, so that the device always has work. There are three exceptions:
-    fp16, whose gradient scaler reads from the device whether to update; an optimizer without ``found_inf``; and views
-    that a CPU computed for a GPU, whose copy from pageable memory waits.
+
+    - fp16: the gradient scaler reads from the device whether to update.
+    - An optimizer without ``found_inf``.
+    - Views that a CPU computes for a GPU: their copy from pageable memory waits.
 
     Args:
-        recipe: Its sections loss, optim, run and eval are used.
-        accelerator: This rank's.
-        model: With its initial weights. It is laid out, compiled and wrapped as the recipe says.
-        num_classes: If given, a linear classifier of so many classes learns from the backbone's features.
-        optimizer: Builds the optimizer. Its contract is in bt_plugin.optim.from_recipe.build_optimizer.
+        recipe: Recipe of the run. Its sections ``loss``, ``optim``, ``run`` and ``eval`` are used.
+        accelerator: Accelerator of this rank.
+        model: Model with its initial weights, the same on every rank. It is laid out, compiled and wrapped as the
+            recipe says.
+        num_classes: Number of classes of an online linear probe on the backbone's features. None: no probe.
+        optimizer: Function that builds the optimizer. It must fulfill the contract of
+            bt_plugin.optim.from_recipe.build_optimizer.
 
     Example:
-        >>> train_step = TrainStep(recipe, accelerator, build_model(recipe))  # doctest: +SKIP
+        >>> train_step = TrainStep(recipe, accelerator, build_model(recipe))
         >>> for batch in loader:
         ...     terms = train_step([batch])
     """
@@ -61,7 +65,7 @@ class TrainStep:
         self._loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
         model = _arranged(model, accelerator, run)
         self.optimizer = optimizer(recipe.optim, model)
-        # The wrapped optimizer steps by the gradient scaler of fp16; all else is done with the plain one.
+        # The wrapped optimizer steps through the gradient scaler of fp16. The plain one is used for everything else.
         self.model, self._wrapped_optimizer = accelerator.prepare(model, self.optimizer)
         make_state(self.optimizer)
         self._plain: BarlowTwins = accelerator.unwrap_model(self.model)
@@ -73,11 +77,11 @@ class TrainStep:
         self.restore_counts(steps=0, nonfinite_steps=0)
 
     def restore_counts(self, *, steps: int, nonfinite_steps: int) -> None:
-        """Continue the counts of a checkpoint. Call it after the weights are restored.
+        """Restore the step counts of a checkpoint. Call it after the weights are restored.
 
         Args:
-            steps: Steps done.
-            nonfinite_steps: How many of them were not finite.
+            steps: Number of steps done, 0 or more.
+            nonfinite_steps: Number of these steps that were not finite.
         """
         self.steps = steps
         self.nonfinite = NonFiniteSteps(
@@ -88,14 +92,18 @@ class TrainStep:
         """Run one step. Call it on every rank.
 
         Args:
-            micro_batches: The step's batches, as the loader yields them. Several are one large batch.
-            lr_scale: Factor of each parameter group's base rate. At 0 the weights stay as they are.
+            micro_batches: This rank's micro-batches of the step, as the loader yields them. Together they are one
+                batch. Every rank must pass the same number, with the same number of images.
+            lr_scale: Factor of each parameter group's base learning rate, 0 or more. At 0 the weights do not change.
+
+        Shape:
+            - micro_batches: views (n, C, H, W) float for each, this rank's images.
 
         Returns:
-            The terms of the loss of the global batch, on the device.
+            The terms of the loss over the global batch, as scalars on the device.
 
         Raises:
-            DivergenceError: If too many steps in a row were not finite, up to the one before.
+            DivergenceError: If too many steps in a row were not finite. This step is not yet counted.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_scale
@@ -114,23 +122,23 @@ class TrainStep:
         """Raise if too many steps in a row were not finite. Call it on every rank.
 
         Args:
-            behind: How many of the last steps may stay unread, so that the host does not wait for them.
+            behind: Number of the newest steps that may stay unread, so that the host does not wait for them.
 
         Raises:
-            DivergenceError: With the cause and the remedy.
+            DivergenceError: If too many steps were not finite. The message names the cause and the remedy.
         """
         cause = self.nonfinite.divergence(behind)
         if cause:
             raise DivergenceError(
-                f"{cause}. Start anew with lower optim.lr_weights and optim.lr_biases, or another"
-                f" run.mixed_precision than {self._accelerator.mixed_precision}; the weights of the checkpoints in"
-                f" {self._run.output_dir} are finite"
+                f"{cause}. Start a new run with lower optim.lr_weights and optim.lr_biases, or with another"
+                f" run.mixed_precision than {self._accelerator.mixed_precision}. The weights of the checkpoints in"
+                f" {self._run.output_dir} are finite."
             )
 
     def _update(self, terms: LossTerms) -> Tensor:
-        """Move the weights, unless loss or gradients are not finite. Return whether they are not, as 1 or 0."""
+        """Update the weights if the loss and all gradients are finite. Return 1 if they are not finite, else 0."""
         if self._accelerator.scaler is not None:
-            # The gradient scaler looks at the gradients itself, skips the update, and lowers its scale.
+            # The gradient scaler checks the gradients itself, skips the update, and lowers its scale.
             self._wrapped_optimizer.step()
             return terms.loss.new_tensor(float(self._accelerator.optimizer_step_was_skipped))
         found_inf = self.nonfinite.found_inf(terms.loss)
@@ -159,12 +167,12 @@ class TrainStep:
 
 
 def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowTwins:
-    """Return the model with the same weights, normalised over all ranks, laid out and compiled as the recipe says."""
+    """Return the model with BatchNorm over all ranks on a GPU, laid out and compiled as the recipe says."""
     on_gpu = accelerator.device.type == "cuda"
     if on_gpu and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     pool_before_relu(model.backbone)
-    if not accelerator.is_fsdp2:  # which shards contiguous weights only
+    if not accelerator.is_fsdp2:  # FSDP shards contiguous weights only
         model = lay_out(model, run.memory_format, by_layer=not (on_gpu or run.compile))
     if run.compile:
         model.backbone.compile()

@@ -70,7 +70,7 @@ def test_unknown_classes_end_an_evaluation_and_not_a_pretraining(
     train = write_tree(tmp_path / "train", "a", "b")
     val = write_tree(tmp_path / "val", *classes)
     unknown = next(name for name in classes if name not in "ab")
-    rule = rf"data\.val: .*val has unknown classes: .*{unknown[:3]}.*every class must be one of data\.train"
+    rule = rf"data\.val: .*val has unknown classes: .*{unknown[:3]}.*every class must be in data\.train"
     with pytest.raises(RecipeError, match=rule) as error:
         run._sources(protocol(train, val))
     assert "\x1b" not in str(error.value)
@@ -97,5 +97,5 @@ def test_labels_are_needed_on_both_sides_only_for_an_evaluation(tmp_path: Path) 
     train = write_tree(tmp_path / "train", "a", "b")
     flat = str(tmp_path / "train" / "a")
     assert not open_sources(recipe(train, flat))[1].has_labels  # type: ignore[union-attr]
-    with pytest.raises(RecipeError, match=r"data\.val: the images of .* have no classes; give a folder"):
+    with pytest.raises(RecipeError, match=r"data\.val: the images of .* have no classes; use a folder"):
         run._sources(protocol(train, flat))

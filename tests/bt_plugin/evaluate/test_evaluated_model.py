@@ -49,7 +49,9 @@ def test_a_checkpoint_has_the_weights_of_its_step(run_dir: Path) -> None:
 
 def test_a_run_that_is_not_done_names_its_checkpoint(run_dir: Path) -> None:
     (run_dir / "export" / "model.json").unlink()
-    with pytest.raises(RecipeError, match=r"has no export/model\.json; it is not done; take .*checkpoint-2"):
+    with pytest.raises(
+        RecipeError, match=r"contains no export/model\.json; the run is not complete; use .*checkpoint-2"
+    ):
         open_model(str(run_dir))
 
 
@@ -73,9 +75,9 @@ def test_a_network_by_its_name_is_random_by_seed() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "there is no such thing; give a run's directory"),
+        ("nowhere", "no such model; give a run's directory"),
         ("torchvision/resnet19", r"does not exist; did you mean resnet18"),
-        (".", r"has no export/model\.json; give a run's directory or its export"),
+        (".", r"contains no export/model\.json; give a run's directory or its export"),
     ],
 )
 def test_what_is_not_there_is_told(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_other_weights_do_not_go_on_from_it(
 
 
 def test_a_loss_that_is_not_finite_ends_it(protocol: EvaluationRecipe, tmp_path: Path) -> None:
-    with pytest.raises(DivergenceError, match=r"epoch \d, step \d: the loss is (nan|inf); take lower rates"):
+    with pytest.raises(DivergenceError, match=r"epoch \d, step \d: the loss is (nan|inf); use lower learning rates"):
         train(protocol, FINETUNE.model_copy(update={"lr_backbone": 1e20, "lr_classifier": 1e20}), tmp_path)
 
 

@@ -74,7 +74,7 @@ def test_so_many_in_a_row_are_divergence_and_the_newest_may_wait(model: nn.Modul
         steps.settle(number, found_inf, ONE_RANK, [f"{number}.jpg"])
         assert steps.divergence(behind=1) is None
     assert steps.divergence(behind=0) == (
-        "step 6: the loss or its gradient is not finite, for 3 steps in a row, of the images 6.jpg"
+        "step 6: the loss or its gradient is not finite, for 3 steps in a row; the images are 6.jpg"
     )
 
 
@@ -89,7 +89,7 @@ def test_the_explanation_names_ranks_and_images(model: nn.Module, monkeypatch: p
         return steps.divergence(behind=0) or "nothing"
 
     one = explained([False, True])
-    assert one == "step 1: the embeddings of rank 0 are not finite, for 1 steps in a row, of the images a.jpg, b.jpg"
+    assert one == "step 1: the embeddings of rank 0 are not finite, for 1 steps in a row; the images are a.jpg, b.jpg"
     assert explained([True, False]).endswith("15.jpg and 4 more")
     assert "the loss or its gradient is not finite" in explained([True, True])
     assert "a.jpg, b.jpg, 0.jpg" in explained([True, True])
