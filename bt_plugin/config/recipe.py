@@ -218,8 +218,8 @@ class Run(ProcessOptions):
     """Consecutive steps with a NaN or infinite loss or gradient that are allowed. All ranks skip the update of such a
     step. One more stops the run."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
-    """Memory layout of weights and images. `auto` is `channels_last` on a GPU; on a CPU it is chosen for each layer.
-    FSDP keeps weights contiguous."""
+    """Memory layout of weights and images. `auto` is `channels_last` on a GPU or with `run.compile`, else a choice for
+    each layer. FSDP keeps weights contiguous."""
     compile: bool = False
     """Whether `torch.compile` compiles the backbone and the projector. The first step then takes a minute or more."""
     max_steps: Positive | None = None

@@ -57,7 +57,7 @@ class TrainStep:
         optimizer: Callable[[Optim, nn.Module], torch.optim.Optimizer] = build_optimizer,
     ) -> None:
         run = recipe.run
-        # Every rank has its own dropout. The weights exist already, the same on every rank.
+        # Give every rank its own dropout. The weights already exist and are the same on every rank.
         set_seed((run.seed + accelerator.process_index) % 2**32)
         self._accelerator = accelerator
         self._run = run
