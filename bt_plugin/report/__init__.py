@@ -1,1 +1,1 @@
-"""One page about a run, or several beside each other, that needs no network."""
+"""One HTML page about one run, or about several runs side by side. It needs no network."""

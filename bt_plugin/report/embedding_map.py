@@ -1,4 +1,4 @@
-"""Where a run puts images: its features in two dimensions, by t-SNE, with a thumbnail of each."""
+"""Map of the images' features in two dimensions, computed by t-SNE, with a thumbnail of each image."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from bt_plugin.weights.model_file import has_export
 
 THUMBNAIL_PX = 56
 COLUMNS = 32
-# Of the features before t-SNE, as its authors recommend; the rest is mostly noise.
+# t-SNE's authors recommend to keep this many principal components. The rest is mostly noise.
 _PRINCIPAL = 50
 _PERPLEXITY = 30.0
-# Fewer images are no map.
+# A map of fewer images shows nothing.
 _LEAST = 8
 
 
 class EmbeddingMap(NamedTuple):
-    """Images as points.
+    """The images of a map as points.
 
     Args:
-        source: The key of the recipe that the images are of.
-        names: Of the images.
-        labels: Of each; -1 where there are none.
+        source: Recipe key of the images, data.val or data.train.
+        names: Names of the images.
+        labels: Label of each image, -1 without one.
         classes: Names of the labels.
-        points: (n, 2), from 0 to 1.
-        sprite: A JPEG file of all thumbnails, COLUMNS in a row.
+        points: Positions (n, 2), 0 to 1.
+        sprite: JPEG file of all thumbnails, COLUMNS per row.
     """
 
     source: str
@@ -51,15 +51,15 @@ class EmbeddingMap(NamedTuple):
 
 @torch.no_grad()
 def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
-    """The map of a run's validation images; of training images where it has no others.
+    """Compute the map of a run's validation images, or of its training images if it has no validation images.
 
     Args:
-        run: Exported, or with a checkpoint.
-        most: Images, drawn by the run's seed where there are more.
+        run: A run with an export or a checkpoint.
+        most: Largest number of images. If there are more, the run's seed draws them.
 
     Raises:
-        RecipeError: If there are no weights yet, too few images, or they are not where the recipe says.
-        BadImageError: If more cannot be read than training replaces.
+        RecipeError: If there are no weights yet, there are too few images, or the recipe's paths do not exist.
+        BadImageError: If more images are unreadable than training would replace.
     """
     recipe = run.recipe
     model = open_model(str(_weights_of(run)))
@@ -67,7 +67,7 @@ def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
     key, path = ("data.val", recipe.data.val) if recipe.data.val else ("data.train", recipe.data.train)
     source = at_most(open_named(key, path), most, recipe.run.seed)
     if len(source) < _LEAST:
-        raise RecipeError(f"{key}: {path} has {len(source)} images, too few for a map")
+        raise RecipeError(f"{key}: {path} has {len(source)} images. A map needs at least {_LEAST}")
     params = recipe.preset.eval_params()
     loader = build_eval_loader(recipe, source, device, rank=0, world_size=1)
     backbone = model.backbone.to(device).eval()
@@ -82,7 +82,7 @@ def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
 
 
 def in_two_dimensions(features: NDArray[Any], seed: int) -> NDArray[np.float64]:
-    """(n, F) features as (n, 2) points from 0 to 1, near ones near."""
+    """Project features (n, F) to points (n, 2) from 0 to 1. Similar features get close points."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -96,7 +96,7 @@ def in_two_dimensions(features: NDArray[Any], seed: int) -> NDArray[np.float64]:
 
 
 def sprite(thumbnails: list[Image.Image]) -> bytes:
-    """One JPEG of them all, row by row."""
+    """Return one JPEG file with all thumbnails, row by row."""
     size = (COLUMNS * THUMBNAIL_PX, -(-len(thumbnails) // COLUMNS) * THUMBNAIL_PX)
     sheet = Image.new("RGB", size)
     for number, image in enumerate(thumbnails):
@@ -113,5 +113,5 @@ def _weights_of(run: RunRecord) -> Path:
         return run.folder
     found = checkpoints(run.folder)
     if not found:
-        raise RecipeError(f"{run.folder}: has neither an export nor a checkpoint yet")
+        raise RecipeError(f"{run.folder}: has neither an export nor a checkpoint yet. Wait for the first checkpoint")
     return found[-1]

@@ -1,6 +1,6 @@
 "use strict";
 
-// The pictures of a step, chosen by the slider.
+// The slider selects the step whose pictures are shown.
 for (const frames of document.querySelectorAll(".frames")) {
   const all = JSON.parse(frames.querySelector("script").textContent);
   const slider = frames.querySelector("input");
@@ -34,7 +34,7 @@ for (const map of document.querySelectorAll(".map")) {
     thumbnail.style.backgroundSize = `${columns * shown}px auto`;
     thumbnail.style.backgroundPosition = `${-(number % columns) * shown}px ${-Math.floor(number / columns) * shown}px`;
     seen.querySelector("p").textContent = names[number];
-    // Beside the point, on the side that has room.
+    // Show the image next to its point, on the side with room.
     const scale = svg.clientWidth / 1000;
     const [x, y] = [places[number][0] * scale, places[number][1] * scale];
     seen.style.left = `${x > svg.clientWidth / 2 ? x - 140 : x + 12}px`;
@@ -64,7 +64,7 @@ for (const map of document.querySelectorAll(".map")) {
     show(fromLeft[(fromLeft.indexOf(at) + by + names.length) % names.length]);
   });
 
-  // A class alone, or all of them again.
+  // The first click shows one class alone, the second click all classes again.
   const buttons = [...map.querySelectorAll(".legend button")];
   for (const button of buttons) {
     button.addEventListener("click", () => {

@@ -1,4 +1,4 @@
-"""The page: what of the runs is shown, and how it is told to who does not see it."""
+"""Build the page: the charts, tables and maps of runs, with a text for each image for screen readers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bt_plugin.monitoring.figures import Line, as_png, as_svg, curves, snapshot_figures
+from bt_plugin.monitoring.figures import Level, Line, as_png, as_svg, curves, snapshot_figures
 from bt_plugin.monitoring.snapshot import CorrelationSnapshot
 from bt_plugin.monitoring.view_pixels import COLORS
 from bt_plugin.report.embedding_map import COLUMNS, THUMBNAIL_PX, EmbeddingMap
@@ -21,16 +21,23 @@ from bt_plugin.report.palette import class_colors
 from bt_plugin.report.record import RunRecord
 from bt_plugin.report.tables import differing_keys, result_rows, summary_rows
 
-# Frames of a slider; of more snapshots so many are taken, the first and the last among them.
+# The slider shows at most this many snapshots, always with the first and the last.
 _MOST_FRAMES = 20
-# Of a line: a figure has fewer pixels.
+# A figure has fewer pixels than this across, so a line needs no more points.
 _MOST_POINTS = 1000
-# Of which there are buttons; of more the map says the names alone.
+# With more classes, the map has no button per class and shows only the class of one image.
 _MOST_CLASSES = 40
 
 
 class _Chart(NamedTuple):
-    """Of a number: its title, whether it is shown by logarithms, and what it says."""
+    """A chart of one metric.
+
+    Args:
+        name: Name of the metric.
+        title: Title of the chart.
+        log: Whether the vertical axis is logarithmic.
+        says: Caption: what the metric is, and which direction is good.
+    """
 
     name: str
     title: str
@@ -38,41 +45,106 @@ class _Chart(NamedTuple):
     says: str
 
 
-# In the order in which somebody asks: does it learn, is it sound, is it fast, is it good.
+# The order of a reader's questions: does the run learn, is it healthy, is it fast, are the features good?
+_KNN = "knn_top1"
 TRAINING = (
-    _Chart("loss", "loss", True, "The objective."),
-    _Chart("invariance", "invariance term", True, "Falls as both views of an image are embedded alike."),
     _Chart(
-        "redundancy", "redundancy-reduction term", True, "Before lambda. Rises at first, then stays or falls slowly."
+        "loss",
+        "loss",
+        True,
+        "Invariance term + lambda x redundancy term. Lower is better. Compare it only between runs with the same"
+        " views, embedding dimension, global batch and lambda.",
     ),
-    _Chart("diagonal_mean", "mean of C's diagonal", False, "Towards 1; near 0 nothing is shared by the views."),
-    _Chart("embedding_std", "spread of embeddings", False, "Near 0 they have collapsed."),
-    _Chart("lr_weights", "rate of the weights", False, "The schedule."),
-    _Chart("lr_biases", "rate of biases and norms", False, "The same, of what is not adapted by LARS."),
-    _Chart("images_per_s", "images/s", False, "Of all ranks."),
-    _Chart("data_wait", "share of time that waits for views", False, "Above 0.05 see docs/faster.md."),
+    _Chart(
+        "invariance",
+        "invariance term",
+        True,
+        "How much the embeddings of an image's two views differ. Lower is better, 0 is best.",
+    ),
+    _Chart(
+        "redundancy",
+        "redundancy term",
+        True,
+        "How much the embeddings' features correlate, before the factor lambda. Lower is better. It rises at first."
+        " Then it should stay level or fall slowly.",
+    ),
+    _Chart(
+        "diagonal_mean",
+        "mean of C's diagonal",
+        False,
+        "Correlation of the two views' embeddings. Higher is better, 1 is best. Near 0 the views share nothing.",
+    ),
+    _Chart(
+        "embedding_std",
+        "standard deviation of embeddings",
+        False,
+        "It should stay well above 0. Below 0.01 the embeddings have collapsed to nearly one point.",
+    ),
+    _Chart("lr_weights", "learning rate of weights", False, "The schedule: linear warm-up, then a cosine decay."),
+    _Chart(
+        "lr_biases",
+        "learning rate of biases and norms",
+        False,
+        "The same schedule for the parameters that LARS does not adapt: biases and normalization layers.",
+    ),
+    _Chart("images_per_s", "images/s", False, "Training speed over all ranks. Higher is better."),
+    _Chart(
+        "data_wait",
+        "share of time waiting for views",
+        False,
+        "0 to 1, lower is better. Above 0.05 the loader slows down training: see docs/faster.md.",
+    ),
 )
 EVALUATION = (
-    _Chart("knn_top1", "kNN top-1", False, "On images of data.val."),
-    _Chart("probe_top1", "top-1 of the online probe", False, "A linear layer that learns beside the run."),
-    _Chart("rankme", "RankMe of embeddings", False, "Directions that are used; near 1 they have collapsed."),
-    _Chart("effective_rank", "effective rank of features", False, "The same of the centred features."),
-    _Chart("off_diagonal_std", "spread of C off its diagonal", False, "Towards 0."),
+    _Chart(_KNN, "kNN top-1", False, "Accuracy of the backbone's features on images of data.val. Higher is better."),
+    _Chart(
+        "probe_top1",
+        "online linear probe, top-1",
+        False,
+        "Accuracy on images of data.val of a linear classifier that is trained during the run. Higher is better.",
+    ),
+    _Chart(
+        "rankme",
+        "RankMe of embeddings",
+        False,
+        "Number of directions that the embeddings use. Higher is better. Near 1 the embeddings have collapsed.",
+    ),
+    _Chart(
+        "effective_rank",
+        "effective rank of features",
+        False,
+        "The same number for the backbone's features, after their mean is subtracted. Higher is better.",
+    ),
+    _Chart(
+        "off_diagonal_std",
+        "standard deviation of C off its diagonal",
+        False,
+        "How much different features correlate. Lower is better, 0 is best.",
+    ),
 )
+# The baselines in summary.json and their labels in the chart.
+_BASELINES = {"raw": "raw pixels", "untrained": "untrained", "calibrated": "calibrated"}
+_BASELINES_SAY = (
+    "Dashed lines: the baselines of the final evaluation. They are kNN on raw pixels, on the untrained backbone, and on"
+    " the calibrated one (untrained, BatchNorm statistics re-estimated). The curve should rise above all of them. Small"
+    " differences mean little: the curve uses at most eval.online_images images, the baselines often more."
+)
+_MOST_LEVELS = 6
+_SHARED = "#545b64"
 _FRAMES_SAY = {
-    "cross_correlation": "Heatmap of the cross-correlation matrix in blocks, of each the rms",
-    "cross_correlation_first": "Heatmap of the matrix's first entries; the objective is a red diagonal on white",
-    "correlation_histogram": "Histogram of the matrix's entries on its diagonal and off it",
-    "embedding_spectrum": "Singular values of the embeddings, beside those of the first picture",
+    "cross_correlation": "Heatmap of the cross-correlation matrix: the root mean square of each block",
+    "cross_correlation_first": "Heatmap of the matrix's first rows and columns. The goal is a red diagonal on white",
+    "correlation_histogram": "Histogram of the matrix's entries, on the diagonal (goal: 1) and off it (goal: 0)",
+    "embedding_spectrum": "Singular values of the embeddings, compared with the first evaluation. A slow fall is good",
 }
 
 
 def page(runs: Sequence[RunRecord], maps: Mapping[str, EmbeddingMap | str]) -> str:
-    """HTML with all that it needs in it.
+    """Return the page as HTML, with all images, styles and scripts inside.
 
     Args:
-        runs: One, or several to compare.
-        maps: Of each run by its name, or why there is none.
+        runs: One run, or several runs to compare.
+        maps: Map of each run by the run's name, or the reason why there is none.
     """
     environment = Environment(
         loader=PackageLoader("bt_plugin.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -86,6 +158,7 @@ def page(runs: Sequence[RunRecord], maps: Mapping[str, EmbeddingMap | str]) -> s
         names=[run.name for run in runs],
         colors=COLORS,
         summary=summary_rows(runs),
+        has_baselines=bool(baselines(runs)),
         are_means=any(len(run.metrics) > _MOST_POINTS for run in runs),
         training=charts(runs, TRAINING, RunRecord.metric),
         evaluation=charts(runs, EVALUATION, RunRecord.evaluation),
@@ -98,12 +171,12 @@ def page(runs: Sequence[RunRecord], maps: Mapping[str, EmbeddingMap | str]) -> s
 def charts(
     runs: Sequence[RunRecord], wanted: Iterable[_Chart], line_of: Callable[[RunRecord, str], Line]
 ) -> list[dict[str, str]]:
-    """Figures of the numbers that any of the runs has, with their texts.
+    """Draw the charts of the metrics that any of the runs has, with captions and texts for screen readers.
 
     Args:
-        runs: Each a line in every figure.
-        wanted: The figures.
-        line_of: A run's number by its name.
+        runs: Runs, each a line in every chart.
+        wanted: Charts to draw.
+        line_of: Function that returns the steps and values of a run's metric.
     """
     found = []
     for chart in wanted:
@@ -112,15 +185,40 @@ def charts(
             continue
         log = chart.log and all(value > 0 for _, values in lines.values() for value in values if math.isfinite(value))
         colors = [COLORS[number % len(COLORS)] for number, run in enumerate(runs) if run.name in lines]
+        levels = baselines(runs) if chart.name == _KNN else []
         figure = curves(
-            {name: thinned(line) for name, line in lines.items()}, title=chart.title, log=log, colors=colors
+            {name: thinned(line) for name, line in lines.items()},
+            title=chart.title,
+            log=log,
+            colors=colors,
+            levels=levels,
         )
-        found.append({"src": data_uri(as_svg(figure), "svg+xml"), "alt": told(chart.title, lines), "says": chart.says})
+        found.append(
+            {
+                "src": data_uri(as_svg(figure), "svg+xml"),
+                "alt": told(chart.title, lines, levels),
+                "says": f"{chart.says} {_BASELINES_SAY}" if levels else chart.says,
+            }
+        )
     return found
 
 
+def baselines(runs: Sequence[RunRecord]) -> list[Level]:
+    """Return the kNN baselines in the runs' summary.json. A value that all runs share is one gray level."""
+    known = [(run.summary.get(_KNN) or {}, COLORS[number % len(COLORS)]) for number, run in enumerate(runs)]
+    levels = []
+    for name, label in _BASELINES.items():
+        having = [(scores[name], color) for scores, color in known if name in scores]
+        if len(having) == len(runs) and len({value for value, _ in having}) == 1:
+            having = [(having[0][0], _SHARED)]
+        levels += [Level(label, value, color) for value, color in having]
+    if len(levels) > _MOST_LEVELS:  # their labels do not fit next to a chart
+        return [level for level in levels if level.label == _BASELINES["calibrated"]]
+    return levels
+
+
 def thinned(line: Line) -> Line:
-    """At most so many points as a figure can show, each the mean of as many neighbours."""
+    """Reduce a line to the number of points that a figure can show. Each point is the mean of its neighbors."""
     steps, values = line
     each = -(-len(steps) // _MOST_POINTS)
     starts = range(0, len(steps), each)
@@ -129,8 +227,8 @@ def thinned(line: Line) -> Line:
     ]
 
 
-def told(title: str, lines: Mapping[str, Line]) -> str:
-    """A chart in words."""
+def told(title: str, lines: Mapping[str, Line], levels: Sequence[Level] = ()) -> str:
+    """Describe a chart in words."""
     parts = []
     for name, (steps, values) in lines.items():
         finite = [value for value in values if math.isfinite(value)]
@@ -138,11 +236,12 @@ def told(title: str, lines: Mapping[str, Line]) -> str:
         if 0 < len(finite) < len(values):
             between += f", {len(values) - len(finite)} times not finite"
         parts.append(f"{name}: {values[0]:.4g} at step {steps[0]}, {values[-1]:.4g} at step {steps[-1]}, {between}")
-    return f"Line chart of {title} by steps. {'; '.join(parts)}."
+    dashed = ", ".join(f"{level.label} {level.value:.4g}" for level in levels)
+    return f"Line chart of {title} by step. {'; '.join(parts)}.{f' Baselines: {dashed}.' if dashed else ''}"
 
 
 def data_uri(content: str | bytes, kind: str) -> str:
-    """An image inside of the page."""
+    """Return an image as a URL that contains its data, so that the page needs no other file."""
     data = content.encode() if isinstance(content, str) else content
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 

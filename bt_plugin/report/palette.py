@@ -1,4 +1,4 @@
-"""Colours of classes, however many."""
+"""Colors for any number of classes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import colorsys
 
 from bt_plugin.monitoring.view_pixels import COLORS
 
-# Hues that are far from all before them, whatever their number.
+# Steps of the golden ratio keep each hue far from all earlier ones, for any number of classes.
 _GOLDEN = 0.618033988749895
 
 
 def class_colors(count: int) -> list[str]:
-    """So many, as #rrggbb; the first are told apart by everybody, later ones by hue and lightness."""
+    """Return one color per class as #rrggbb. The first suit color-blind readers, the rest differ in hue."""
     more = [
         colorsys.hls_to_rgb(number * _GOLDEN % 1, (0.35, 0.5, 0.62)[number % 3], 0.6)
         for number in range(max(0, count - len(COLORS)))

@@ -1,4 +1,4 @@
-"""What a run has written so far, read again."""
+"""Read the files that a run has written so far."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecord(NamedTuple):
-    """A run's files.
+    """The content of a run's files.
 
     Args:
-        name: Its directory's, or where others have the same, the path.
-        folder: Its directory.
-        recipe: Resolved.
+        name: Name of the run's directory, or its path if another run has the same name.
+        folder: The run's directory.
+        recipe: The resolved recipe.
         metrics: Lines of metrics.jsonl.
         evaluations: Lines of evaluations.jsonl.
-        snapshots: Pictures by their steps.
-        views: views.png, where it is there.
-        summary: Of a run that is done.
-        results: Evaluations of it by `knn`, `linear` and `finetune`, the oldest first.
-        versions: Of packages, when it was exported.
+        snapshots: Correlation snapshots by step.
+        views: Path of views.png, None if there is no such file.
+        summary: Content of summary.json, empty if the run is unfinished.
+        results: Results of `knn`, `linear` and `finetune` for this run, the oldest first.
+        versions: Versions of the packages at export.
     """
 
     name: str
@@ -48,26 +48,26 @@ class RunRecord(NamedTuple):
     versions: dict[str, str]
 
     def metric(self, name: str) -> Line:
-        """Steps and values of a number of metrics.jsonl."""
+        """Return the steps and values of a metric in metrics.jsonl."""
         return _column(self.metrics, name)
 
     def evaluation(self, name: str) -> Line:
-        """Steps and values of a number of evaluations.jsonl, where some have the same names."""
+        """Return the steps and values of a metric in evaluations.jsonl. Some names are also in metrics.jsonl."""
         return _column(self.evaluations, name)
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """The runs in these directories, done or not.
+    """Read the runs in these directories. A run may be unfinished.
 
     Raises:
-        RecipeError: If a directory holds no run, or is named twice.
+        RecipeError: If a directory does not contain a run, or is given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, real in zip(folders, resolved):
         if not (folder / RECIPE).is_file():
-            raise RecipeError(f"{folder}: has no {RECIPE}; name a run's directory, its run.output_dir")
+            raise RecipeError(f"{folder}: has no {RECIPE}. Give the directory of a run (its run.output_dir)")
         if resolved.count(real) > 1:
-            raise RecipeError(f"{folder}: is named twice; name each run once")
+            raise RecipeError(f"{folder}: is given twice. Give each run once")
     names = [real.name for real in resolved]
     return [_read(folder, name if names.count(name) == 1 else str(folder)) for folder, name in zip(folders, names)]
 
@@ -98,11 +98,11 @@ def _oldest_first(folder: Path) -> list[Path]:
 
 
 def _versions_of(folder: Path) -> dict[str, str]:
-    """Return the versions in model.json; a damaged file is left out with a warning."""
+    """Return the versions in model.json. Skip a damaged file with a warning."""
     if not has_export(folder):
         return {}
     try:
         return read_model_file(find_export(folder)).versions
     except (WeightsError, FileError) as error:
-        logger.warning("%s; left out of the report", error)
+        logger.warning("%s. The report does not show the versions of its packages", error)
         return {}

@@ -1,4 +1,4 @@
-"""The tables of the page, as rows of text."""
+"""Build the tables of the page as rows of text."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _NONE = "-"
 
 
 def summary_rows(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """What one asks first: a line's name, and its value in each run; lines that no run has are left out."""
+    """Return the rows of the summary: a name and one value per run. Rows without any value are left out."""
     lines: dict[str, Callable[[RunRecord], str]] = {
         "steps": _steps,
-        "loss, last": lambda run: _last(run.metric("loss"), "{:.4g}"),
-        "kNN top-1, pretrained": lambda run: _knn(run, "pretrained"),
-        "untrained, BatchNorm calibrated": lambda run: _knn(run, "calibrated"),
-        "untrained": lambda run: _knn(run, "untrained"),
-        "raw pixels": lambda run: _knn(run, "raw"),
-        "RankMe, last": lambda run: _last(run.evaluation("rankme"), "{:.1f}"),
-        "images/s, median": lambda run: _median(run.metric("images_per_s"), "{:.0f}"),
-        "waiting for views, median": lambda run: _median(run.metric("data_wait"), "{:.1%}"),
-        "steps skipped, not finite": lambda run: _last(run.metric("nonfinite_steps"), "{:.0f}"),
+        "last loss": lambda run: _last(run.metric("loss"), "{:.4g}"),
+        "kNN top-1, pretrained backbone": lambda run: _knn(run, "pretrained"),
+        "kNN top-1, calibrated baseline": lambda run: _knn(run, "calibrated"),
+        "kNN top-1, untrained backbone": lambda run: _knn(run, "untrained"),
+        "kNN top-1, raw pixels": lambda run: _knn(run, "raw"),
+        "last RankMe of embeddings": lambda run: _last(run.evaluation("rankme"), "{:.1f}"),
+        "images/s over all ranks, median": lambda run: _median(run.metric("images_per_s"), "{:.0f}"),
+        "share of time waiting for views, median": lambda run: _median(run.metric("data_wait"), "{:.1%}"),
+        "skipped steps (loss or gradient not finite)": lambda run: _last(run.metric("nonfinite_steps"), "{:.0f}"),
         "ranks": lambda run: str(run.summary.get("world_size", _NONE)),
         "device": lambda run: str(run.summary.get("device", _NONE)),
         "mixed precision": lambda run: str(run.summary.get("mixed_precision", _NONE)),
@@ -34,7 +34,7 @@ def summary_rows(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
 
 
 def result_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
-    """Run, method, top-1 with its interval, date and file of each evaluation that was kept."""
+    """Return the run, method, top-1 accuracy with its interval, and date of each saved evaluation."""
     rows = []
     for run in runs:
         for result in run.results:
@@ -47,7 +47,7 @@ def result_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """Keys of the recipes that are not the same in all runs, with their values."""
+    """Return the recipe keys whose values differ between runs, with the value in each run."""
     flat = [run.recipe.flat_dict() for run in runs]
     keys = dict.fromkeys(key for of_it in flat for key in of_it)
     rows = [(key, [_plain(of_it.get(key, _NONE)) for of_it in flat]) for key in keys]
@@ -61,7 +61,7 @@ def _plain(value: Any) -> str:
 def _steps(run: RunRecord) -> str:
     steps, _ = run.metric("loss")
     done = run.summary.get("step", steps[-1] if steps else 0)
-    return f"{done}" if run.summary else f"{done}, not done yet"
+    return f"{done}" if run.summary else f"{done}, unfinished"
 
 
 def _last(line: Line, form: str) -> str:

@@ -1,4 +1,4 @@
-"""From runs to a file."""
+"""Write the report of runs as an HTML file."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ logger = logging.getLogger(__name__)
 
 
 def write_report(folders: Sequence[Path], output: Path, map_images: int) -> None:
-    """Writes the page of one run, or of several beside each other, done or not.
+    """Write the page about one run, or about several runs side by side. A run may be unfinished.
 
     Args:
-        folders: Of the runs.
-        output: The file; one that is there is replaced.
-        map_images: On each run's map at most; 0 for none.
+        folders: Directories of the runs.
+        output: The HTML file. An existing file is replaced.
+        map_images: Largest number of images on the map of each run, 0 for no map.
 
     Raises:
-        RecipeError: If a folder holds no run.
+        RecipeError: If a folder does not contain a run.
     """
     runs = read_runs(folders)
     maps = {run.name: _map_of(run, map_images) for run in runs}
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Names of files need not be UTF-8, and a page must.
+    # File names may contain bytes that are not UTF-8, but a page may not.
     write_atomically(output, page(runs, maps).encode("utf-8", "replace"))
 
 
 def _map_of(run: RunRecord, most: int) -> EmbeddingMap | str:
-    """The map, or why there is none: images may be elsewhere by now, and all the rest can be shown."""
+    """Return the map, or the reason why there is none. Missing images must not stop the rest of the page."""
     if most == 0:
-        return "none was asked for."
+        return "the report was made with --map-images 0."
     try:
         return embedding_map(run, most)
     except (UserError, BadImageError, OSError) as error:
-        logger.warning("no map of %s: %s", run.name, error)
+        logger.warning("the report has no map of %s: %s", run.name, error)
         return str(error)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bt_plugin.cli import main
 from bt_plugin.report.embedding_map import COLUMNS, THUMBNAIL_PX, EmbeddingMap, embedding_map, in_two_dimensions
-from bt_plugin.report.page import page, thinned
+from bt_plugin.report.page import baselines, page, thinned
 from bt_plugin.report.palette import class_colors
 from bt_plugin.report.record import read_runs
 from bt_plugin.report.tables import differing_keys, summary_rows
@@ -71,7 +71,7 @@ def test_each_picture_is_told_in_words_of_its_numbers(page_of_one: Path, runs: l
     assert all(texts)
     for name, title, lines in (("loss", "loss", metrics), ("rankme", "RankMe of embeddings", evaluations)):
         values = [line[name] for line in lines]
-        (told,) = (text for text in texts if text.startswith(f"Line chart of {title} by steps"))
+        (told,) = (text for text in texts if text.startswith(f"Line chart of {title} by step."))
         assert f"one: {values[0]:.4g} at step {lines[0]['step']}, {values[-1]:.4g} at step 12" in told
         assert f"between {min(values):.4g} and {max(values):.4g}" in told
     assert len([text for text in texts if "at step 12" in text and text.startswith("Heatmap")]) == 2
@@ -91,8 +91,38 @@ def test_a_curve_goes_through_its_points(page_of_one: Path, runs: list[Path]) ->
 def test_the_summary_is_the_runs(runs: list[Path]) -> None:
     rows = dict(summary_rows(read_runs(runs)))
     summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
-    assert rows["kNN top-1, pretrained"] == [f"{each['knn_top1']['pretrained']:.1%}" for each in summaries]
+    assert rows["kNN top-1, pretrained backbone"] == [f"{each['knn_top1']['pretrained']:.1%}" for each in summaries]
     assert rows["steps"] == ["12", "12"]
+
+
+def test_the_knn_chart_has_the_baselines_of_the_summary(copied: Path, page_of_one: Path) -> None:
+    """Each has a dashed line, a label and a text; a run without summary.json has none of them."""
+    scores = json.loads((copied / "summary.json").read_text())["knn_top1"]
+    (image,) = (i for i in Tags(page_of_one.read_text()).of("img") if str(i["alt"]).startswith("Line chart of kNN"))
+    labels = {"raw": "raw pixels", "untrained": "untrained", "calibrated": "calibrated"}
+    said = ", ".join(f"{label} {scores[name]:.4g}" for name, label in labels.items())
+    assert str(image["alt"]).endswith(f"Baselines: {said}.")
+    svg = base64.b64decode(str(image["src"]).partition(",")[2]).decode()
+    assert all(re.search(rf"<text[^>]*>{label}</text>", svg) for label in labels.values())
+    assert svg.count("stroke-dasharray") == 3
+    assert page_of_one.read_text().count("Baselines:") == 1, "no other metric has baselines"
+    (copied / "summary.json").unlink()
+    write_report([copied], copied / "page.html", map_images=0)
+    text = (copied / "page.html").read_text()
+    assert "Line chart of kNN top-1" in text
+    assert "Baselines:" not in text
+    assert "Dashed lines" not in text
+
+
+def test_a_baseline_that_runs_share_is_drawn_once(runs: list[Path]) -> None:
+    one, two = read_runs(runs)
+    scores = {"raw": 0.2, "untrained": 0.3, "calibrated": 0.4}
+    one = one._replace(summary={"knn_top1": scores})
+    two = two._replace(summary={"knn_top1": {**scores, "calibrated": 0.5}})
+    found = [(level.label, level.value) for level in baselines([one, two])]
+    assert found == [("raw pixels", 0.2), ("untrained", 0.3), ("calibrated", 0.4), ("calibrated", 0.5)]
+    many = [one._replace(summary={"knn_top1": {"raw": n / 9, "calibrated": n / 10}}) for n in range(5)]
+    assert {level.label for level in baselines(many)} == {"calibrated"}, "the labels of ten do not fit"
 
 
 def test_two_runs_differ_where_their_recipes_do(runs: list[Path], trained_run: Path) -> None:
@@ -110,7 +140,7 @@ def test_a_run_that_goes_on_has_a_page(copied: Path, capsys: pytest.CaptureFixtu
     assert main(["report", str(copied)]) == 0
     assert capsys.readouterr().out.strip() == str(copied / "report.html")
     text = (copied / "report.html").read_text()
-    assert "12, not done yet" in text
+    assert "12, unfinished" in text
     assert text.count("<circle") == 12
 
 
@@ -124,7 +154,7 @@ def test_a_run_that_diverged_has_a_page(copied: Path) -> None:
     write_report([copied], copied / "page.html", map_images=0)
     texts = texts_of_charts(copied / "page.html")
     assert any("nan at step 12, between" in text and "and 1e+30, 3 times not finite" in text for text in texts)
-    assert any("redundancy-reduction term" in text and "never finite" in text for text in texts)
+    assert any("redundancy term" in text and "never finite" in text for text in texts)
 
 
 def test_without_its_images_all_the_rest_is_there(copied: Path, tmp_path: Path) -> None:
@@ -132,7 +162,7 @@ def test_without_its_images_all_the_rest_is_there(copied: Path, tmp_path: Path) 
     (copied / "recipe.yaml").write_text(re.sub(r"val: [^,}]*/val", f"val: {tmp_path}/gone", recipe))
     assert main(["report", str(copied)]) == 0
     text = (copied / "report.html").read_text()
-    assert f"There is none: data.val: {tmp_path}/gone" in text
+    assert f"There is no map: data.val: {tmp_path}/gone" in text
     assert "Line chart of loss" in text
 
 
@@ -142,7 +172,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path, small_data: Path) 
     (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml())
     assert main(["report", str(tmp_path / "run")]) == 0
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "No line of metrics is written yet" in text
+    assert "There are no metrics yet" in text
     assert "neither an export nor a checkpoint" in text
     assert Tags(text).open == []
 
@@ -187,7 +217,7 @@ def test_a_thousand_classes_have_no_thousand_buttons(runs: list[Path]) -> None:
     classes = tuple(f"class {number}" for number in range(1000))
     found = EmbeddingMap("data.val", [str(label) for label in labels], labels, classes, np.zeros((100, 2)), b"")
     text = page([run], {run.name: found})
-    assert "1000 classes, each with a colour" in text
+    assert "1000 classes, each in its own color" in text
     assert not Tags(text).of("button")
     assert "990, class 990" in text
 
@@ -198,9 +228,9 @@ def test_a_long_run_has_a_short_page(runs: list[Path]) -> None:
     steps, values = thinned(long.metric("loss"))
     assert (steps[0], steps[-1], len(steps)) == (31, 30_001, 968)
     assert max(values) - min(values) < 0.05, "means of neighbours"
-    text = page([long], {run.name: "none was asked for."})
+    text = page([long], {run.name: "the report was made with --map-images 0."})
     assert len(text) < 600_000
-    assert "a point is the mean of several lines" in text
+    assert "each point is the mean of several lines" in text
     assert "30001, between 2 and 3" in text, "in words, all of them"
     short = run.metric("loss")
     assert thinned(short) == short
@@ -208,16 +238,16 @@ def test_a_long_run_has_a_short_page(runs: list[Path]) -> None:
 
 def test_near_ones_stay_near() -> None:
     generator = np.random.default_rng(0)
-    centres = generator.normal(size=(3, 100)) * 5
+    centers = generator.normal(size=(3, 100)) * 5
     labels = np.arange(90) % 3
-    points = in_two_dimensions(centres[labels] + generator.normal(size=(90, 100)), seed=0)
+    points = in_two_dimensions(centers[labels] + generator.normal(size=(90, 100)), seed=0)
     assert points.min() == 0
     assert points.max() == 1
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1) + 9 * np.eye(90)
     assert (labels[distances.argmin(axis=1)] == labels).mean() > 0.95
 
 
-def test_classes_have_colours_of_their_own() -> None:
+def test_classes_have_colors_of_their_own() -> None:
     colors = class_colors(100)
     assert len(set(colors)) == 100
     assert all(re.fullmatch("#[0-9a-fA-F]{6}", color) for color in colors)
@@ -226,8 +256,8 @@ def test_classes_have_colours_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{empty}"], r"{empty}: has no recipe\.yaml; name a run's directory"),
-        (["{run}", "{run}/", "-o", "{empty}/x.html"], "is named twice"),
+        (["{empty}"], r"{empty}: has no recipe\.yaml\. Give the directory of a run"),
+        (["{run}", "{run}/", "-o", "{empty}/x.html"], "is given twice"),
         (["{run}", "{other}"], "--output: a page about several runs needs a name"),
         (["{run}", "-o", "{empty}/x.pdf"], r"must end in \.html"),
         (["{run}", "-o", "{there}"], "already exists"),
