@@ -124,11 +124,7 @@ EVALUATION = (
 )
 # The baselines in summary.json and their labels in the chart.
 _BASELINES = {"raw": "raw pixels", "untrained": "untrained", "calibrated": "calibrated"}
-_BASELINES_SAY = (
-    "Dashed lines: the baselines of the final evaluation. They are kNN on raw pixels, on the untrained backbone, and on"
-    " the calibrated one (untrained, BatchNorm statistics re-estimated). The curve should rise above all of them. Small"
-    " differences mean little: the curve uses at most eval.online_images images, the baselines often more."
-)
+_BASELINES_SAY = "Dashed lines: the baselines of the final evaluation. The curve should rise above all of them."
 _MOST_LEVELS = 6
 _SHARED = "#545b64"
 _FRAMES_SAY = {
