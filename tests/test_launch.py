@@ -104,7 +104,7 @@ def test_the_doctor_examines_all_ranks(small_recipe: Path) -> None:
     command = [*ACCELERATE, *CPU_2PROC, "-m", "bt_plugin", "doctor", str(small_recipe), "optim.global_batch_size=7"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
     assert result.returncode != 0
-    assert result.stdout.count("2 ranks; 16 MiB are summed in") == 1, "rank 0 speaks"
+    assert result.stdout.count("2 ranks; they sum 16 MiB in") == 1, "rank 0 speaks"
     assert result.stdout.count("7 does not divide over 2 ranks") == 1
 
 

@@ -150,10 +150,10 @@ def test_another_number_of_ranks(small_recipe: Path, tmp_path: Path) -> None:
     assert launch(CPU_2PROC, str(small_recipe), "run.checkpoint_every_steps=2", "run.max_steps=6").returncode == 0
     refused = launch(CPU, str(small_recipe))
     assert refused.returncode != 0
-    assert "run.on_world_change: checkpoint-6 is of 2 ranks, and these are 1" in refused.stderr
+    assert "run.on_world_change: checkpoint-6 was written by 2 ranks, and this run has 1" in refused.stderr
     back = launch(CPU, str(small_recipe), "run.on_world_change=epoch", "run.max_steps=7")
     assert back.returncode == 0, back.stderr
-    assert "continuing from" in back.stderr
+    assert "resuming from" in back.stderr
     assert "checkpoint-4" in back.stderr
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 8))
     onward = launch(CPU_2PROC, str(small_recipe), "run.on_world_change=continue", "run.max_steps=9")

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole training state, visible only when complete, and trusted only when undamaged."""
+"""Checkpoints on disk: the whole training state. They appear only when complete, and are used only if undamaged."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _LoaderState(BaseModel, extra="allow"):
-    """What a checkpoint must say of its loader; all else is the loader's own."""
+    """The keys that every loader state has. The loader defines all other keys."""
 
     epoch: Count
     step: Count
 
 
 class CheckpointMetadata(NamedTuple):
-    """What a checkpoint says about itself.
+    """The description that a checkpoint stores of itself.
 
     Args:
-        step: Steps done.
+        step: Number of steps done.
         loader: State of the training loader, the same on every rank.
-        nonfinite_steps: Of them, how many were skipped.
-        world_size: Ranks that wrote it.
-        run_id: Of the run, by which trackers know it again.
-        best: The best value of each metric that was logged, and its step.
+        nonfinite_steps: Number of these steps that were skipped.
+        world_size: Number of ranks that wrote the checkpoint.
+        run_id: ID of the run, by which trackers find it again.
+        best: Best value of each logged metric, and its step.
     """
 
     step: Count
@@ -54,11 +54,11 @@ class CheckpointMetadata(NamedTuple):
 
 
 class NewCheckpoint:
-    """A checkpoint that is being written, in RUN/.checkpoint-STEP.partial until it is whole. For rank 0.
+    """A checkpoint that is being written, in RUN/.checkpoint-STEP.partial until it is complete. Use it on rank 0.
 
     Args:
-        run_dir: Of the run.
-        step: Of the checkpoint.
+        run_dir: Directory of the run.
+        step: Step of the checkpoint.
     """
 
     def __init__(self, run_dir: Path, step: int) -> None:
@@ -66,41 +66,46 @@ class NewCheckpoint:
         self._final = run_dir / f"checkpoint-{step}"
 
     def begin(self) -> None:
-        """Makes the folder, and removes what a killed process left of others."""
+        """Make the folder, and remove partial checkpoints that a killed process left."""
         for abandoned in self.folder.parent.glob(".checkpoint-*.partial"):
             shutil.rmtree(abandoned)
         self.folder.mkdir()
 
     def complete(self, metadata: CheckpointMetadata) -> None:
-        """Seals what is in the folder with a manifest, and gives it its name.
+        """Write the manifest of the folder's files, then give the folder its final name.
 
         Raises:
-            CheckpointError: If a part that some rank wrote is not there.
+            CheckpointError: If a part that a rank wrote is missing.
         """
-        CheckpointReader(self.folder).read_metadata()  # finds parts that another rank wrote elsewhere
+        CheckpointReader(self.folder).read_metadata()  # raises if another rank wrote its part elsewhere
         files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(self.folder.iterdir())}
         write_atomically(self.folder / _MANIFEST, _Manifest(progress=metadata, files=files).model_dump_json(indent=1))
         for path in (*self.folder.iterdir(), self.folder):
             sync(path)
         if self._final.exists():
-            # Damaged or incomplete: from a whole one the run would have continued.
+            # This one is damaged or incomplete: the run would have resumed from a whole one.
             os.replace(self._final, self._final.with_name(f".damaged-{self._final.name}.partial"))
         os.replace(self.folder, self._final)
         sync(self._final.parent)
 
     def abandon(self) -> None:
-        """Removes what was written."""
+        """Remove everything that was written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def prune(run_dir: Path, keep: int) -> None:
-    """Removes all checkpoints but the newest."""
+    """Remove old checkpoints.
+
+    Args:
+        run_dir: Directory of the run.
+        keep: Number of newest checkpoints that stay, 1 or more.
+    """
     for old in (*checkpoints(run_dir)[:-keep], *run_dir.glob(".damaged-checkpoint-*.partial")):
         shutil.rmtree(old)
 
 
 def read_metadata(checkpoint: Path) -> CheckpointMetadata:
-    """Read what a complete checkpoint says about itself.
+    """Read the description that a complete checkpoint stores of itself.
 
     Raises:
         CheckpointError: If its manifest is damaged.
@@ -109,18 +114,18 @@ def read_metadata(checkpoint: Path) -> CheckpointMetadata:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest first, whether or not they are damaged."""
+    """Return the complete checkpoints, oldest first. They may be damaged."""
     found = (path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name))
     return sorted((path for path in found if (path / _MANIFEST).is_file()), key=_step_of)
 
 
 def resume_from(run_dir: Path, resume: str) -> Path | None:
-    """The checkpoint that `run.resume` means, None to start from the beginning.
+    """Return the checkpoint that `run.resume` selects, None to start from the beginning.
 
-    A damaged one is passed over, with a warning, for the one before.
+    Skip a damaged checkpoint with a warning, and take the one before.
 
     Raises:
-        RecipeError: If a path is given that is no whole checkpoint of this run, or all are damaged.
+        RecipeError: If `run.resume` is a path that is not a whole checkpoint of this run, or if all are damaged.
     """
     if resume == "never":
         return None
@@ -128,48 +133,48 @@ def resume_from(run_dir: Path, resume: str) -> Path | None:
     if resume == "latest":
         return _newest_whole(found)
     if Path(resume).resolve() not in [path.resolve() for path in found]:
-        there = ", ".join(path.name for path in found) or "none yet"
-        raise RecipeError(f"run.resume: {resume} is not a complete checkpoint of {run_dir}; there are: {there}")
+        there = ", ".join(path.name for path in found) or "none exists yet"
+        raise RecipeError(f"run.resume: {resume} is not a complete checkpoint of {run_dir}. Choose one of: {there}")
     if damage := damage_of(Path(resume)):
-        raise RecipeError(f"run.resume: {resume} is damaged, {damage}; take another")
+        raise RecipeError(f"run.resume: {resume} is damaged: {damage}. Choose another checkpoint")
     return Path(resume)
 
 
 def check_undamaged(checkpoint: Path) -> None:
-    """Refuse a checkpoint that is not as it was written, before anything of it is used.
+    """Raise an error if a checkpoint differs from what was written, before any of it is used.
 
     Raises:
         CheckpointError: If it is damaged.
     """
     if damage := damage_of(checkpoint):
-        raise CheckpointError(f"{checkpoint} is damaged, {damage}; take another checkpoint")
+        raise CheckpointError(f"{checkpoint} is damaged: {damage}. Choose another checkpoint")
 
 
 def damage_of(checkpoint: Path) -> str | None:
-    """Return what of a complete checkpoint is not as it was written; None for nothing."""
+    """Return how a complete checkpoint differs from what was written, None if it does not."""
     try:
         for name, (size, digest) in _read_manifest(checkpoint).files.items():
             path = checkpoint / name
             if not path.is_file():
-                return f"{name} is gone"
+                return f"{name} is missing"
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size} of {size} bytes"
             if _digest(path) != digest:
-                return f"{name} has other bytes than were written"
-        # What the manifest does not name, nothing protects.
+                return f"{name} differs from what was written"
+        # A file that the manifest does not name has no hash to check.
         parts = CheckpointReader(checkpoint).read_metadata().storage_data.values()
         unnamed = {".metadata", *(str(part.relative_path) for part in parts)} - set(_read_manifest(checkpoint).files)
         if unnamed:
             return f"{_MANIFEST} does not name {min(unnamed)}"
     except (OSError, CheckpointError) as error:
-        return f"{_MANIFEST} or what it names cannot be read: {error}"
+        return f"{_MANIFEST} or a file that it names cannot be read: {error}"
     return None
 
 
 def set_aside_after(run_dir: Path, checkpoint: Path) -> list[Path]:
-    """Renames the checkpoints that are newer than the one that the run continues from.
+    """Rename the checkpoints that are newer than the one that the run resumes from. Return their old paths.
 
-    They are of a future that will not be: left in place, the next start would continue from them.
+    The run will write these steps again. Without the new names, the next start would resume from the old ones.
     """
     newer = [path for path in checkpoints(run_dir) if _step_of(path) > _step_of(checkpoint)]
     for path in newer:
@@ -182,7 +187,7 @@ def set_aside_after(run_dir: Path, checkpoint: Path) -> list[Path]:
 class _Manifest(BaseModel):
     progress: CheckpointMetadata
     files: dict[str, tuple[int, str]]
-    """Bytes and hash of each."""
+    """Size in bytes and hash of each file, by name."""
 
 
 def _read_manifest(checkpoint: Path) -> _Manifest:
@@ -196,14 +201,14 @@ def _read_manifest(checkpoint: Path) -> _Manifest:
         raise CheckpointError(f"{path} is damaged: {where}: {detail['msg']}") from error
     named = _NAME.fullmatch(checkpoint.name)
     if named and int(named[1]) != manifest.progress.step:
-        raise CheckpointError(f"{path} is of step {manifest.progress.step}, and the folder's name is of another")
+        raise CheckpointError(f"{path} is of step {manifest.progress.step}, but its folder is named {checkpoint.name}")
     if strange := [name for name in manifest.files if Path(name).name != name]:
-        raise CheckpointError(f"{path} names {strange[0]!r}, which is no file of this checkpoint")
+        raise CheckpointError(f"{path} names {strange[0]!r}, which is not a file of this checkpoint")
     return manifest
 
 
 def _manifest_key(loc: tuple[int | str, ...]) -> list[str]:
-    """The place of an error, with the names of CheckpointMetadata, which is stored as a list."""
+    """Return the place of an error, with the field names of CheckpointMetadata, which is stored as a list."""
     return [
         CheckpointMetadata._fields[part] if isinstance(part, int) and at == 1 else str(part)
         for at, part in enumerate(loc)
@@ -217,11 +222,11 @@ def _newest_whole(found: list[Path]) -> Path | None:
         if damage is None:
             return checkpoint
         told.append(f"{checkpoint.name}: {damage}")
-        logger.warning("%s is damaged, %s; it is passed over", checkpoint, damage)
+        logger.warning("%s is damaged: %s. It is skipped", checkpoint, damage)
     if found:
         raise RecipeError(
-            f"run.resume: every checkpoint of {found[0].parent} is damaged ({told[0]}); restore one, or name another"
-            " run.output_dir"
+            f"run.resume: every checkpoint of {found[0].parent} is damaged ({told[0]}). Restore one, or choose"
+            " another run.output_dir"
         )
     return None
 
@@ -236,5 +241,5 @@ def _digest(path: Path) -> str:
 
 def _step_of(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
-    assert match, "only checkpoints are asked for their step"
+    assert match, "only checkpoints have a step"
     return int(match[1])

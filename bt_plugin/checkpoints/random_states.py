@@ -22,12 +22,13 @@ RandomStates = dict[str, Tensor]
 
 
 def random_states(device: torch.device) -> RandomStates:
-    """Return the states of Python's, NumPy's and torch's generators, and of the GPU's where the device is one.
+    """Return the states of Python's, NumPy's and torch's generators, and of the GPU's if the device is a GPU.
 
     Shape:
         - python: (625,) int64; python_gauss: (1,) float64, NaN for none.
-        - numpy: (626,) int64, the 624 numbers, the position, and whether numpy_gauss, (1,) float64, counts.
-        - torch, gpu: uint8, torch's own.
+        - numpy: (626,) int64, which is 624 numbers, the position, and whether numpy_gauss is used;
+          numpy_gauss: (1,) float64.
+        - torch, gpu: uint8, in torch's own format.
     """
     of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return _as_tensors(random.getstate(), np.random.get_state(legacy=True), torch.get_rng_state(), of_gpu)
@@ -37,7 +38,7 @@ def set_random_states(states: RandomStates, device: torch.device) -> None:
     """Set the generators to states that random_states returned.
 
     Raises:
-        CheckpointError: If a state is none.
+        CheckpointError: If a state is not valid.
     """
     try:
         gauss = states["python_gauss"].item()
@@ -54,10 +55,10 @@ def set_random_states(states: RandomStates, device: torch.device) -> None:
 
 
 def from_pickle(content: bytes) -> RandomStates:
-    """Convert the states as version 0.1.0 wrote them until November 2026, a pickle. Nothing of it is run.
+    """Convert the states from the pickle that version 0.1.0 wrote until November 2026. No code in it is run.
 
     Raises:
-        CheckpointError: If it holds anything else.
+        CheckpointError: If the pickle holds anything else.
     """
     try:
         of_python, of_numpy, of_torch, of_gpu = read_allowed(content, _ALLOWED)
@@ -80,12 +81,12 @@ def _as_tensors(of_python: Any, of_numpy: Any, of_torch: Tensor, of_gpu: Tensor 
 
 
 def _storage_of(content: bytes) -> Any:
-    """Read what torch wraps a tensor's memory in, a file of torch.save inside of the pickle, by torch's allow-list."""
+    """Read a tensor's memory, which is a file of torch.save inside the pickle, with torch's allow-list."""
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _numpy_names() -> dict[str, Any]:
-    """The functions by which NumPy's arrays are pickled, whose modules are named differently by version 1 and 2."""
+    """Return the functions that pickle NumPy's arrays. NumPy 1 and 2 name their modules differently."""
     array = np.zeros(1, dtype=np.uint32)
     reconstruct = array.__reduce__()[0]
     from_buffer = array.__reduce_ex__(5)[0]

@@ -1,4 +1,4 @@
-"""Read checkpoints without running code: pickles are read by an allow-list, and tensors by torch's own."""
+"""Read checkpoints without running code. An allow-list reads the pickles, and torch's own reads the tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.serialization import _get_layout
 from bt_plugin.errors import CheckpointError
 from dali_pipelines.regular_files import open_regular, read_regular
 
-# All that torch.distributed.checkpoint writes into .metadata. None of them does more than hold what it is given.
+# All classes that torch.distributed.checkpoint writes into .metadata. They only hold values, and run nothing.
 _RECORDS = (
     *("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING", "TensorProperties", "TensorStorageMetadata"),
     *("BytesStorageMetadata", "StorageMeta", "Metadata", "MetadataIndex"),
@@ -30,29 +30,29 @@ _METADATA_NAMES: dict[str, Any] = {
     **{f"{filesystem.__name__}.{name}": getattr(filesystem, name) for name in ("_StorageInfo", "_StoragePrefix")},
     "torch.serialization._get_layout": _get_layout,
     "torch.Size": torch.Size,
-    # The folder's path, which is of no use; it has one of these names by the version of Python.
+    # The folder's path, which is not used. Its name depends on the version of Python.
     **dict.fromkeys(("pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.WindowsPath"), lambda *parts: parts),
     **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
 }
 
 
 def read_allowed(content: bytes, allowed: Mapping[str, Any]) -> Any:
-    """Read a pickle that names nothing but what is allowed.
+    """Read a pickle that names only allowed objects.
 
     Args:
         content: The pickle.
         allowed: Objects by MODULE.NAME.
 
     Raises:
-        CheckpointError: If it names anything else, of which nothing is imported or run, or is damaged.
+        CheckpointError: If the pickle is damaged, or names anything else. Nothing of that is imported or run.
     """
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             if f"{module}.{name}" not in allowed:
                 raise CheckpointError(
-                    f"it names {module}.{name}, which checkpoints of bt-plugin never hold; nothing of it was run."
-                    " Do not load it by other means"
+                    f"it names {module}.{name}, which checkpoints of bt-plugin never contain. No code was run. Do not"
+                    " load this file with other programs"
                 )
             return allowed[f"{module}.{name}"]
 
@@ -60,12 +60,12 @@ def read_allowed(content: bytes, allowed: Mapping[str, Any]) -> Any:
         return Unpickler(io.BytesIO(content)).load()
     except CheckpointError:
         raise
-    except Exception as error:  # bytes that are no pickle raise whatever they happen to mean
+    except Exception as error:  # damaged pickles raise arbitrary errors
         raise CheckpointError(f"it is damaged ({type(error).__name__})") from error
 
 
 class CheckpointReader(FileSystemReader):
-    """torch's reader of checkpoints, which reads .metadata by the allow-list and no file of another folder.
+    """A checkpoint reader like torch's that reads .metadata with the allow-list, and no file of another folder.
 
     Args:
         checkpoint: The checkpoint's folder.
@@ -79,7 +79,7 @@ class CheckpointReader(FileSystemReader):
         """Read .metadata.
 
         Raises:
-            CheckpointError: If it is missing or damaged, or names anything that is not torch's record of a checkpoint.
+            CheckpointError: If the file is missing or damaged, or names anything other than torch's own records.
         """
         path = self._checkpoint / ".metadata"
         try:
@@ -89,17 +89,17 @@ class CheckpointReader(FileSystemReader):
             assert all(isinstance(key, str) for key in found.state_dict_metadata)
         except (OSError, CheckpointError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
-        except Exception as error:  # records of other records than torch writes
+        except Exception as error:  # the records are nested in a way that torch never writes
             raise CheckpointError(f"{path} cannot be read: it is damaged ({type(error).__name__})") from error
         for part in parts:
             if not part or Path(part).name != part:
-                raise CheckpointError(f"{path} names {part!r}, which is no file of this checkpoint")
+                raise CheckpointError(f"{path} names {part!r}, which is not a file of this checkpoint")
             try:
                 open_regular(self._checkpoint / part).close()
             except OSError as error:
                 raise CheckpointError(
-                    f"{self._checkpoint / part} cannot be read: {error.strerror or error}; if another rank wrote it,"
-                    " run.output_dir must be on a file system that all machines share"
+                    f"{self._checkpoint / part} cannot be read: {error.strerror or error}. If another rank wrote it,"
+                    " set run.output_dir to a file system that all machines share"
                 ) from error
         found.storage_meta = found.storage_meta or StorageMeta()
         found.storage_meta.load_id = self.load_id
@@ -107,7 +107,7 @@ class CheckpointReader(FileSystemReader):
 
 
 class _Planner(DefaultLoadPlanner):
-    """torch's planner, which loads numbers and text by torch's allow-list instead of any pickle."""
+    """A load planner like torch's that reads numbers and text with torch's allow-list instead of any pickle."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         name = read_item.dest_index.fqn
@@ -115,7 +115,7 @@ class _Planner(DefaultLoadPlanner):
             loaded = torch.load(value, map_location="cpu", weights_only=True)
         except Exception as error:  # torch's own message advises to run the file's code
             raise CheckpointError(
-                f"{name} is damaged, or holds Python objects, which are not loaded ({type(error).__name__})"
+                f"{name} is damaged, or holds Python objects, which bt-plugin does not load ({type(error).__name__})"
             ) from None
         set_element(self.original_state_dict, self.mappings[name], loaded)
 
@@ -134,15 +134,15 @@ def read_state(checkpoint: Path, state: dict[str, Any], *, group: Any = None, al
 
     Args:
         checkpoint: The checkpoint's folder.
-        state: Nested dicts of tensors, numbers and text, with the keys that are wanted.
-        group: The ranks that read together, each its part; a gloo group.
-        alone: Whether this process reads without the others.
+        state: Nested dicts of tensors, numbers and text. Its keys select what is read.
+        group: Gloo group of the ranks that read together, each its part.
+        alone: Whether this process reads without the other ranks.
 
     Raises:
         CheckpointError: If a key is missing or does not fit, or the checkpoint cannot be read.
     """
     reader = CheckpointReader(checkpoint)
-    # torch would tell what is wrong with it twice, with a traceback.
+    # torch would report an error in it twice, with a traceback.
     reader.read_metadata()
     try:
         dcp.load(state, storage_reader=reader, planner=_Planner(), process_group=group, no_dist=alone)
@@ -151,12 +151,12 @@ def read_state(checkpoint: Path, state: dict[str, Any], *, group: Any = None, al
 
 
 def first_failure(error: CheckpointException) -> str:
-    """Return what went wrong on the first rank on which something did."""
+    """Return the error of the first rank that failed."""
     rank, (cause, _) = min(error.failures.items())
     told: dict[type, Callable[[BaseException], str]] = {
         CheckpointError: str,
         # torch advises to run the file's code.
-        pickle.UnpicklingError: lambda _: "it is damaged, or holds Python objects, which are not loaded",
+        pickle.UnpicklingError: lambda _: "it is damaged, or holds Python objects, which bt-plugin does not load",
     }
     says = next((say for kind, say in told.items() if isinstance(cause, kind)), None)
     text = says(cause) if says else f"{type(cause).__name__}: {cause}"

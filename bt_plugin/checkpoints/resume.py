@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, on as many ranks as before or on others."""
+"""Choose the checkpoint that a run resumes from, with the same or another number of ranks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def find_checkpoint(recipe: Recipe, world_size: int) -> Path | None:
-    """The checkpoint to continue from, None to start from the beginning. For rank 0.
+    """Return the checkpoint to resume from, None to start from the beginning. Call this on rank 0.
 
-    Newer ones, damaged or of a future that will not be, are renamed to superseded-checkpoint-STEP.
+    Newer checkpoints are renamed to superseded-checkpoint-STEP. They are damaged, or the run writes their steps again.
 
     Args:
-        recipe: Of the run.
-        world_size: Ranks that continue.
+        recipe: The run's recipe.
+        world_size: Number of ranks that resume.
 
     Raises:
-        RecipeError: If the recipe's checkpoint is none, or is of another number of ranks and must not be continued.
+        RecipeError: If the recipe's checkpoint is not usable, or if another number of ranks wrote it and the recipe
+            does not allow that.
     """
     run_dir = Path(recipe.run.output_dir)
     checkpoint = resume_from(run_dir, recipe.run.resume)
@@ -38,23 +39,24 @@ def find_checkpoint(recipe: Recipe, world_size: int) -> Path | None:
     metadata = read_metadata(checkpoint)
     if metadata.world_size != world_size:
         checkpoint = _for_another_world(recipe, checkpoint, metadata, world_size)
-    logger.info("continuing from %s", checkpoint)
+    logger.info("resuming from %s", checkpoint)
     for path in set_aside_after(run_dir, checkpoint):
-        logger.warning("%s is not continued from, and is called superseded-%s now", path, path.name)
+        logger.warning("%s is not used, and is renamed to superseded-%s", path, path.name)
     return checkpoint
 
 
 def _for_another_world(recipe: Recipe, checkpoint: Path, metadata: CheckpointMetadata, world_size: int) -> Path:
-    changed = f"{checkpoint.name} is of {metadata.world_size} ranks, and these are {world_size}"
+    changed = f"{checkpoint.name} was written by {metadata.world_size} ranks, and this run has {world_size}"
     in_mid_epoch = metadata.loader["step"] > 0
     if in_mid_epoch and recipe.run.on_world_change == "refuse":
         raise RecipeError(
-            f"run.on_world_change: {changed}, in the middle of epoch {metadata.loader['epoch']}; launch as many as"
-            " before, or take epoch, which goes back to the epoch's edge, or continue, which goes on from here"
+            f"run.on_world_change: {changed}, in the middle of epoch {metadata.loader['epoch']}. Resume with"
+            f" {metadata.world_size} ranks, or set run.on_world_change to 'epoch' (restart from the last epoch"
+            " boundary) or 'continue' (resume from this step)"
         )
     if in_mid_epoch and recipe.run.on_world_change == "epoch":
         checkpoint = _at_an_epochs_edge(checkpoint)
-    logger.warning("%s: images are shared out anew, the global batches stay; random states are new", changed)
+    logger.warning("%s: global batches are unchanged, but are divided anew. Random states are new", changed)
     return checkpoint
 
 
@@ -63,6 +65,6 @@ def _at_an_epochs_edge(checkpoint: Path) -> Path:
         if damage_of(path) is None and read_metadata(path).loader["step"] == 0:
             return path
     raise RecipeError(
-        f"run.on_world_change: epoch is not possible: no checkpoint of {checkpoint.parent} is at an epoch's edge;"
-        " launch as many ranks as before, or take continue"
+        f"run.on_world_change: epoch is not possible, because no checkpoint of {checkpoint.parent} is at an epoch"
+        " boundary. Resume with the same number of ranks as before, or set run.on_world_change to 'continue'"
     )

@@ -1,4 +1,4 @@
-"""Everything of a run that moves: one state, whether a rank holds the whole model or a shard of it."""
+"""The training state of a run. It is the same whether a rank holds the whole model or a shard of it."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from bt_plugin.runtime import collectives
 
 M = TypeVar("M", bound=nn.Module)
 
-# Said at each save and load of a run of one rank, which is no mistake.
+# torch warns at each save and load of a run of one rank, which is not a mistake.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 
 class TrainingState:
-    """Weights, BatchNorm's statistics, optimizer, gradient scaler, and the random states of this rank.
+    """Weights, BatchNorm statistics, optimizer, gradient scaler, and the random states of this rank.
 
-    Its layout does not depend on how the model is distributed, nor over how many ranks.
+    The layout does not depend on how the model is distributed, or over how many ranks.
 
     Args:
-        accelerator: Of this rank.
-        model: Prepared by it.
-        optimizer: Of its parameters, with the state of each made.
-        timeout: After which a rank that does not take part in writing is an error.
-        extras: What else has a state_dict of tensors, the same on every rank. One that a checkpoint does not have
-            yet stays as it is.
+        accelerator: Accelerator of this rank.
+        model: Model that the accelerator prepared.
+        optimizer: Optimizer of the model's parameters. It already has a state for each parameter.
+        timeout: Time after which a rank that does not take part in writing is an error.
+        extras: Other objects with a state_dict of tensors that is the same on every rank, by name. An object that a
+            checkpoint does not have keeps its state.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class TrainingState:
         self._accelerator = accelerator
         self._model = model
         self._optimizer = optimizer
-        # Keeps its memory, whose first use costs ten times the copy; for a GPU it is pinned.
+        # This stager keeps its memory, because first use costs ten times the copy. For a GPU the memory is pinned.
         self._stager = BlockingAsyncStager(cache_staged_state_dict=True)
 
     def copied(self) -> dict[str, Any]:
-        """A copy in the host's memory, which stays as it is until the next one. To be called on every rank."""
-        # torch would make a state that is missing by a step, which leaves more than zeros.
+        """Return a copy in host memory that is valid until the next copy. Call this on every rank."""
+        # torch would create a missing state by taking a step, which changes more than that state.
         assert self._optimizer.state, "the optimizer has its state before the first checkpoint"
         _agree_on_buffers(self._model)
         state = self._current()
@@ -75,14 +75,14 @@ class TrainingState:
         return copy
 
     def restore(self, checkpoint: Path, with_random_states: bool) -> None:
-        """Takes over what a checkpoint holds. To be called on every rank.
+        """Load a checkpoint into model, optimizer and the other parts. Call this on every rank.
 
         Args:
-            checkpoint: A whole one.
-            with_random_states: Whether it is of as many ranks, so that each has its own there.
+            checkpoint: Folder of a whole checkpoint.
+            with_random_states: Whether the same number of ranks wrote it, so that it has each rank's random states.
 
         Raises:
-            CheckpointError: If something is not in it, or does not fit.
+            CheckpointError: If the checkpoint lacks a part, or a part does not fit.
         """
         state = self._current()
         keys = written_keys(checkpoint)
@@ -118,12 +118,12 @@ class TrainingState:
         return str(self._accelerator.process_index)
 
     def _random_states_wanted(self, keys: set[str]) -> Any:
-        """What to read this rank's random states into: bytes where an older version wrote a pickle, else tensors."""
+        """Return what to read this rank's random states into: bytes for an older version's pickle, else tensors."""
         place = f"random.{self._rank}"
         if place in keys:
             return b""
         wanted = random_states(self._accelerator.device)
-        # A run on a CPU has none of a GPU; all others must be there.
+        # A run on a CPU has no GPU state. All other states must be in the checkpoint.
         return {name: value for name, value in wanted.items() if name != "gpu" or f"{place}.gpu" in keys}
 
     def _current(self) -> dict[str, Any]:
@@ -136,18 +136,18 @@ class TrainingState:
 
 
 def with_weights_of(model: nn.Module, plain: M) -> M:
-    """The plain model with the weights of one that may be sharded or wrapped. To be called on every rank."""
+    """Return the plain model with the weights of a model that may be sharded or wrapped. Call this on every rank."""
     _agree_on_buffers(model)
     plain.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
     return plain
 
 
 def _taken_out(group: dict[str, Any], place: str, keys: set[str]) -> dict[str, Any]:
-    """Take out what an older version did not write of a parameter group, such as its name."""
+    """Remove and return the values of a parameter group that an older version did not write, such as its name."""
     names = [name for name in group if name != "params" and f"{place}.{name}" not in keys]
     return {name: group.pop(name) for name in names}
 
 
 def _agree_on_buffers(model: nn.Module) -> None:
-    """Where BatchNorm is not synchronised, on a CPU, ranks differ in its statistics; rank 0's are the model's."""
+    """Give every rank the buffers of rank 0. On a CPU, BatchNorm is not synchronized, so that its statistics differ."""
     collectives.broadcast_(model.buffers())

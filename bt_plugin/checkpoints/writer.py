@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on."""
+"""Write checkpoints in the background during training."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bt_plugin.runtime import collectives
 
 
 class CheckpointWriter:
-    """Writes RUN/checkpoint-STEP in a thread, each rank its part, one checkpoint at a time.
+    """A writer of RUN/checkpoint-STEP in a thread. Each rank writes its part, one checkpoint at a time.
 
-    Training waits while the state is copied, and for an earlier checkpoint that is still being written. Methods are
-    to be called on every rank.
+    Training waits while the state is copied, and for an earlier checkpoint that is still being written. Call all
+    methods on every rank.
 
     Args:
-        state: Of the run.
-        run_dir: Of the run, on a file system that all ranks share.
-        keep: Checkpoints to keep, at least 1; older ones go when a new one is complete.
+        state: Training state of the run.
+        run_dir: Directory of the run, on a file system that all ranks share.
+        keep: Number of checkpoints to keep, 1 or more. Older ones are removed when a new one is complete.
     """
 
     def __init__(self, state: TrainingState, run_dir: Path, *, keep: int) -> None:
@@ -39,17 +39,17 @@ class CheckpointWriter:
 
     @property
     def has_failed(self) -> bool:
-        """Whether this rank knows already that the checkpoint under way will not be."""
+        """Whether this rank already knows that the current checkpoint failed."""
         return self._under_way is not None and self._under_way.done() and self._under_way.exception() is not None
 
     def write(self, metadata: CheckpointMetadata) -> None:
-        """Begins a checkpoint of the present state.
+        """Begin to write a checkpoint of the current state.
 
         Args:
-            metadata: Rank 0's is kept.
+            metadata: Description of the checkpoint. Rank 0's is stored.
 
         Raises:
-            CheckpointError: On every rank, if this one or the one before cannot be written on any.
+            CheckpointError: If any rank cannot write this checkpoint or the one before. Every rank raises it.
         """
         self.settle()
         new = NewCheckpoint(self._run_dir, metadata.step)
@@ -58,10 +58,10 @@ class CheckpointWriter:
         self._under_way = self._thread.submit(self._write, new, self._state.copied(), metadata)
 
     def settle(self) -> None:
-        """Waits until the checkpoint under way is complete.
+        """Wait until the current checkpoint is complete.
 
         Raises:
-            CheckpointError: On every rank, if any could not write; what was there before is there still.
+            CheckpointError: If any rank could not write. Every rank raises it. Earlier checkpoints are intact.
         """
         if self._under_way is None:
             return
@@ -69,7 +69,7 @@ class CheckpointWriter:
         self._check(self._step, collectives.all_gather_objects(_failure_of(under_way.result)))
 
     def close(self) -> None:
-        """Waits for the thread, whatever came of it."""
+        """Wait for the thread to end, also if it failed."""
         self._thread.shutdown()
 
     def _write(self, new: NewCheckpoint, state: dict[str, Any], metadata: CheckpointMetadata) -> None:
@@ -94,7 +94,7 @@ class CheckpointWriter:
 
 
 def _failure_of(action: Callable[[], object]) -> str | None:
-    # Python, torch and its checkpoints each have an error of their own for a full disk.
+    # Python, torch and torch's checkpoints each raise another error if the disk is full.
     try:
         action()
     except CheckpointException as error:

@@ -11,17 +11,23 @@ T = TypeVar("T")
 
 
 class Best:
-    """The best value of each metric so far, and the step it is of.
+    """The best value of each metric so far, and its step.
 
     Args:
-        best: So far, from a checkpoint.
+        best: Best values and their steps by metric, from a checkpoint.
     """
 
     def __init__(self, best: dict[str, tuple[float, int]] | None = None) -> None:
         self.values = dict(best or {})
 
     def watch(self, step: int, lower: dict[str, float] | None = None, higher: dict[str, float] | None = None) -> None:
-        """Of metrics that are better lower, and of those that are better higher; the earliest of equal ones stays."""
+        """Update the best values. The earliest of equal values stays.
+
+        Args:
+            step: Step of the metrics.
+            lower: Metrics for which lower is better.
+            higher: Metrics for which higher is better.
+        """
         for sign, metrics in ((1, lower), (-1, higher)):
             for name, value in (metrics or {}).items():
                 if math.isfinite(value) and sign * value < sign * self.values.get(name, (sign * math.inf, 0))[0]:
@@ -32,7 +38,7 @@ class Speed:
     """Images per second and the share of time spent waiting for data, since the last report.
 
     Args:
-        images_per_batch: Images of what `watch` hands out, over all ranks.
+        images_per_batch: Images per batch that `watch` yields, over all ranks.
     """
 
     def __init__(self, images_per_batch: int) -> None:
@@ -40,7 +46,7 @@ class Speed:
         self._reset()
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
-        """Hands out the batches, and counts them and the time that each takes to come."""
+        """Yield the batches. Count them, and time the wait for each."""
         iterator = iter(batches)
         while True:
             asked_s = time.perf_counter()
@@ -53,7 +59,7 @@ class Speed:
             yield batch
 
     def report(self) -> dict[str, float]:
-        """{"images_per_s", "data_wait"} since the last call, data_wait as a fraction of 1."""
+        """Return {"images_per_s", "data_wait"} since the last call. data_wait is a fraction, 0 to 1."""
         elapsed_s = time.perf_counter() - self._since_s
         report = {
             "images_per_s": self._steps * self._images_per_batch / elapsed_s,

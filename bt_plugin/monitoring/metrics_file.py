@@ -1,4 +1,4 @@
-"""What is logged of a run, and how fast it goes."""
+"""Write and read the metrics of a run, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ T = TypeVar("T")
 
 
 class MetricsFile:
-    """RUN/metrics.jsonl, or another, in which every step stands at most once.
+    """A file of metrics such as RUN/metrics.jsonl, with at most one line per step.
 
     Args:
-        run_dir: Of the run.
-        step: That the run continues from; later lines are of steps that will be done again, and go.
-        name: Of the file.
+        run_dir: Directory of the run.
+        step: Step that the run resumes from. Lines of later steps are removed, because those steps are done again.
+        name: Name of the file.
     """
 
     def __init__(self, run_dir: Path, step: int, name: str = METRICS) -> None:
         path = run_dir / name
-        # Damaged lines stay where they are: every reader passes them over, and they are the user's.
+        # Damaged lines stay, because they belong to the user. Every reader skips them.
         kept = (line for line, values in _lines(path) if values is None or values["step"] <= step)
         write_atomically(path, b"".join(kept))
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close
@@ -42,21 +42,21 @@ class MetricsFile:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl or evaluations.jsonl, also while it is written.
+    """Read metrics.jsonl or evaluations.jsonl, even during the run.
 
     Returns:
-        A dict of numbers for each line, with its step; none where there is no such file. Lines that are damaged are
-        left out, with one warning. A last line that a kill cut short is left out without.
+        A dict of numbers for each line, with its step. The list is empty without a file. Damaged lines are left out
+        with one warning. A last line that a kill cut short is left out without a warning.
     """
     lines = [values for _, values in _lines(path)]
     damaged = [number for number, values in enumerate(lines, start=1) if values is None]
     if damaged:
-        logger.warning("%s: %d damaged lines are left out; the first is line %d", path, len(damaged), damaged[0])
+        logger.warning("%s: %d damaged lines are left out. The first is line %d", path, len(damaged), damaged[0])
     return [values for values in lines if values is not None]
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Each whole line, and what it says; None for one that is damaged."""
+    """Yield each whole line and its values, None if the line is damaged."""
     try:
         content = read_regular(path)
     except FileNotFoundError:
@@ -75,7 +75,7 @@ def _numbers_of(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(values, dict) or not _is_count(values.get("step")):
         return None
-    # An integer of hundreds of digits is no number of ours, and no float.
+    # An integer of hundreds of digits fits no float, and a run never writes one.
     is_sound = all(
         value is None or type(value) is float or (type(value) is int and abs(value) < 2**63)
         for value in values.values()

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line now and then where there is none."""
+"""Show the progress of a run: a bar on a terminal, otherwise a log line every 30 s."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _BETWEEN_LINES_S = 30.0
 
 
 class ProgressBar:
-    """Of the steps of a run.
+    """A progress bar of the steps of a run.
 
     Args:
-        total: Steps, all together.
-        done: Steps that were done before.
-        shown: Whether this rank shows it.
+        total: Number of steps of the whole run.
+        done: Number of steps that were done before.
+        shown: Whether this rank shows the progress.
     """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
@@ -31,12 +31,12 @@ class ProgressBar:
         self._told_s = -_BETWEEN_LINES_S
 
     def step_done(self) -> None:
-        """One more."""
+        """Count one more step."""
         self._bar.update()
         self._done += 1
 
     def tell(self, text: str) -> None:
-        """What stands behind the bar, or in the next line."""
+        """Set the text behind the bar, or in the next log line."""
         self._bar.set_postfix_str(text, refresh=False)
         now_s = time.monotonic()
         is_due = now_s - self._told_s >= _BETWEEN_LINES_S or self._done == self._total
@@ -45,7 +45,7 @@ class ProgressBar:
             logger.info("step %d of %d, %s: %s", self._done, self._total, self._times(now_s), text)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Leave the bar on the screen as it is."""
         self._bar.close()
 
     def _times(self, now_s: float) -> str:

@@ -1,4 +1,4 @@
-"""What is told of a run while it goes: metrics.jsonl, trackers, the bar, and signs that nothing is learnt."""
+"""Log a run: metrics.jsonl, trackers, progress bar, and warnings of a collapse."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from bt_plugin.runs.directory import EVALUATIONS, METRICS
 from bt_plugin.runtime.async_copy import AsyncCopy
 from dali_pipelines.loaders import Batch, TwoViewLoader
 
-# What a line of metrics has of a step: every scalar of its LossTerms.
+# A line of metrics has every scalar of a step's LossTerms.
 _TERMS = tuple(name for name in LossTerms._fields if name != "finite")
 
 
 class _Line(NamedTuple):
-    """Of metrics, whose numbers may be on their way from the device."""
+    """A line of metrics, whose numbers may still be on the device."""
 
     step: int
     epoch: int
@@ -38,15 +38,15 @@ class _Line(NamedTuple):
 
 
 class RunLogger:
-    """Of a run, from the step that it goes on from. On every rank; rank 0 tells.
+    """A logger of a run, from the step that it starts or resumes at. Create one on every rank; only rank 0 logs.
 
     Args:
-        accelerator: Of this rank.
-        recipe: Of the run.
-        step: Steps done.
-        last_step: That the run ends with.
-        run_id: By which trackers know it again.
-        best: Of the run so far.
+        accelerator: Accelerator of this rank.
+        recipe: The run's recipe.
+        step: Number of steps done.
+        last_step: Last step of the run.
+        run_id: ID by which trackers find the run again.
+        best: Best values of the run so far.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RunLogger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A device that failed has no numbers, and its own error is the one to be seen.
+        # A failed device returns no numbers. Its own error must not be hidden by a second one.
         with contextlib.suppress(RuntimeError):
             self.settle()
         self._progress.close()
@@ -78,24 +78,24 @@ class RunLogger:
             file.close()
 
     def watch(self, loader: TwoViewLoader) -> Iterator[Batch]:
-        """Hands out the batches of an epoch, and takes the time that each takes to come."""
+        """Yield the batches of an epoch, and time the wait for each."""
         return self._speed.watch(loader)
 
     def step_done(self) -> None:
-        """Moves the bar, and tells the line before once its numbers are here."""
+        """Advance the bar. Log the last line if its numbers have arrived."""
         self._progress.step_done()
         if self._line and self._line.fetched.is_here:
             self.settle()
 
     def log(self, step: int, epoch: int, terms: LossTerms, rates: dict[str, float], nonfinite: Tensor) -> None:
-        """Log a line of metrics. It is written when its numbers have come from the device, without a wait.
+        """Log a line of metrics. It is written when its numbers arrive from the device, so that no step waits for them.
 
         Args:
             step: The step's number.
             epoch: The step's epoch.
-            terms: The step's, on the device.
-            rates: The learning rate of each parameter group, as lr_NAME.
-            nonfinite: Steps that were not finite so far, a scalar on the device.
+            terms: The step's loss terms, on the device.
+            rates: Learning rate of each parameter group, as lr_NAME.
+            nonfinite: Number of non-finite steps so far, a scalar on the device.
         """
         if not self._accelerator.is_main_process:
             return
@@ -106,7 +106,7 @@ class RunLogger:
             self.settle()
 
     def settle(self) -> None:
-        """Tells the last line, and waits for its numbers if need be."""
+        """Log the last line. Wait for its numbers if necessary."""
         if self._line is None:
             return
         line, self._line = self._line, None
@@ -122,7 +122,15 @@ class RunLogger:
     def evaluated(
         self, step: int, epoch: int, values: dict[str, float], snapshot: CorrelationSnapshot, views: Array
     ) -> None:
-        """A line of evaluations, and pictures; the time that they took counts for no speed."""
+        """Log the results of an evaluation and its pictures. Its time does not count as training time.
+
+        Args:
+            step: The step's number.
+            epoch: The step's epoch.
+            values: Metrics of the evaluation by name.
+            snapshot: What is drawn of C and the embeddings.
+            views: Picture of the views, (height, width, 3).
+        """
         self.settle()
         if self._snapshots is not None:
             self._best.watch(step, higher={name: values[name] for name in values if name.endswith("_top1")})
@@ -130,7 +138,7 @@ class RunLogger:
             self._snapshots.add(step, snapshot)
             pictures = {"views": views} if self._snapshots.add_views(views) else {}
             if self._accelerator.trackers:
-                # Brings matplotlib, a third of a second that a run without evaluations need not wait for.
+                # matplotlib takes a third of a second to import. Runs without evaluations do not need it.
                 from bt_plugin.monitoring.figures import as_pixels, snapshot_figures
 
                 pictures |= {name: as_pixels(figure) for name, figure in snapshot_figures(snapshot).items()}
@@ -139,6 +147,6 @@ class RunLogger:
 
     def _tell(self, file: str, step: int, epoch: int, values: dict[str, Any]) -> None:
         self._files[file].write({"step": step, "epoch": epoch, **values})
-        # Of the same names, some are of the training batch and some of the images that are evaluated on.
+        # Some names are metrics of the training batch and also of an evaluation, so that they need a prefix.
         prefix = "eval/" if file == EVALUATIONS else ""
         tell_metrics(self._accelerator, {f"{prefix}{name}": value for name, value in values.items()}, step)

@@ -1,4 +1,4 @@
-"""What is kept of an evaluation to be drawn: RUN/pictures/step-STEP.npz, some 20 KB each, and views.png."""
+"""Store what is drawn of an evaluation: RUN/pictures/step-STEP.npz, about 20 KB each, and views.png."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PICTURES = "pictures"
 VIEWS = "views.png"
-# Cells along a side of a heatmap: each is seen on a screen.
+# Cells along a side of a heatmap. With more, a cell would not be visible on a screen.
 SIDE = 64
 _MOST_BYTES = 2**24
 _NAME = re.compile(r"step-([0-9]{1,15})\.npz")
@@ -29,13 +29,13 @@ Array = NDArray[Any]
 
 
 class CorrelationSnapshot(NamedTuple):
-    """Of the embeddings of two views of the same images.
+    """The correlation of the embeddings of two views of the same images.
 
     Shape:
-        - c_whole: at most (SIDE, SIDE) float32: C in blocks, of each the root of its mean square.
-        - c_first: at most (SIDE, SIDE) float32: the first rows and columns of C.
-        - diagonal_counts, off_diagonal_counts: entries of C by BIN_EDGES.
-        - spectrum: (min(N, D),) float32, the singular values of the first views' embeddings, falling.
+        - c_whole: at most (SIDE, SIDE) float32, the root mean square of each block of C.
+        - c_first: at most (SIDE, SIDE) float32, the first rows and columns of C.
+        - diagonal_counts, off_diagonal_counts: number of entries of C in the bins of BIN_EDGES.
+        - spectrum: (min(N, D),) float32, the singular values of the first views' embeddings in descending order.
     """
 
     c_whole: Array
@@ -46,11 +46,11 @@ class CorrelationSnapshot(NamedTuple):
 
 
 class SnapshotStore:
-    """The pictures of a run, of each step at most one.
+    """The store of a run's snapshots, at most one per step.
 
     Args:
-        run_dir: Of the run.
-        step: That the run continues from; later pictures are of steps that will be done again, and go.
+        run_dir: Directory of the run.
+        step: Step that the run resumes from. Later snapshots are removed, because those steps are done again.
     """
 
     def __init__(self, run_dir: Path, step: int) -> None:
@@ -60,13 +60,13 @@ class SnapshotStore:
                 path.unlink()
 
     def add(self, step: int, snapshot: CorrelationSnapshot) -> None:
-        """Keeps it; it is there whole or not at all."""
+        """Store a snapshot. The file is complete, or does not exist."""
         content = io.BytesIO()
         np.savez_compressed(content, **snapshot._asdict())
         self._write(f"step-{step}.npz", content)
 
     def add_views(self, picture: Array) -> bool:
-        """Keeps a picture of the views that are looked at, which are the same each time; whether it is the first."""
+        """Store the picture of the views, which is the same for every evaluation. Return whether it is the first."""
         if (self._folder / VIEWS).exists():
             return False
         content = io.BytesIO()
@@ -80,7 +80,7 @@ class SnapshotStore:
 
 
 def read_snapshots(run_dir: Path) -> dict[int, CorrelationSnapshot]:
-    """The pictures of a run by their steps, in order; one that cannot be read is left out."""
+    """Return the snapshots of a run by step, in order. Unreadable files are left out with a warning."""
     snapshots = {}
     for step, path in sorted(_files(run_dir / PICTURES).items()):
         try:
@@ -95,13 +95,13 @@ def read_snapshots(run_dir: Path) -> dict[int, CorrelationSnapshot]:
 
 
 def _check(snapshot: CorrelationSnapshot) -> None:
-    """Raise ValueError for other arrays than are written."""
+    """Raise ValueError if an array differs in kind from those that runs write."""
     for name, array in snapshot._asdict().items():
         dimensions = 2 if name.startswith("c_") else 1
         counts = len(BIN_EDGES) - 1 if name.endswith("_counts") else None
         is_sound = array.ndim == dimensions and array.size > 0 and np.issubdtype(array.dtype, np.number)
         if not is_sound or np.iscomplexobj(array) or (counts is not None and len(array) != counts):
-            raise ValueError(f"{name} has shape {array.shape} of {array.dtype}")
+            raise ValueError(f"{name} has shape {array.shape} and type {array.dtype}")
 
 
 def _files(folder: Path) -> dict[int, Path]:

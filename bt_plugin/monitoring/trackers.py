@@ -1,4 +1,4 @@
-"""Who else is told of a run, through Accelerate; a run that goes on is the same run there."""
+"""Log a run to trackers through Accelerate. A resumed run stays the same run in each tracker."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ from bt_plugin.runs.directory import TENSORBOARD
 logger = logging.getLogger(__name__)
 
 _PROJECT = "bt_plugin"
-# MLflow gives runs ids of its own; by this tag they are found again.
+# MLflow gives runs its own IDs. This tag finds them again.
 _MLFLOW_TAG = "bt_plugin.run_id"
 
 Picture = NDArray[np.uint8]
 
 
 def tracker_options(recipe: Recipe) -> dict[str, Any]:
-    """Of the Accelerator; which would leave out, without a word, what is not installed.
+    """Return the Accelerator's tracking arguments. Accelerate itself would skip a missing tracker silently.
 
     Raises:
         RecipeError: If a tracker is not installed.
     """
     for name in recipe.run.trackers:
         if importlib.util.find_spec(name) is None:
-            raise RecipeError(f"run.trackers: {name} is not installed; pip install {name}, or leave it out")
+            raise RecipeError(
+                f"run.trackers: {name} is not installed. Run `pip install {name}`, or remove it from run.trackers"
+            )
     folder = recipe.run.output_dir
     return {
         "log_with": recipe.run.trackers,
@@ -44,19 +46,19 @@ def tracker_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, *, run_id: str, step: int) -> None:
-    """Opens the recipe's trackers. To be called on every rank.
+    """Open the recipe's trackers. Call this on every rank.
 
     Args:
-        accelerator: Made with these trackers.
-        recipe: Of the run.
-        run_id: Of the run, the same in all its lives.
-        step: That it goes on from; what TensorBoard has of later ones goes.
+        accelerator: Accelerator that was created with tracker_options.
+        recipe: The run's recipe.
+        run_id: ID of the run, which stays the same when the run resumes.
+        step: Step that the run starts or resumes at. TensorBoard removes its entries of later steps.
     """
     folder = Path(recipe.run.output_dir)
     config = recipe.resolved_dict()
     options: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},
-        # Trackio knows a run by its name.
+        # Trackio identifies a run by its name.
         "trackio": {"name": f"{folder.name}-{run_id[:8]}", "resume": "allow", "config": config},
         "wandb": {"id": run_id, "resume": "allow", "name": folder.name, "dir": str(folder), "config": config},
     }
@@ -65,53 +67,53 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, *, run_id: str, ste
             options["mlflow"] = _mlflow_options(folder.name, run_id)
         accelerator.init_trackers(_PROJECT, init_kwargs=options)
         if "run_name" in options.get("mlflow", {}):
-            # Once: MLflow takes no other value for a parameter, and a run may go on with other threads.
+            # Only once: MLflow refuses a new value for a parameter, but a resumed run may have other values.
             accelerator.get_tracker("mlflow").store_init_configuration(recipe.flat_dict())
     except Exception as error:  # each tracker has errors of its own
         names = ", ".join(recipe.run.trackers)
         raise RecipeError(
-            f"run.trackers: {names} cannot be started: {type(error).__name__}: {error}; correct the tracker's settings,"
-            " or leave it out of run.trackers"
+            f"run.trackers: {names} cannot be started: {type(error).__name__}: {error}. Correct the tracker's settings,"
+            " or remove it from run.trackers"
         ) from error
 
 
 def tell_metrics(accelerator: Accelerator, values: Mapping[str, float | None], step: int) -> None:
-    """Log numbers to the trackers. For rank 0; the other ranks have none.
+    """Log metrics to the trackers. Call this on rank 0; the other ranks have no trackers.
 
     Args:
-        accelerator: With its trackers open.
-        values: By name.
-        step: Of the run.
+        accelerator: Accelerator with open trackers.
+        values: Metrics by name.
+        step: Step of the run.
     """
     _each(accelerator, lambda tracker: tracker.log(dict(values), step=step))
 
 
 def tell_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step: int) -> None:
-    """Log pictures to the trackers. For rank 0.
+    """Log pictures to the trackers. Call this on rank 0.
 
     Args:
-        accelerator: With its trackers open.
-        pictures: (height, width, 3), by name.
-        step: Of the run.
+        accelerator: Accelerator with open trackers.
+        pictures: Pictures (height, width, 3) by name.
+        step: Step of the run.
     """
     for name, picture in pictures.items():
         _each(accelerator, lambda tracker: _TELL[tracker.name](tracker, name, picture, step))  # noqa: B023 - called at once
 
 
 def finish_trackers(accelerator: Accelerator) -> None:
-    """Close the trackers, before accelerator.end_training, which does not forgive one that fails."""
+    """Close the trackers. Call this before accelerator.end_training, which raises if a tracker fails."""
     _each(accelerator, lambda tracker: tracker.finish())
     accelerator.trackers.clear()
 
 
 def _each(accelerator: Accelerator, action: Callable[[GeneralTracker], object]) -> None:
-    """Do something with each tracker. One that fails is lost, and the run goes on: metrics.jsonl has it all."""
+    """Do something with each tracker. Drop one that fails, because metrics.jsonl has everything anyway."""
     for tracker in list(accelerator.trackers):
         try:
             action(tracker)
         except Exception as error:  # each tracker has errors of its own
             logger.warning(
-                "run.trackers: %s is lost, and the run continues without it: %s: %s",
+                "run.trackers: %s failed, and the run continues without it: %s: %s",
                 tracker.name,
                 type(error).__name__,
                 error,

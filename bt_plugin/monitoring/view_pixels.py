@@ -1,4 +1,4 @@
-"""Views as a person may look at them."""
+"""Convert views to pixels for people to look at."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from dali_pipelines.views.params import EvalParams, ViewParams
 
-# Told apart by those who see colours otherwise too: Okabe and Ito's palette, without its yellow, pale on white.
+# Okabe and Ito's palette suits color-blind readers. Its yellow is left out, because it is pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
 def pixels_of(image: Tensor, params: ViewParams | EvalParams) -> NDArray[np.uint8]:
-    """A view without its normalisation.
+    """Return the pixels of a view, without its normalization.
 
     Shape:
-        - image: (C, height, width) floating point; of more than three channels the first
-          three are shown, of two the first.
+        - image: (C, height, width) floating point. The first three of more than three channels are shown, and the
+          first of two.
         - Output: (height, width, 3).
     """
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (params.mean, params.std))
@@ -35,11 +35,11 @@ def pixels_of(image: Tensor, params: ViewParams | EvalParams) -> NDArray[np.uint
 
 
 def rows_of(views: Sequence[Tensor], params: Sequence[ViewParams]) -> NDArray[np.uint8]:
-    """A picture with an image a column, and a view a row.
+    """Return a picture with one column per image and one row per view.
 
     Args:
-        views: Each (n, C, height, width) of the same images; sizes may differ from view to view.
-        params: Of each view.
+        views: Views of the same images, each (n, C, height, width). Sizes may differ between views.
+        params: Parameters of each view.
     """
     rows = [
         np.concatenate([pixels_of(image, of_view) for image in view], axis=1) for view, of_view in zip(views, params)

@@ -1,4 +1,4 @@
-"""How fast a recipe trains on this machine, and what holds it back. Nothing of a run is written."""
+"""Measure how fast a recipe trains on this machine, and find its bottleneck. Write no files of a run."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.views.params import Preset
 
 _ROUNDS = 3
-# Of the measured time, to each of loader, step, and both; the rest goes to the limits.
+# Share of the measured time for each of loader, step and both. The limits get the rest.
 _SHARE = 0.28
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
-    """Measures loader, step and training by turns. To be called on every rank.
+    """Measure the loader, the step and training, alternating between them. Call this on every rank.
 
     Args:
-        recipe: As for pretrain.
-        seconds: That the measurements take, about, after the first steps.
+        recipe: The recipe of a pretraining.
+        seconds: Approximate duration of the measurements after the first steps, in seconds.
 
     Returns:
-        The rates, raw and as medians, what holds training back, and what to change.
+        The rates, raw and as medians, the bottleneck, and the keys to change.
 
     Raises:
-        RecipeError: For whatever cannot be run as the recipe says.
+        RecipeError: If the recipe cannot run on this machine.
     """
     accelerator = build_accelerator(recipe.run)
     check_compiler(recipe.run)
@@ -73,11 +73,11 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
 def _measured(
     recipe: Recipe, accelerator: Accelerator, loader: TwoViewLoader, train_step: TrainStep, seconds: float
 ) -> tuple[Throughput, dict[str, list[float]]]:
-    """What was found, and each phase's rates, round by round."""
+    """Return the measurements, and the rates of each phase in each round."""
     stopwatch = Stopwatch(accelerator.device, recipe.optim.global_batch_size, loader.backend.prefetch + 1)
     steps = _steps(loader, recipe.optim.accumulation_steps)
     fixed = [_moved(batch, accelerator.device) for batch in next(steps)]
-    # At a rate of 0 the work is the same, and the weights stay as they are, however often a batch is seen.
+    # A learning rate of 0 keeps the weights at the same work, so that a repeated batch cannot diverge.
     step = partial(train_step, lr_scale=0.0)
     step(fixed)
     phase_s = seconds * _SHARE / _ROUNDS
@@ -108,7 +108,13 @@ def _measured(
 
 
 class Stopwatch:
-    """Images a second over all ranks, and the share of the time between `enter` and `leave`."""
+    """A stopwatch for images per second over all ranks, and for the share of time between `enter` and `leave`.
+
+    Args:
+        device: Device that does the work.
+        images: Images that one action processes, over all ranks.
+        ahead: Actions whose results may be ready in advance. They are not timed.
+    """
 
     def __init__(self, device: torch.device, images: int, ahead: int = 1) -> None:
         self._device = device
@@ -118,8 +124,13 @@ class Stopwatch:
         self.share_within = 0.0
 
     def rate(self, action: Callable[[], object], seconds: float) -> float:
-        """Of an action that every rank does, as often as rank 0 finds that the seconds allow."""
-        # What was made ahead while another phase ran, and would count as speed.
+        """Return the images per second of an action that every rank repeats.
+
+        Args:
+            action: Work of one repetition.
+            seconds: Approximate duration in seconds. Rank 0 chooses the number of repetitions from it.
+        """
+        # Batches that were prefetched during another phase would make the loader look faster.
         for _ in range(self._ahead):
             action()
         one_s = self._timed(action, 1)
@@ -142,7 +153,7 @@ class Stopwatch:
         return result
 
     def finish(self) -> None:
-        """Waits until the device has done all that it was given."""
+        """Wait until the device has finished its work."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
@@ -158,7 +169,14 @@ class Stopwatch:
 def optimizer_share(
     optimizer: torch.optim.Optimizer, step: Callable[[], object], *, stopwatch: Stopwatch, seconds: float
 ) -> float:
-    """Of the time of steps that take about so many seconds, the optimizer's part, 0 to 1."""
+    """Return the optimizer's share of a step's time, 0 to 1.
+
+    Args:
+        optimizer: Optimizer of the step.
+        step: Function that runs one step.
+        stopwatch: Stopwatch that times the steps.
+        seconds: Approximate duration of the measurement in seconds.
+    """
 
     def before(*_: Any) -> None:
         stopwatch.finish()
@@ -185,7 +203,7 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def _tiny(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -> Callable[[], object]:
-    """One view of 8 px without colour steps: what is left is reading and decoding."""
+    """Return an action that loads batches of one 8 px view without color steps: only reading and decoding remain."""
     view = replace(loader.views[0], size_px=8, jitter_p=0.0, blur_p=0.0, gray_p=0.0)
     shards = loader.shards
     tiny = TwoViewLoader(
@@ -202,7 +220,7 @@ def _tiny(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -> Callab
 
 
 def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
-    """Images a second over all ranks, by the rate of one large copy from pinned memory."""
+    """Return the images per second over all ranks that copies from pinned memory allow, from one large copy."""
     if device.type != "cuda":
         return None
     if loader.backend.device == "gpu":
@@ -217,7 +235,7 @@ def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
 
 
 def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of a few large products."""
+    """Return the best rate of a few large matrix products, in FLOP per second."""
     size = 4096 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     stopwatch = Stopwatch(device, 1)

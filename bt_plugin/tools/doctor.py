@@ -1,4 +1,4 @@
-"""Whether a machine, its packages and a recipe are ready for a run: findings, each with its remedy."""
+"""Check whether a machine, its packages and a recipe are ready for a run. Each finding has a remedy."""
 
 from __future__ import annotations
 
@@ -33,14 +33,20 @@ from dali_pipelines.sources.index_cache import cache_folder
 
 Level = Literal["ok", "warning", "error"]
 
-# NVIDIA's CUDA 13 release notes: the oldest driver of its branch.
+# Oldest driver for CUDA 13, from NVIDIA's CUDA 13 release notes.
 CUDA_13_DRIVER = 580
-# Of each data set that is looked at.
+# Images of each data set that are test-read.
 _IMAGES = 64
 
 
 class Finding(NamedTuple):
-    """What was looked at, and what to do about it where it is not ok."""
+    """The result of one check.
+
+    Args:
+        level: Severity: ok, warning or error.
+        what: What was found.
+        remedy: What to do, empty if the level is ok.
+    """
 
     level: Level
     what: str
@@ -48,12 +54,12 @@ class Finding(NamedTuple):
 
 
 def examine_machine() -> list[Finding]:
-    """Packages, GPU, DALI, memory and folders for caches."""
+    """Check packages, GPU, DALI, memory and cache folders."""
     return [*_packages(), *_devices(), _memory(), *_caches()]
 
 
 def examine_recipe(recipe: Recipe) -> list[Finding]:
-    """Everything that a run of this recipe needs, on this rank. To be called on every rank."""
+    """Check everything that a run of this recipe needs on this rank. Call this on every rank."""
     try:
         accelerator = build_accelerator(recipe.run)
     except UserError as error:
@@ -66,9 +72,9 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
     else:
         findings += _images("data.train", train, recipe.data.max_pixels)
         findings += _images("data.val", val, recipe.data.max_pixels) if val else []
-        findings.append(_said(lambda: f"{recipe.steps_per_epoch(len(train))} steps an epoch"))
+        findings.append(_said(lambda: f"{recipe.steps_per_epoch(len(train))} steps per epoch"))
     findings.append(
-        _said(lambda: f"{recipe.batch_size_per_rank(accelerator.num_processes)} images a step on each rank")
+        _said(lambda: f"{recipe.batch_size_per_rank(accelerator.num_processes)} images per step on each rank")
     )
     findings += [_said(lambda: _embeds(recipe)), _said(lambda: _writable(recipe)), _room(recipe)]
     return findings
@@ -80,14 +86,14 @@ def _embeds(recipe: Recipe) -> str:
 
 
 def _caches() -> Iterator[Finding]:
-    """Whether what took long once is kept for the next start."""
+    """Check whether compiled code and file lists can be saved, so that the next start is fast."""
     from dali_pipelines.native.compiled import why_not_cached
 
     if reason := why_not_cached():
-        remedy = "each start compiles for some ten seconds; set NUMBA_CACHE_DIR to a folder that can be written"
-        yield Finding("warning", f"compiled code is not kept: {reason}", remedy)
+        remedy = "each start compiles for about ten seconds. Set NUMBA_CACHE_DIR to a writable folder"
+        yield Finding("warning", f"compiled code is not saved: {reason}", remedy)
     folder = cache_folder()
-    remedy = "large data sets are listed anew at each start; set XDG_CACHE_HOME to a folder that can be written"
+    remedy = "each start lists large data sets again. Set XDG_CACHE_HOME to a writable folder"
     if folder is None:
         yield Finding("warning", "there is no home directory for a cache", remedy)
         return
@@ -114,18 +120,20 @@ def _devices() -> Iterator[Finding]:
     driver = _driver()
     if not torch.cuda.is_available():
         if driver is None:
-            yield Finding("warning", "no GPU: training on the CPU", "which is for trials")
+            yield Finding("warning", "no GPU: runs train on the CPU", "the CPU is only fast enough for trials")
         else:
-            remedy = (
-                f"torch is built for CUDA {torch.version.cuda}; install a newer driver, or a torch of an older CUDA"
-            )
+            remedy = f"torch is built for CUDA {torch.version.cuda}. Install a newer driver, or torch for an older CUDA"
             yield Finding("error", f"NVIDIA driver {driver}, but torch sees no GPU", remedy)
         return
     for number in range(torch.cuda.device_count()):
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(number))
         what = f"GPU {number}: {torch.cuda.get_device_name(number)}, {free:.0f} of {total:.0f} GiB free"
         is_free = free > 0.9 * total
-        yield Finding("ok", what) if is_free else Finding("warning", what, "another program holds the rest: nvidia-smi")
+        yield (
+            Finding("ok", what)
+            if is_free
+            else Finding("warning", what, "other programs use the rest. Find them with nvidia-smi")
+        )
     yield _dali(driver)
 
 
@@ -138,19 +146,27 @@ def _driver() -> str | None:
 
 
 def _dali(driver: str | None) -> Finding:
-    """On a GPU: whether DALI is there, for a CUDA that the driver knows."""
+    """Check whether DALI is installed for a CUDA version that the driver supports."""
     wheels = {"nvidia-dali-cuda130": 13, "nvidia-dali-cuda120": 12}
     found = {name: cuda for name, cuda in wheels.items() if _is_installed(name)}
     is_old = driver is not None and int(driver.split(".")[0]) < CUDA_13_DRIVER
     fitting = "cuda12" if is_old else "cuda13"
     if not found:
-        return Finding("error", "DALI is not installed", f"pip install 'bt-plugin[{fitting}]', or data.backend=native")
+        return Finding(
+            "error", "DALI is not installed", f"pip install 'bt-plugin[{fitting}]', or set data.backend=native"
+        )
     if len(found) > 1:
-        return Finding("error", "two of DALI's wheels are installed", f"pip uninstall all but that of {fitting}")
+        return Finding(
+            "error", "two of DALI's wheels are installed", f"pip uninstall all except the wheel for {fitting}"
+        )
     ((name, cuda),) = found.items()
     what = f"{name} {version(name)} and driver {driver or 'unknown'}"
     if cuda == 13 and is_old:
-        return Finding("error", what, f"it needs driver {CUDA_13_DRIVER}: pip install 'bt-plugin[cuda12]' in its place")
+        return Finding(
+            "error",
+            what,
+            f"it needs driver {CUDA_13_DRIVER} or newer. Uninstall it, then pip install 'bt-plugin[cuda12]'",
+        )
     return Finding("ok", what)
 
 
@@ -165,40 +181,42 @@ def _is_installed(name: str) -> bool:
 def _memory() -> Finding:
     free = psutil.virtual_memory().available / 2**30
     what = f"{free:.1f} GiB of memory free, {len(os.sched_getaffinity(0))} cores"
-    return Finding("ok", what) if free > 4 else Finding("warning", what, "a small run takes 2 GiB; end other programs")
+    return Finding("ok", what) if free > 4 else Finding("warning", what, "a small run needs 2 GiB. End other programs")
 
 
 def _group(accelerator: Accelerator) -> Finding:
-    """Whether the ranks reach each other, and how fast."""
+    """Check whether the ranks reach each other, and how fast."""
     world_size = accelerator.num_processes
     if world_size == 1:
-        return Finding("ok", "one rank; `accelerate launch --config_file ...` examines as many as train")
+        return Finding("ok", "one rank; start doctor with `accelerate launch --config_file ...` to check several ranks")
     numbers = torch.ones(2**22, device=accelerator.device)
-    for _ in range(2):  # the first connects
+    for _ in range(2):  # the first sum includes the connection
         begun_s = time.perf_counter()
         total = collectives.all_reduce_sum_(numbers.fill_(1.0))[0].item()
         elapsed_s = time.perf_counter() - begun_s
-    assert total == world_size, "a sum over ranks is of all ranks"
-    return Finding("ok", f"{world_size} ranks; 16 MiB are summed in {elapsed_s * 1e3:.0f} ms")
+    assert total == world_size, "the sum has a part of every rank"
+    return Finding("ok", f"{world_size} ranks; they sum 16 MiB in {elapsed_s * 1e3:.0f} ms")
 
 
 def _images(key: str, source: ImageSource, max_pixels: int) -> list[Finding]:
-    classes = f"{len(source.classes)} classes" if source.has_labels else "no classes, so that nothing is evaluated"
+    classes = (
+        f"{len(source.classes)} classes" if source.has_labels else "no classes, so kNN and linear probe are skipped"
+    )
     found = [Finding("ok", f"{key}: {len(source)} images, {classes}")]
     indices = np.random.default_rng(0).choice(len(source), min(len(source), _IMAGES), replace=False)
     if source.kind == "pixels":
         return found
     bad = [(source.names[index], why) for index in indices if (why := why_unreadable(source, int(index), max_pixels))]
     if not bad:
-        return [*found, Finding("ok", f"{key}: {len(indices)} of them, drawn at random, are readable")]
+        return [*found, Finding("ok", f"{key}: {len(indices)} randomly drawn images are readable")]
     name, why = bad[0]
-    what = f"{key}: {len(bad)} of {len(indices)} drawn at random are not readable, such as {name}: {why}"
+    what = f"{key}: {len(bad)} of {len(indices)} randomly drawn images are unreadable, for example {name}: {why}"
     level: Level = "error" if len(bad) == len(indices) else "warning"
-    return [*found, Finding(level, what, "bt-plugin scan finds them all")]
+    return [*found, Finding(level, what, "run bt-plugin scan to find all of them")]
 
 
 def _said(check: Callable[[], str]) -> Finding:
-    """What a check returns, or what it refuses."""
+    """Return what a check says, or its error, as a finding."""
     try:
         return Finding("ok", check())
     except UserError as error:
@@ -206,19 +224,19 @@ def _said(check: Callable[[], str]) -> Finding:
 
 
 def _writable(recipe: Recipe) -> str:
-    """That the run could write, and go on.
+    """Check that the run can write to its directory, or resume there.
 
     Raises:
-        RecipeError: If it could not.
+        RecipeError: If it cannot.
     """
     check_compiler(recipe.run)
     check_run_dir(recipe)
     tracker_options(recipe)
-    return f"run.output_dir: {recipe.run.output_dir} is free, or a run of this recipe"
+    return f"run.output_dir: {recipe.run.output_dir} is free, or has a run of this recipe"
 
 
 def _folder(recipe: Recipe) -> Path:
-    """The nearest folder of run.output_dir that is there."""
+    """Return the nearest existing folder at or above run.output_dir."""
     folder = Path(recipe.run.output_dir).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -226,7 +244,10 @@ def _folder(recipe: Recipe) -> Path:
 
 
 def _room(recipe: Recipe) -> Finding:
-    """Whether the disk holds the checkpoints: weights and momentum of each, and of the one that is being written."""
+    """Check whether the disk has room for the checkpoints that are kept, and for one that is being written.
+
+    A checkpoint stores weights and momentum.
+    """
     try:
         model = build_model(recipe)
     except UserError as error:
@@ -234,6 +255,6 @@ def _room(recipe: Recipe) -> Finding:
     each = 2 * sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
     needed = (recipe.run.keep_checkpoints + 1) * each
     free = shutil.disk_usage(_folder(recipe)).free / 2**30
-    what = f"run.output_dir: {free:.1f} GiB free, and checkpoints of {each:.2f} GiB need {needed:.1f}"
-    remedy = "make room, name another disk, or take a lower run.keep_checkpoints"
+    what = f"run.output_dir: {free:.1f} GiB free; checkpoints of {each:.2f} GiB each need {needed:.1f} GiB"
+    remedy = "free disk space, choose another disk, or lower run.keep_checkpoints"
     return Finding("ok", what) if free > 1.1 * needed else Finding("error", what, remedy)

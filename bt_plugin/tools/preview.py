@@ -1,4 +1,7 @@
-"""A picture of what a recipe trains on: images, and their views beside PIL's, with what was drawn for them."""
+"""Draw a picture of what a recipe trains on: images, their views, and the random draws of each view.
+
+The views that PIL computes from the same draws are next to them.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,17 @@ _CELL_PX, _GAP_PX, _HEAD_PX, _TEXT_PX = 192, 8, 22, 104
 
 
 def preview(recipe: Recipe, images: int) -> Image.Image:
-    """The first images of a run, a line each: the image with both crops, and each view as the run and as PIL makes it.
+    """Draw the first images of a run, one per row.
+
+    A row has the image with both crops, then each view as the run and as PIL computes it.
 
     Args:
-        recipe: Of the run.
-        images: About so many; those that divide the global batch, so that the views are those of its first step.
+        recipe: The run's recipe.
+        images: Largest number of images. The number drawn divides the global batch, so that the views are those of
+            the run's first step.
 
     Raises:
-        RecipeError: If the images cannot be had as the recipe says.
+        RecipeError: If the images cannot be loaded as the recipe says.
     """
     source, _ = open_sources(recipe)
     batch = recipe.optim.global_batch_size
@@ -50,7 +56,7 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
     draws = draw_views(loader.views, batch, recipe.run.seed, 0, 0)
     maker = "DALI" if loader.backend.name == "dali" else "the native backend"
     with_pil = source.channels == 3
-    heads = ["image, and what is cropped"]
+    heads = ["image with both crops"]
     for name in "ab":
         heads += [f"view {name}, by {maker}", *([f"view {name}, by PIL"] if with_pil else [])]
     page = _Page(heads, lines)
@@ -68,17 +74,17 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
 
 
 def _short(name: str) -> str:
-    """Its end, as long as a cell is wide."""
+    """Return the end of a name, as much as fits in a cell."""
     return name if len(name) <= 28 else f"...{name[-25:]}"
 
 
 def opened(source: ImageSource, index: int, max_pixels: int) -> Image.Image:
-    """Return an image as the views are made of it; of more channels the first three."""
+    """Return an image as the views see it. If it has more than three channels, return the first three."""
     return Image.fromarray(read_pixels(source, index, max_pixels)[:, :, :3].contiguous().numpy())
 
 
 def told(draws: ViewDraws, row: int) -> str:
-    """What was drawn for a view, a line for each operation that it takes."""
+    """Describe the random draws of a view, one line per operation."""
     lines = ["flipped" if draws.flip[row] else "not flipped"]
     if draws.jitter[row]:
         steps = [COLOR_STEPS[step] for step in draws.color_order[row]]
@@ -106,7 +112,7 @@ def _with_crops(
 
 
 class _Page:
-    """A table of pictures, each with text below it."""
+    """A table of pictures with a text below each."""
 
     def __init__(self, heads: list[str], lines: int) -> None:
         size = (len(heads) * (_CELL_PX + _GAP_PX), _HEAD_PX + lines * (_CELL_PX + _TEXT_PX))

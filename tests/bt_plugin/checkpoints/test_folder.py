@@ -70,7 +70,7 @@ def flip_a_bit(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "named"),
-    [(Path.unlink, "is gone"), (cut, r"has \d+ of \d+ bytes"), (flip_a_bit, "has other bytes than were written")],
+    [(Path.unlink, "is missing"), (cut, r"has \d+ of \d+ bytes"), (flip_a_bit, "differs from what was written")],
 )
 def test_a_damaged_one_is_passed_over(
     state: TrainingState, tmp_path: Path, damage: object, named: str, caplog: pytest.LogCaptureFixture
@@ -80,8 +80,8 @@ def test_a_damaged_one_is_passed_over(
     damage(tmp_path / "checkpoint-2" / "__0_0.distcp")  # type: ignore[operator]
     assert resume_from(tmp_path, "latest") == tmp_path / "checkpoint-1"
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("bt_plugin")]
-    assert "checkpoint-2 is damaged, __0_0.distcp" in message
-    with pytest.raises(RecipeError, match=rf"checkpoint-2 is damaged, __0_0.distcp {named}; take another"):
+    assert "checkpoint-2 is damaged: __0_0.distcp" in message
+    with pytest.raises(RecipeError, match=rf"checkpoint-2 is damaged: __0_0.distcp {named}. Choose another"):
         resume_from(tmp_path, str(tmp_path / "checkpoint-2"))
 
 
@@ -101,7 +101,7 @@ def test_what_to_resume_from(state: TrainingState, tmp_path: Path) -> None:
     saved = save(state, tmp_path, 4)
     assert resume_from(tmp_path, "never") is None
     assert resume_from(tmp_path, str(saved)) == saved
-    with pytest.raises(RecipeError, match="there are: checkpoint-4"):
+    with pytest.raises(RecipeError, match="Choose one of: checkpoint-4"):
         resume_from(tmp_path, "checkpoint-7")
 
 

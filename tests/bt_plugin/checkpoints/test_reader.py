@@ -99,7 +99,7 @@ def test_numbers_that_call_anything_are_refused_and_not_run(tmp_path: Path, atta
     dcp.save({"rate": attacks(sentinel)[attack]}, checkpoint_id=tmp_path / "bad", no_dist=True)
     sentinel.unlink(missing_ok=True)
     with pytest.raises(
-        CheckpointError, match="rate is damaged, or holds Python objects, which are not loaded"
+        CheckpointError, match="rate is damaged, or holds Python objects, which bt-plugin does not load"
     ) as caught:
         read_state(tmp_path / "bad", {"rate": 0.1}, alone=True)
     assert "weights_only" not in str(caught.value), "torch advises to run it"
@@ -113,7 +113,7 @@ def test_parts_of_other_folders_are_not_read(whole: Path, tmp_path: Path, path: 
     for entry in metadata.storage_data.values():
         entry.relative_path = path
     (bad / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match="is no file of this checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a file of this checkpoint"):
         restored(bad)
 
 
@@ -123,7 +123,7 @@ def test_a_part_that_is_a_pipe_is_refused_at_once(whole: Path, tmp_path: Path) -
     os.mkfifo(bad / "__0_0.distcp")
     with pytest.raises(CheckpointError, match="is a pipe; only regular files are read"):
         restored(bad)
-    with pytest.raises(CheckpointError, match=r"is damaged, __0_0\.distcp is gone"):
+    with pytest.raises(CheckpointError, match=r"is damaged: __0_0\.distcp is missing"):
         check_undamaged(bad)
 
 
@@ -202,6 +202,6 @@ def test_a_manifest_that_does_not_name_every_part_is_damage(whole: Path, tmp_pat
     manifest = json.loads((whole / "manifest.json").read_text())
     manifest["files"] = {name: manifest["files"][name] for name in named}
     (bad / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match=r"is damaged, manifest\.json does not name"):
+    with pytest.raises(CheckpointError, match=r"is damaged: manifest\.json does not name"):
         check_undamaged(bad)
     check_undamaged(whole)

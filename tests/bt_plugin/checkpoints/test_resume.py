@@ -1,4 +1,4 @@
-"""Going on with another number of ranks: at an epoch's edge always, in the middle as the recipe says."""
+"""Resuming with another number of ranks: always at an epoch boundary, in mid-epoch as the recipe says."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ def test_the_same_world_goes_on_from_the_newest(small_recipe: Path, tmp_path: Pa
 
 def test_an_epochs_edge_needs_no_leave(small_recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert at(small_recipe, steps=(4, 8), world_size=3) == Path("checkpoint-8")
-    assert "checkpoint-8 is of 2 ranks, and these are 3: images are shared out anew" in caplog.text
+    assert "checkpoint-8 was written by 2 ranks, and this run has 3: global batches are unchanged" in caplog.text
 
 
 def test_the_middle_of_an_epoch_is_refused(small_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"run\.on_world_change: checkpoint-6 is of 2 ranks.*middle of epoch 1"):
+    with pytest.raises(
+        RecipeError, match=r"run\.on_world_change: checkpoint-6 was written by 2 ranks.*middle of epoch 1"
+    ):
         at(small_recipe, steps=(4, 6), world_size=1)
     assert (tmp_path / "run" / "checkpoint-6").is_dir(), "nothing is changed"
 
@@ -54,13 +56,13 @@ def test_back_to_the_edge(small_recipe: Path, tmp_path: Path) -> None:
 
 
 def test_an_edge_that_is_damaged_or_not_kept_is_none(small_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no checkpoint of .* is at an epoch's edge"):
+    with pytest.raises(RecipeError, match=r"no checkpoint of .* is at an epoch boundary"):
         at(small_recipe, "run.on_world_change=epoch", steps=(5, 6), world_size=1)
 
 
 def test_on_from_the_middle(small_recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert at(small_recipe, "run.on_world_change=continue", steps=(4, 6), world_size=4) == Path("checkpoint-6")
-    assert "random states are new" in caplog.text
+    assert "Random states are new" in caplog.text
 
 
 def test_a_damaged_newest_one_is_kept_aside(small_recipe: Path, tmp_path: Path) -> None:

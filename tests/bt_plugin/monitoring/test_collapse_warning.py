@@ -37,7 +37,9 @@ def test_each_sign_is_told_once_and_again_after_it_went(caplog: pytest.LogCaptur
     assert "standard deviation 0.005" in caplog.messages[2]
 
 
-@pytest.mark.parametrize(("value", "dim", "word"), [(5.1e-3, 64, "agreement"), (0.5, 8192, "redundancy")])
+@pytest.mark.parametrize(
+    ("value", "dim", "word"), [(5.1e-3, 64, "The invariance term"), (0.5, 8192, "The redundancy term")]
+)
 def test_an_unusual_lambda_is_told(value: float, dim: int, word: str, caplog: pytest.LogCaptureFixture) -> None:
     warn_of_lambda(value, dim)
     (message,) = caplog.messages

@@ -79,7 +79,7 @@ def test_damaged_lines_are_passed_over_with_a_warning_and_stay(
     lines = [line for pair in zip(sound, DAMAGED) for line in pair]
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
     assert [values["step"] for values in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, 13))
-    assert f"{len(DAMAGED)} damaged lines are left out; the first is line 2" in caplog.text
+    assert f"{len(DAMAGED)} damaged lines are left out. The first is line 2" in caplog.text
     file = MetricsFile(tmp_path, 5)
     file.write({"step": 6, "loss": 2.0})
     file.close()

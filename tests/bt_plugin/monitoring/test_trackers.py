@@ -91,7 +91,7 @@ def test_trackio(small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_one_that_is_not_installed_is_refused(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"run\.trackers: wandb is not installed; pip install wandb"):
+    with pytest.raises(RecipeError, match=r"run\.trackers: wandb is not installed\. Run `pip install wandb`"):
         train(small_recipe, "run.trackers=[wandb]")
 
 
@@ -109,7 +109,7 @@ def test_a_tracker_that_fails_is_lost_and_the_run_goes_on(
     monkeypatch.setattr(TensorBoardTracker, "log", log)
     train(small_recipe, "run.max_steps=6")
     assert calls == [1, 2, 3]
-    assert "run.trackers: tensorboard is lost, and the run continues without it: ConnectionError" in caplog.text
+    assert "run.trackers: tensorboard failed, and the run continues without it: ConnectionError" in caplog.text
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
 
 

@@ -39,7 +39,7 @@ def test_the_rates_are_those_of_the_run(small_recipe: Path, tmp_path: Path, caps
     assert found["hardware"]["gpu"] == "none" or torch.cuda.is_available()
     printed = capsys.readouterr().out
     assert "the step alone, on views that are already on the device" in printed
-    assert "optim.accumulation_steps embeds every image twice" in printed
+    assert "optim.accumulation_steps above 1 embeds every image twice" in printed
     assert not (tmp_path / "run").exists()
     assert main(["bench", str(small_recipe), "-o", str(output)]) == 2
     assert "already exists" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is said of measured rates."""
+"""The advice that follows from measured rates."""
 
 from __future__ import annotations
 
@@ -30,25 +30,29 @@ WELL = Throughput(
             {},
             "cuda",
             [],
-            ["the step decides: it waits 1%", "reaches 50%", "the optimizer takes 2.0% of the step"],
+            [
+                "the step is the bottleneck: it waits 1%",
+                "reaches 50%",
+                "the optimizer takes 2.0% of the step",
+            ],
             ["num_threads", "bf16"],
         ),
         (
             {"matmul_bf16_flops_per_s": 9e13},
             "cpu",
             [],
-            ["1.8 times as fast in bfloat16: try run.mixed_precision=bf16"],
+            ["1.8 times as fast in bfloat16. Try run.mixed_precision=bf16"],
             [],
         ),
-        ({"matmul_flops_per_s": 5e14}, "cuda", [], ["reaches 5%", "a larger batch on each rank"], []),
+        ({"matmul_flops_per_s": 5e14}, "cuda", [], ["reaches 5%", "larger batches per rank"], []),
         (
             {"data_wait": 0.4, "loader": 600, "decode": 700},
             "cuda",
             [],
-            ["waits 40%", "reading and decoding"],
-            ["decides"],
+            ["waits 40%", "limited by reading and decoding"],
+            ["bottleneck"],
         ),
-        ({"data_wait": 0.4, "loader": 600}, "cuda", [], ["waits 40%", "making the views is what it waits for"], []),
+        ({"data_wait": 0.4, "loader": 600}, "cuda", [], ["waits 40%", "limited by augmentation"], []),
         ({"both": 750}, "cpu", [], ["views take 25% of the time"], ["bf16", "hw_decoder_load"]),
         (
             {"data_wait": 0.4, "loader": 600, "decode": 700},
@@ -58,9 +62,15 @@ WELL = Throughput(
             ["data.prefetch"],
         ),
         ({"data_wait": 0.1}, "cuda", ["data.prefetch=3"], ["data.prefetch (now 3)"], ["hw_decoder_load"]),
-        ({}, "cuda", [], ["the nearest limit is large matrix products: training takes 50% of it"], []),
-        ({"decode": 1100.0}, "cuda", [], ["the nearest limit is reading and decoding: training takes 90% of it"], []),
-        ({"transfer": 1000.0}, "cuda", [], ["the nearest limit is copies to the device: training takes 99% of it"], []),
+        ({}, "cuda", [], ["the nearest limit is large matrix products: training reaches 50% of it"], []),
+        ({"decode": 1100.0}, "cuda", [], ["the nearest limit is reading and decoding: training reaches 90% of it"], []),
+        (
+            {"transfer": 1000.0},
+            "cuda",
+            [],
+            ["the nearest limit is copies to the device: training reaches 99% of it"],
+            [],
+        ),
     ],
 )
 def test_what_is_said(

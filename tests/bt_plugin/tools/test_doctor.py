@@ -30,7 +30,7 @@ def test_a_sound_recipe_has_no_errors(small_recipe: Path, capsys: pytest.Capture
     assert main(["doctor", str(small_recipe)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines} <= {"ok", "warning"}
-    for part in ("torch ", "of memory free", "one rank", "data.train: 36 images, 3 classes", "4 steps an epoch"):
+    for part in ("torch ", "of memory free", "one rank", "data.train: 36 images, 3 classes", "4 steps per epoch"):
         assert any(part in line for line in lines), part
 
 
@@ -57,7 +57,7 @@ def test_images_that_cannot_be_read(small_recipe: Path, small_data: Path, tmp_pa
         path.write_bytes(path.read_bytes()[:300])
     findings = wrong(examine_recipe(load_recipe(small_recipe, [f"data.train={data}/train"])))
     assert [found for found, _ in findings] == [level]
-    assert f"{bad} of 36 drawn at random are not readable, such as " in findings[0][1]
+    assert f"{bad} of 36 randomly drawn images are unreadable, for example " in findings[0][1]
     assert "bt-plugin scan" in findings[0][1]
 
 
@@ -66,7 +66,7 @@ def test_a_disk_that_is_too_small(small_recipe: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": free}))
     (finding,) = wrong(examine_recipe(load_recipe(small_recipe, [])))
     assert finding[0] == "error"
-    assert "0.0 GiB free, and checkpoints of" in finding[1]
+    assert "0.0 GiB free; checkpoints of" in finding[1]
     assert "run.keep_checkpoints" in finding[1]
 
 
