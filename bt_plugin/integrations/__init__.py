@@ -1,1 +1,1 @@
-"""Barlow Twins where Lightly's own tools look for a method."""
+"""Barlow Twins as a method of Lightly's own tools: the ImageNet benchmark and LightlyTrain."""

@@ -1,11 +1,11 @@
 """Barlow Twins as a method of Lightly's ImageNet benchmark.
 
-In benchmarks/imagenet/resnet50/main.py of lightly-ai/lightly, below its METHODS:
+Add this to benchmarks/imagenet/resnet50/main.py of lightly-ai/lightly, below its METHODS:
 
     from bt_plugin.integrations import lightly_benchmark
     METHODS.update(lightly_benchmark.METHODS)
 
-and, for views made by dali_pipelines instead of PIL, below its train_dataloader in pretrain():
+To compute the views with dali_pipelines instead of PIL, also add this below its train_dataloader in pretrain():
 
     train_dataloader = lightly_benchmark.two_view_loader(train_dataset, batch_size_per_device)
 """
@@ -34,26 +34,26 @@ from dali_pipelines.pil.transform import BarlowTwinsTransform
 
 
 class BarlowTwins(LightningModule):
-    """ResNet-50 pretrained as in the paper, with a classifier on its features beside it.
+    """ResNet-50 pretrained as in the paper, with an online classifier on its features.
 
-    Other than Lightly's: the loss is that of all ranks' samples together, the views pass one after the other, the
-    last layer of the projector has no bias, and optimizer, rates and schedule are the official code's. The
-    official weight decay and rate of biases belong to gradients that are a sixteenth of the true ones, so they are
-    given here sixteen times larger and smaller (docs/loss.md).
+    This method differs from Lightly's. The loss is that of the global batch. The two views pass one after the other.
+    The last layer of the projector has no bias. Optimizer, learning rates and schedule are those of the official code.
+    That code's gradients are a sixteenth of the true ones. So the weight decay is sixteen times larger here, and the rate of
+    biases sixteen times smaller (docs/loss.md).
 
     Args:
-        batch_size_per_device: Images a rank sees each step.
-        num_classes: Of the targets.
-        backbone: As model.backbone of a recipe.
-        projector: Widths of its layers.
-        lambda_param: Weight of the redundancy-reduction term.
-        lr_weights: At a global batch of 256, by which it grows.
-        lr_biases: Likewise, of biases and BatchNorm.
-        weight_decay: Of the weights.
-        warmup_epochs: Of the schedule; at most a tenth of a run that has no more epochs than these.
+        batch_size_per_device: Images per step on one rank.
+        num_classes: Number of classes of the targets.
+        backbone: Name of the backbone, as model.backbone of a recipe.
+        projector: Widths of the projector's layers.
+        lambda_param: Weight of the redundancy term.
+        lr_weights: Learning rate of weights at a global batch of 256. It grows in proportion to the batch.
+        lr_biases: Learning rate of biases and BatchNorm at a global batch of 256. It grows in the same way.
+        weight_decay: Weight decay of the weights.
+        warmup_epochs: Epochs of warm-up. A run with no more epochs than this has a tenth of its epochs instead.
 
     Shape:
-        - forward: (n, 3, H, W) to features (n, F).
+        - forward: images (n, 3, H, W) to features (n, F).
 
     Source:
         Rates and warmup: facebookresearch/barlowtwins main.py:28-44 at 8e8d284, trained on 16 ranks.
@@ -76,21 +76,21 @@ class BarlowTwins(LightningModule):
         built = build_backbone(backbone)
         self.model = Model(built.module, build_projector(built.feature_dim, projector))
         self.criterion = BarlowTwinsLoss(lambda_param, gather_distributed=True)
-        # Its default is the width of ResNet-50.
+        # The classifier's default is the width of ResNet-50.
         self.online_classifier = OnlineLinearClassifier(built.feature_dim, num_classes, topk=_topk(num_classes))
 
     @property
     def backbone(self) -> nn.Module:
-        """What the benchmark evaluates."""
+        """The backbone, which the benchmark evaluates."""
         return self.model.backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features."""
+        """Return the features of images."""
         features: Tensor = self.model.backbone(images)
         return features
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of both, which share no weights."""
+        """Return the sum of both losses. Method and classifier share no weights, so that the sum trains both."""
         views, targets = batch[0], batch[1].to(self.device)
         features = [self(view) for view in views]
         loss = self.criterion(*self.model.projector(*features))
@@ -102,7 +102,7 @@ class BarlowTwins(LightningModule):
         return total
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The classifier's accuracy."""
+        """Log the classifier's accuracy, and return its loss."""
         images, targets = batch[0], batch[1].to(self.device)
         loss: Tensor
         loss, log = self.online_classifier.validation_step((self(images), targets), batch_idx)
@@ -110,7 +110,7 @@ class BarlowTwins(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """LARS, and the official schedule by the step."""
+        """Return LARS and the official schedule, which changes the rates at each step."""
         chosen = self.hparams
         rate = chosen["batch_size_per_device"] * self.trainer.world_size / 256
         lr_weights = chosen["lr_weights"] * rate
@@ -131,18 +131,18 @@ class BarlowTwins(LightningModule):
 
 
 def two_view_loader(train_dataset: Any, batch_size_per_device: int, **options: Any) -> TwoViewLoader:
-    """The loader of the benchmark's training images, in place of its DataLoader.
+    """Return a loader of the benchmark's training images, to replace its DataLoader.
 
     Args:
-        train_dataset: A LightlyDataset of a folder with a sub-folder for each class.
-        batch_size_per_device: Images a rank sees each step.
-        options: As for TwoViewLoader.
+        train_dataset: LightlyDataset of a folder with one sub-folder per class.
+        batch_size_per_device: Images per step on one rank.
+        options: Further arguments of TwoViewLoader.
     """
     return TwoViewLoader(Path(train_dataset.input_dir), batch_size_per_device, **options)
 
 
 def _topk(num_classes: int) -> tuple[int, ...]:
-    # Of two classes there are no five best.
+    # A top-5 accuracy needs more than five classes.
     return tuple(k for k in (1, 5) if k <= num_classes)
 
 

@@ -1,4 +1,4 @@
-"""LightlyTrain fed by TwoViewLoader; imports it, so only register() imports this."""
+"""A TwoViewLoader for LightlyTrain. Only register() may import this module, because it imports LightlyTrain."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dali_pipelines.views.params import Preset, ViewParams
 
 
 class LightlyTrainLoader:
-    """TwoViewLoader's batches as LightlyTrain's dictionaries.
+    """A loader that yields TwoViewLoader's batches as LightlyTrain's dictionaries.
 
     Args:
-        loader: Whose state is this one's.
+        loader: Loader of the batches. Its state is this loader's state.
     """
 
     def __init__(self, loader: TwoViewLoader) -> None:
@@ -42,25 +42,27 @@ def two_view_loader(
     num_workers: int,
     loader_args: dict[str, Any] | None,
 ) -> Any:
-    """LightlyTrain's loader of a dataset, or ours where its views are those of Barlow Twins.
+    """Return a TwoViewLoader of a dataset if its transform is Barlow Twins', otherwise LightlyTrain's loader.
 
     Args:
-        inner: LightlyTrain's own.
-        dataset: Of image files.
-        batch_size: Of a rank.
-        num_workers: Threads that make the views.
-        loader_args: Of a DataLoader.
+        inner: LightlyTrain's own function.
+        dataset: Dataset of image files.
+        batch_size: Images per batch on one rank.
+        num_workers: Number of threads that compute the views.
+        loader_args: Arguments of a DataLoader.
 
     Raises:
-        ValueError: If the transform has what TwoViewLoader has not, or there are loader_args.
+        ValueError: If TwoViewLoader cannot compute the transform, or loader_args are given.
     """
     if not isinstance(dataset.transform, BarlowTwinsTransform):
         return inner(dataset=dataset, batch_size=batch_size, num_workers=num_workers, loader_args=loader_args)
     if loader_args:
-        raise ValueError(f"loader_args: {loader_args} are a DataLoader's; leave them out, or register(dali=False)")
+        raise ValueError(
+            f"loader_args: {loader_args} are for a DataLoader. Leave them out, or call register(dali=False)"
+        )
     names = [file if isinstance(file, str) else file["filenames"] for file in dataset.image_filenames]
     source = FileSource(Path(dataset.image_dir or "."), names, labels=None, classes=())
-    # The same on all ranks; Lightning tells the ranks that it starts.
+    # The seed must be the same on all ranks. Lightning sets this variable for the ranks that it starts.
     seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
     views = preset(dataset.transform.transform_args)
     backend = Backend(num_threads=num_workers or None)
@@ -68,10 +70,10 @@ def two_view_loader(
 
 
 def preset(args: BarlowTwinsTransformArgs) -> Preset:
-    """The views that transform_args describe.
+    """Return the views that transform_args describe.
 
     Raises:
-        ValueError: If TwoViewLoader cannot make them; the message names what.
+        ValueError: If TwoViewLoader cannot compute them. The message names the argument.
     """
     crop: Any = args.random_resize
     jitter, normalize = args.color_jitter, args.normalize
@@ -80,12 +82,12 @@ def preset(args: BarlowTwinsTransformArgs) -> Preset:
         ("random_resize", crop is not None, "a random crop"),
         ("random_rotation", args.random_rotation is None, "None"),
         ("channel_drop", args.channel_drop is None, "None"),
-        ("random_flip", args.random_flip is None or args.random_flip.vertical_prob == 0, "of no vertical flips"),
+        ("random_flip", args.random_flip is None or args.random_flip.vertical_prob == 0, "without vertical flips"),
     ):
         if not is_possible:
             raise ValueError(
-                f"transform_args.{name}: {getattr(args, name)} is not allowed with dali=True; it must be {rule}, or"
-                " take register(dali=False)"
+                f"transform_args.{name}: {getattr(args, name)} is not allowed with dali=True; it must be {rule}."
+                " Or call register(dali=False)"
             )
     common = ViewParams(
         size_px=args.image_size[0],
@@ -108,7 +110,9 @@ _JITTER = ("brightness", "contrast", "saturation", "hue")
 
 def _ended(view: ViewParams, blur: Any, solarize: Any) -> ViewParams:
     if solarize is not None and solarize.threshold != 0.5:
-        raise ValueError(f"transform_args: a threshold of {solarize.threshold} is not allowed with dali=True, only 0.5")
+        raise ValueError(
+            f"transform_args: a threshold of {solarize.threshold} is not allowed with dali=True; it must be 0.5"
+        )
     if blur:
         view = replace(view, blur_sigma_px=tuple(blur.sigmas))
     return replace(view, blur_p=blur.prob if blur else 0.0, solarize_p=solarize.prob if solarize else 0.0)

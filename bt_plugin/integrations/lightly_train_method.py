@@ -1,4 +1,4 @@
-"""The method in LightlyTrain's form; imports it, so only register() imports this."""
+"""Barlow Twins as LightlyTrain's classes. Only register() may import this module, because it imports LightlyTrain."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from bt_plugin.models.barlow_twins import build_projector
 from bt_plugin.monitoring.collapse_warning import warn_of_lambda
 from bt_plugin.optim.lars import LARS
 
-# The crop's own arguments changed their name with 0.16.
+# LightlyTrain 0.16 renamed the class of the crop's arguments.
 _CropArgs: Any = getattr(steps, "RandomResizeArgs", None) or steps.RandomResizedCropArgs
 
 
 class BarlowTwinsArgs(MethodArgs):
-    """method_args of LightlyTrain.
+    """LightlyTrain's method_args.
 
     Args:
         hidden_dim: Width of the projector's inner layers.
-        output_dim: D, of the embeddings.
-        num_layers: Of the projector.
-        lambda_param: Weight of the redundancy-reduction term.
+        output_dim: Dimension D of the embeddings.
+        num_layers: Number of the projector's layers.
+        lambda_param: Weight of the redundancy term.
 
     Source:
         facebookresearch/barlowtwins main.py:28-44 at 8e8d284.
@@ -44,14 +44,14 @@ class BarlowTwinsArgs(MethodArgs):
 
 
 class BarlowTwinsLARSArgs(OptimizerArgs):
-    """optim_args of LightlyTrain: bt_plugin.LARS with the official code's rates, for gradients of their true size.
+    """LightlyTrain's optim_args: bt_plugin.LARS with the official code's rates, for gradients of their true size.
 
     Args:
-        lr: Of weights, at a global batch of 256, by which it grows.
-        lr_biases: Likewise, of biases and norms.
-        momentum: Of the scaled updates.
-        weight_decay: Of weights.
-        eta: Trust coefficient.
+        lr: Learning rate of weights at a global batch of 256. It grows in proportion to the batch.
+        lr_biases: Learning rate of biases and norms at a global batch of 256. It grows in the same way.
+        momentum: Momentum of the scaled updates.
+        weight_decay: Weight decay of weights.
+        eta: Trust coefficient of LARS.
 
     Source:
         facebookresearch/barlowtwins main.py:28-44 at 8e8d284, trained on 16 ranks (docs/loss.md).
@@ -65,11 +65,11 @@ class BarlowTwinsLARSArgs(OptimizerArgs):
 
     @staticmethod
     def type() -> OptimizerType:
-        """That of LightlyTrain's LARS, whose place it takes."""
+        """Return the type of LightlyTrain's LARS, which this optimizer replaces."""
         return OptimizerType.LARS
 
     def get_optimizer(self, params: Any, lr_scale: float) -> Optimizer:
-        """Over LightlyTrain's two groups, of which the one without decay is that of biases and norms."""
+        """Return LARS over LightlyTrain's two parameter groups. The group without decay has biases and norms."""
         groups = []
         for group in params:
             is_weights = "weight_decay" not in group
@@ -79,7 +79,7 @@ class BarlowTwinsLARSArgs(OptimizerArgs):
 
 
 class BarlowTwinsColorJitterArgs(steps.ColorJitterArgs):
-    """Of both views."""
+    """The color jitter of both views."""
 
     prob: float = 0.8
     strength: float = 1.0
@@ -90,10 +90,10 @@ class BarlowTwinsColorJitterArgs(steps.ColorJitterArgs):
 
 
 class BarlowTwinsTransformArgs(views.DINOTransformArgs):
-    """transform_args of LightlyTrain: those of DINO's two global views, of which global_view_1 is view b.
+    """LightlyTrain's transform_args: those of DINO's two global views. global_view_1 is view b.
 
     Source:
-        facebookresearch/barlowtwins main.py:258-291 at 8e8d284. DINO's blur and solarization are these already.
+        facebookresearch/barlowtwins main.py:258-291 at 8e8d284. DINO's blur and solarization have the same values.
     """
 
     random_resize: _CropArgs | None = Field(default_factory=_CropArgs)
@@ -102,16 +102,16 @@ class BarlowTwinsTransformArgs(views.DINOTransformArgs):
 
 
 class BarlowTwinsTransform(views.DINOTransform):
-    """Two views."""
+    """The transform to two views."""
 
     @staticmethod
     def transform_args_cls() -> type[BarlowTwinsTransformArgs]:
-        """Of transform_args."""
+        """Return the class of transform_args."""
         return BarlowTwinsTransformArgs
 
 
 class BarlowTwins(Method):
-    """Barlow Twins of any model of LightlyTrain's."""
+    """Barlow Twins for any model of LightlyTrain."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class BarlowTwins(Method):
         warn_of_lambda(method_args.lambda_param, method_args.output_dim)
 
     def training_step_impl(self, batch: Any, batch_idx: int) -> TrainingStepResult:
-        """The objective over all ranks' samples, each view embedded by itself."""
+        """Return the loss of the global batch. Each view is embedded separately."""
         features = [self.embedding_model(view).flatten(start_dim=1) for view in batch["views"]]
         z_a, z_b = self.projector(*features)
         terms = self.criterion.terms(z_a, z_b)
@@ -138,18 +138,18 @@ class BarlowTwins(Method):
         return TrainingStepResult(loss=terms.loss, log_dict=log)
 
     def trainable_modules(self) -> TrainableModules:
-        """Backbone and projector."""
+        """Return backbone and projector."""
         modules: list[nn.Module] = [self.embedding_model, self.projector]
         return TrainableModules(modules=modules)
 
     @staticmethod
     def method_args_cls() -> type[BarlowTwinsArgs]:
-        """Of method_args."""
+        """Return the class of method_args."""
         return BarlowTwinsArgs
 
     @staticmethod
     def optimizer_args_cls(optim_type: OptimizerType | Literal["auto"]) -> type[OptimizerArgs]:
-        """LARS as in the paper, or what is asked for."""
+        """Return the class of optim_args: LARS as in the paper, or another optimizer if requested."""
         if optim_type in ("auto", OptimizerType.LARS):
             return BarlowTwinsLARSArgs
         chosen: type[OptimizerArgs] = Method.optimizer_args_cls(optim_type)
@@ -157,5 +157,5 @@ class BarlowTwins(Method):
 
     @staticmethod
     def transform_cls() -> type[BarlowTwinsTransform]:
-        """Of the views."""
+        """Return the class of the transform."""
         return BarlowTwinsTransform

@@ -1,4 +1,4 @@
-"""Write files that are whole and durable, or not there at all."""
+"""Write files that are complete and durable, or do not exist."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bt_plugin.errors import FileError, file_error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut. An existing file is replaced.
+    """Write a file that is complete or does not exist, even after a power cut. An existing file is replaced.
 
     Args:
-        path: The file; its folder exists.
-        content: Text is written as UTF-8; file names that are not UTF-8 keep their bytes.
+        path: The file. Its folder must exist.
+        content: Content of the file. Text is written as UTF-8; file names that are not UTF-8 keep their bytes.
 
     Raises:
-        FileError: If it cannot be written. A file that was there before is unchanged.
+        FileError: If the file cannot be written. An existing file is then unchanged.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     partial = path.with_name(f".{path.name[:50]}.partial")
@@ -35,11 +35,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def check_output(path: Path, key: str) -> None:
-    """Refuse an output that could not be written, before any work is done for it. Nothing is left behind.
+    """Check that an output can be written, before any work is done for it. Leave nothing behind.
 
     Args:
         path: The file or folder that will be written.
-        key: The recipe's key or the option that names it, for the message.
+        key: Recipe key or option that names the path, for the message.
 
     Raises:
         FileError: If the nearest existing folder above it cannot be written.
@@ -54,7 +54,7 @@ def check_output(path: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except ValueError as error:
-        raise FileError(f"{key}: {path} is no path: {error}; name another") from error
+        raise FileError(f"{key}: {path} is not a valid path: {error}. Choose another path") from error
     except OSError as error:
         raise file_error(error, path, key) from error
 

@@ -1,14 +1,14 @@
-"""The directory of a run: whose it is, and what lies where.
+"""The directory of a run: check it, claim it and lock it.
 
-RUN/recipe.yaml              every key, as it was resolved
-RUN/metrics.jsonl            one line every run.log_every_steps
-RUN/evaluations.jsonl        one line every eval.every_epochs
-RUN/tensorboard/             the same
-RUN/pictures/                what of each evaluation is drawn, and the views that it looks at
-RUN/checkpoint-STEP/         what a run continues from
-RUN/export/                  backbone and projector, for other programs
-RUN/summary.json             the result
-RUN/.lock                    who is writing here
+- RUN/recipe.yaml: the resolved recipe
+- RUN/metrics.jsonl: metrics, one line every run.log_every_steps
+- RUN/evaluations.jsonl: evaluations, one line every eval.every_epochs
+- RUN/tensorboard/: the same metrics and evaluations for TensorBoard
+- RUN/pictures/: snapshots of each evaluation, and its views
+- RUN/checkpoint-STEP/: the training state, from which a run resumes
+- RUN/export/: backbone and projector, for other programs
+- RUN/summary.json: the results
+- RUN/.lock: the process that writes here
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TENSORBOARD = "tensorboard"
 SUMMARY = "summary.json"
 _LOCK = ".lock"
 
-# What may change between two launches of one run, because the images, views and objective stay the same.
+# Keys that may change when a run resumes, because images, views and loss stay the same.
 _FREE_KEYS = {
     "optim": {"accumulation_steps"},
     "data": {"train", "val", "backend", "num_threads", "prefetch", "hw_decoder_load", "max_bad_files", "max_pixels"},
@@ -50,10 +50,10 @@ _FREE_KEYS = {
 
 
 def check_run_dir(recipe: Recipe) -> None:
-    """Refuses a directory that is not this run's, and changes nothing.
+    """Check that the directory is new or belongs to this run. Change nothing.
 
     Raises:
-        RecipeError: If the directory holds other files, another run, or a run that was not to be resumed.
+        RecipeError: If the directory contains other files, another run, or a run that must not be resumed.
     """
     folder = Path(recipe.run.output_dir)
     key = f"run.output_dir: {folder}"
@@ -62,28 +62,30 @@ def check_run_dir(recipe: Recipe) -> None:
     except OSError as error:
         raise file_error(error, folder, "run.output_dir") from error
     if is_file:
-        raise RecipeError(f"{key} is a file; name a directory")
+        raise RecipeError(f"{key} is a file. Choose a directory")
     check_output(folder / RECIPE, "run.output_dir")
     if not folder.exists() or not any(path.name != _LOCK for path in folder.iterdir()):
         return
     if not (folder / RECIPE).is_file():
-        raise RecipeError(f"{key} has files in it that are no run's; name a directory that does not exist yet")
+        raise RecipeError(
+            f"{key} contains files that do not belong to a run. Choose a directory that does not exist yet"
+        )
     if recipe.run.resume == "never":
-        raise RecipeError(f"{key} holds a run already; name another directory, or set run.resume to latest")
+        raise RecipeError(f"{key} already contains a run. Choose another directory, or set run.resume to latest")
     changed = _changed_keys(load_recipe(folder / RECIPE), recipe)
     if changed:
         raise RecipeError(
-            f"{key} holds a run of another recipe, in which {'; '.join(changed)};"
-            " name another directory, or restore these keys to continue that run"
+            f"{key} contains a run with another recipe: {'; '.join(changed)}. Choose another directory, or restore"
+            " these keys to resume that run"
         )
 
 
 def claim_run_dir(recipe: Recipe) -> RunLock:
-    """Make the directory, lock it, and write the resolved recipe into it, unless a run is resumed.
+    """Make the directory, lock it, and write the resolved recipe into it unless a run resumes.
 
     Raises:
-        RecipeError: If another process writes there, or the directory became another run's since it was checked.
-        FileError: If it cannot be written.
+        RecipeError: If another process writes there, or another run took the directory after it was checked.
+        FileError: If the directory cannot be written.
     """
     folder = Path(recipe.run.output_dir)
     try:
@@ -102,39 +104,41 @@ def claim_run_dir(recipe: Recipe) -> RunLock:
 
 
 def check_shared(recipe: Recipe, within_s: float = 60.0) -> None:
-    """Refuses a directory that not all ranks see, for each writes a part of a checkpoint there. On every rank.
+    """Check that all ranks see the run's directory, because each writes its part of a checkpoint there.
+
+    Call this on every rank.
 
     Args:
-        recipe: Of a run whose directory rank 0 has claimed.
-        within_s: How long a network's file system may take to show what another machine wrote.
+        recipe: Recipe of a run whose directory rank 0 has claimed.
+        within_s: Longest time in seconds that a network file system takes to show files of another machine.
 
     Raises:
-        RecipeError: If it is on a disk of rank 0's machine.
+        RecipeError: If a rank does not see the directory, because it is on a disk of rank 0's machine.
     """
     deadline_s = time.monotonic() + within_s
     folder = Path(recipe.run.output_dir)
-    # A listing, unlike a look for one name, is not answered from what was seen before.
+    # Network file systems may cache the lookup of one name, but not a listing.
     while not (seen := folder.is_dir() and RECIPE in os.listdir(folder)) and time.monotonic() < deadline_s:
         time.sleep(0.5)
     blind = [rank for rank, sees in enumerate(collectives.all_gather_objects(seen)) if not sees]
     if blind:
         raise RecipeError(
-            f"run.output_dir: rank {', '.join(map(str, blind))} does not see what rank 0 wrote to {folder}; name a"
+            f"run.output_dir: rank {', '.join(map(str, blind))} does not see what rank 0 wrote to {folder}. Choose a"
             " directory on a file system that all machines share"
         )
 
 
 class RunLock:
-    """One process at a time writes into a run's directory.
+    """A lock on a run's directory, so that only one process writes there.
 
-    The lock is the system's, on an open file: it ends with the process, however that ends. On a file system that
-    has no locks there is none, and a warning says so.
+    The operating system holds the lock on an open file. It ends with the process, even after a crash. On a file system
+    without locks there is no lock, and a warning is logged.
 
     Args:
-        folder: Of the run.
+        folder: Directory of the run.
 
     Raises:
-        RecipeError: If another process has it; the message says which, where and since when.
+        RecipeError: If another process has the lock. The message gives its PID, host and start time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -150,23 +154,23 @@ class RunLock:
             owner = self._file.read() or "another process"
             self._file.close()
             raise RecipeError(
-                f"run.output_dir: {folder} is being written by {owner}; stop it, or name another directory"
+                f"run.output_dir: {folder} is being written by {owner}. Stop it, or choose another directory"
             ) from None
         except OSError as error:
-            logger.warning("%s: this file system has no locks (%s); start no second run here", folder, error)
+            logger.warning("%s: this file system has no locks (%s). Do not start a second run here", folder, error)
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
         self._file.flush()
 
     def release(self) -> None:
-        """Lets the next one in."""
+        """Release the lock."""
         self._file.close()
 
 
 def _changed_keys(old: Recipe, new: Recipe) -> list[str]:
     before, after = old.resolved_dict(), new.resolved_dict()
     return [
-        f"{section}.{key} was {before[section][key]!r} and is {after[section][key]!r} now"
+        f"{section}.{key} was {before[section][key]!r} and is now {after[section][key]!r}"
         for section in after
         for key in after[section]
         if key not in _FREE_KEYS.get(section, ()) and before[section].get(key) != after[section][key]

@@ -1,4 +1,4 @@
-"""Write a new file or folder under its final name, whole or not at all."""
+"""Write a new file or folder that appears under its final name only when complete."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from bt_plugin.runs.atomic_file import check_output
 
 
 def check_new(path: Path, key: str) -> None:
-    """Refuse an output that exists or could not be written, before any work is done for it.
+    """Check that an output does not exist yet and can be written, before any work is done for it.
 
     Args:
         path: The new file or folder.
-        key: The option that names it, for the message.
+        key: Option that names the path, for the message.
 
     Raises:
         FileError: If the path exists, or the nearest existing folder above it cannot be written.
     """
     check_output(path, key)
     if os.path.lexists(path):
-        raise FileError(f"{key}: {path} exists, and is not overwritten; name another folder or file, or remove it")
+        raise FileError(f"{key}: {path} exists, and is not overwritten. Choose another name, or remove it")
 
 
 @contextmanager
 def new_path(path: Path, key: str) -> Iterator[Path]:
-    """Give a temporary path of the same name, for a file or folder that takes its final path at the end of the block.
+    """Yield a temporary path of the same name. What is written there moves to the final path at the end of the block.
 
-    It is in a temporary folder next to the final path, because programs tell formats by names. That folder is removed
-    in every case.
+    The path is in a temporary folder next to the final path, and has the same name because programs derive formats from
+    names. That folder is removed in every case.
 
     Args:
-        path: The new file or folder; missing folders above it are made.
-        key: The option that names it, for messages.
+        path: The new file or folder. Missing folders above it are made.
+        key: Option that names the path, for messages.
 
     Raises:
         FileError: If the path exists or cannot be written.
@@ -52,7 +52,7 @@ def new_path(path: Path, key: str) -> Iterator[Path]:
     except OSError as error:
         raise file_error(error, path, key) from error
     except FileError as error:
-        # The user knows the final path only.
+        # The user knows only the final path.
         if isinstance(error.__cause__, OSError) and str(folder) in str(error):
             raise file_error(error.__cause__, path, key) from error
         raise

@@ -1,4 +1,4 @@
-"""With what something was made: versions of packages, the commit of this one, and the machine."""
+"""Describe how a result was made: versions of packages, the commit of this package, and the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "nvidia-da
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of those that results depend on, where they are installed; the commit, where it is known."""
+    """Return the versions of bt-plugin and of the packages that results depend on, and the commit if known."""
     found = {"bt-plugin": __version__}
     if of_this := commit():
         found["commit"] = of_this
@@ -27,12 +27,14 @@ def versions() -> dict[str, str]:
 
 
 def commit(folder: Path = Path(__file__).parents[1]) -> str | None:
-    """Of the checkout that the package is run from, or that pip installed; "+changes" where files differ from it.
+    """Return the commit of the checkout that is run or that pip installed, None if it is unknown.
+
+    "+changes" follows if files differ from the commit.
 
     Args:
-        folder: Of the package.
+        folder: Folder of the package.
     """
-    # A virtual environment may lie in a repository that is another's: only what git tracks is a checkout of ours.
+    # A virtual environment may be inside another project's repository. Only a folder that git tracks is our checkout.
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py"):
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
         return f"{_git(folder, 'rev-parse', 'HEAD')}{'+changes' if changed else ''}"
@@ -45,7 +47,7 @@ def commit(folder: Path = Path(__file__).parents[1]) -> str | None:
 
 
 def hardware() -> dict[str, str | int]:
-    """Processor, the cores that this process may use, and GPU."""
+    """Return the processor, the number of cores that this process may use, and the GPU."""
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")
@@ -59,7 +61,7 @@ def hardware() -> dict[str, str | int]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says; nothing where it cannot."""
+    """Return the output of git, empty if git fails."""
     try:
         result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Read the results that a run's directory holds; a damaged one, which is only shown, is left out with a warning."""
+"""Read the results in a run's directory. Damaged files are left out with a warning, because they are only shown."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Result(BaseModel):
-    """A file of results; other keys than those below are kept as they are."""
+    """A file of results. Subclasses list the keys that are checked; other keys are kept unchecked."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class Summary(Result):
-    """RUN/summary.json, what is read of it."""
+    """The keys of RUN/summary.json that are read."""
 
     step: Annotated[int, Field(ge=0)] | None = None
     epochs: float | None = None
@@ -36,7 +36,7 @@ class Summary(Result):
 
 
 class EvaluationResult(Result):
-    """RUN/eval/*.json, what is read of it."""
+    """The keys of RUN/eval/*.json that are read."""
 
     method: str
     top1: Fraction
@@ -49,10 +49,10 @@ def read_result(path: Path, kind: type[Result]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        kind: What it must hold.
+        kind: Class that describes the keys.
 
     Returns:
-        Its content; empty where there is no such file, or a damaged one, of which a warning is logged.
+        The content of the file. It is empty if the file is missing, or damaged, which logs a warning.
     """
     if not os.path.lexists(path):
         return {}

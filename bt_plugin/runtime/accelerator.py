@@ -1,4 +1,4 @@
-"""This rank's Accelerator: what was launched, and whether it is what the recipe asks for."""
+"""Build this rank's Accelerator, and check that the launch fits the recipe."""
 
 from __future__ import annotations
 
@@ -27,38 +27,40 @@ from dali_pipelines.ranks import cores_per_rank
 
 
 def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
-    """Joins the ranks that were launched.
+    """Build this rank's Accelerator, which joins the launched ranks.
 
     Args:
-        run: The recipe's section.
-        options: More of Accelerator's, such as its trackers.
+        run: The recipe's section `run`.
+        options: Further arguments of Accelerator, such as its trackers.
 
     Raises:
-        RecipeError: If the device or the precision is not to be had here.
-        LaunchError: If the launcher's ranks are not one group.
+        RecipeError: If the device or the precision is not available here.
+        LaunchError: If the launched ranks do not form one group.
     """
     launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     has_gpu = torch.cuda.is_available() and not launched_on_cpu
     if run.device == "gpu" and not has_gpu:
-        reason = "the launcher says use_cpu" if launched_on_cpu else "torch sees no CUDA device"
-        raise RecipeError(f"run.device: gpu is not allowed here, {reason}; take auto or cpu, or another launcher")
+        reason = "the launcher set use_cpu" if launched_on_cpu else "torch sees no CUDA device"
+        raise RecipeError(
+            f"run.device: gpu is not allowed here, because {reason}. Set it to auto or cpu, or change the launch"
+        )
     if run.deterministic:
-        # cuBLAS reads it when it is first used.
+        # cuBLAS reads this variable at its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     cpu = run.device == "cpu" or not has_gpu
     asked = run.mixed_precision
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if asked == "auto" else asked
     if cpu and precision == "fp16":
-        raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU; take bf16 or no")
+        raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU. Set it to bf16 or no")
     is_sharded = _is_sharded(precision)
     if cpu:
-        # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle.
+        # Launchers set OMP_NUM_THREADS to 1, which would leave all other cores of the rank idle.
         torch.set_num_threads(cores_per_rank())
         _keep_freed_memory()
-    # Where a rank does not come, torch prints pages of C++ frames around the one line that says so.
+    # If a rank is missing, torch prints pages of C++ frames around the one line of the error.
     with stderr_unless_told():
-        # Without cpu=True, ranks on a machine without CUDA would each believe that they are alone.
+        # Without cpu=True, each rank on a machine without CUDA would form a group of its own.
         accelerator = _joined(run, {"cpu": cpu, "mixed_precision": precision, **options})
     collectives.check_launch()
     if is_sharded and cpu and accelerator.num_processes > 1:
@@ -67,7 +69,7 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
 
 
 def check_compiler(run: Run) -> None:
-    """Refuses run.compile where torch.compile could not.
+    """Check that torch.compile can work if the recipe sets run.compile.
 
     Raises:
         RecipeError: If there is no C++ compiler.
@@ -75,7 +77,7 @@ def check_compiler(run: Run) -> None:
     names = [os.environ.get("CXX", ""), "g++", "clang++"]
     if run.compile and not any(shutil.which(name) for name in names):
         raise RecipeError(
-            "run.compile: true is not allowed here, there is no C++ compiler; install g++, or name one in $CXX"
+            "run.compile: true needs a C++ compiler, but there is none. Install g++, or set $CXX to a compiler"
         )
 
 
@@ -83,7 +85,7 @@ def _joined(run: ProcessOptions, options: dict[str, Any]) -> Accelerator:
     """Make the Accelerator, which waits for the other ranks.
 
     Raises:
-        LaunchError: If they do not come.
+        LaunchError: If they do not come within run.timeout_s.
     """
     try:
         return Accelerator(
@@ -96,7 +98,7 @@ def _joined(run: ProcessOptions, options: dict[str, Any]) -> Accelerator:
             **options,
         )
     except ValueError as error:
-        raise LaunchError(f"Accelerate cannot join the ranks: {error}; {collectives.LAUNCH_REMEDY}") from error
+        raise LaunchError(f"Accelerate cannot join the ranks: {error}. {collectives.LAUNCH_REMEDY}") from error
     except RuntimeError as error:
         if not collectives.is_lost_rank(error):
             raise
@@ -106,36 +108,36 @@ def _joined(run: ProcessOptions, options: dict[str, Any]) -> Accelerator:
         raise LaunchError(
             f"rank {rank} of {world_size} cannot join the others at {address}:{port} within run.timeout_s"
             f" ({run.timeout_s}): {says}. Check that every rank was started, and that $MASTER_ADDR and $MASTER_PORT"
-            " are rank 0's and can be reached"
+            " are those of rank 0 and reachable"
         ) from error
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc not to give memory back to the system, to take it again at the next step: 4 % of a step's time."""
+    """Let glibc keep freed memory for the next step instead of returning it, which costs 4 % of a step's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h's names for them
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # values of M_TRIM_THRESHOLD and so on in malloc.h
     for parameter, value in ((trim_threshold, -1), (top_pad, 64 * 2**20), (mmap_max, 0)):
         mallopt(parameter, value)
 
 
 def _is_sharded(precision: str) -> bool:
-    """Whether the launcher asks for FSDP."""
+    """Return whether the launcher asks for FSDP."""
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return False
     if os.environ.get("FSDP_VERSION") != "2":
         raise RecipeError(
-            "fsdp_version must be 2: version 1 flattens weights, whose norms LARS needs; launch with"
+            "fsdp_version must be 2: version 1 flattens weights, but LARS needs the norm of each weight. Launch with"
             " recipes/accelerate/fsdp.yaml"
         )
     if precision == "fp16":
-        raise RecipeError("run.mixed_precision: fp16 is not allowed with FSDP; take bf16 or no")
+        raise RecipeError("run.mixed_precision: fp16 is not allowed with FSDP. Set it to bf16 or no")
     return True
 
 
 def _shard_on_cpu(accelerator: Accelerator) -> None:
-    """Accelerate shards on GPUs only, though torch can on a CPU: this is how that is tried without a GPU."""
+    """Turn on FSDP on a CPU, for tests without a GPU. torch can shard there, but Accelerate does not."""
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     for state in (AcceleratorState, PartialState):
         state._shared_state["distributed_type"] = DistributedType.FSDP

@@ -1,4 +1,4 @@
-"""Numbers on their way from a device to the host, which goes on working meanwhile."""
+"""Copy numbers from a device to the host without waiting for them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class AsyncCopy:
-    """A copy in the host's memory, begun and not waited for.
+    """A copy in host memory that arrives in the background.
 
     Args:
-        values: Of any shape; not changed before the copy is here.
+        values: Tensor of any shape. It must not change before the copy has arrived.
     """
 
     def __init__(self, values: Tensor) -> None:
-        # Into pinned memory, where it comes from a GPU.
+        # A copy from a GPU goes to pinned memory.
         self._values = values.detach().to("cpu", non_blocking=True)
         self._event = None
         if values.is_cuda:
@@ -23,11 +23,11 @@ class AsyncCopy:
 
     @property
     def is_here(self) -> bool:
-        """Whether reading would not wait."""
+        """Whether the copy has arrived, so that reading does not wait."""
         return self._event is None or self._event.query()
 
     def tolist(self) -> list[float]:
-        """The numbers, once they are here."""
+        """Return the numbers. Wait for them if necessary."""
         if self._event is not None:
             self._event.synchronize()
         values: list[float] = self._values.tolist()

@@ -1,7 +1,7 @@
 """Collectives over the ranks of a run.
 
-Other modules that name a part of torch.distributed, such as its checkpoints, are listed in tests/test_architecture.py.
-Every function works without a process group too, as in a group of one.
+Every function also works without a process group, as in a group of one rank. tests/test_architecture.py lists the
+other modules that use a part of torch.distributed, such as its checkpoints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dali_pipelines.ranks import number_from_environment
 
 T = TypeVar("T")
 
-LAUNCH_REMEDY = "launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
+LAUNCH_REMEDY = "Launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
 
 
 def is_available() -> bool:
@@ -27,41 +27,41 @@ def is_available() -> bool:
 
 
 def world_size() -> int:
-    """The number of ranks that collectives run over."""
+    """Return the number of ranks that collectives run over."""
     return distributed.get_world_size() if _is_grouped() else 1
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which alone prints; also before the group is formed and after it ended."""
+    """Return whether this is rank 0, the only rank that prints. Works before the group is formed and after its end."""
     return distributed.get_rank() == 0 if _is_grouped() else os.environ.get("RANK", "0") == "0"
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:
-    """Sums over ranks, in place. Not seen by autograd."""
+    """Sum a tensor over ranks, in place, without a gradient."""
     if world_size() > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """The tensors of all ranks, which have one shape, as (world_size, *shape). Not seen by autograd."""
+    """Gather tensors of the same shape from all ranks to (world_size, *shape), without a gradient."""
     if world_size() == 1:
         return tensor.unsqueeze(0)
     everyone = tensor.new_empty((world_size(), *tensor.shape))
-    # Gloo knows the concatenated layout alone.
+    # Gloo supports only the concatenated layout.
     distributed.all_gather_into_tensor(everyone.flatten(0, 1), tensor.contiguous())
     return everyone
 
 
 def broadcast_(tensors: Iterable[Tensor]) -> None:
-    """Overwrites each tensor with rank 0's."""
+    """Overwrite each tensor with rank 0's values."""
     if world_size() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, src=0)
 
 
 def all_gather_objects(item: T) -> list[T]:
-    """Each rank's picklable object, by rank."""
+    """Gather a picklable object from each rank, in the order of ranks."""
     if world_size() == 1:
         return [item]
     items: list[Any] = [None] * world_size()
@@ -70,10 +70,10 @@ def all_gather_objects(item: T) -> list[T]:
 
 
 def from_main(function: Callable[[], T]) -> T:
-    """What the function returns on rank 0, on every rank; or raises there.
+    """Call a function on rank 0. Return its result, or raise its error, on every rank.
 
     Args:
-        function: Called on rank 0 alone; what it returns or raises can be pickled.
+        function: Function whose result or error can be pickled.
     """
     if world_size() == 1:
         return function()
@@ -91,17 +91,21 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 def cpu_group(timeout: timedelta) -> Any:
-    """A group of all ranks over gloo, beside whatever the GPUs do; None in a group of one. Called on every rank."""
+    """Return a gloo group of all ranks, which runs independently of the GPUs. Call this on every rank.
+
+    Returns:
+        The group, None for a single rank.
+    """
     return distributed.new_group(backend="gloo", timeout=timeout) if world_size() > 1 else None
 
 
 class Vote:
-    """Whether any rank says yes, as all ranks learn at the same call.
+    """A repeated vote on whether any rank says yes. All ranks get the answer at the same call.
 
-    What one call asks, the next call answers, so that nobody waits for it; over gloo, so that no GPU does.
+    The next call returns the answer to this call, so that no rank waits. The vote runs over gloo, so that no GPU waits.
 
     Args:
-        timeout: After which a rank that does not answer is an error.
+        timeout: Time after which a rank that does not answer is an error.
     """
 
     def __init__(self, timeout: timedelta) -> None:
@@ -110,10 +114,13 @@ class Vote:
         self._under_way: distributed.Work | None = None
 
     def ask(self, yes: bool) -> bool:
-        """To be called on every rank, as often as on the others.
+        """Give this rank's vote. Call this on every rank equally often.
+
+        Args:
+            yes: Vote of this rank.
 
         Returns:
-            What any rank said at the last call; in a group of one, what is said now.
+            Whether any rank said yes at the last call. A single rank gets its own vote of this call.
         """
         if self._group is None:
             return yes
@@ -123,7 +130,7 @@ class Vote:
         return answer
 
     def close(self) -> bool:
-        """Waits for the last answer, and returns it."""
+        """Wait for the last answer, and return it."""
         if self._under_way is None:
             return False
         self._under_way.wait()
@@ -132,17 +139,17 @@ class Vote:
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Whether an error is that of a collective which another rank did not take part in."""
+    """Return whether an error is that of a collective in which another rank did not take part."""
     if isinstance(error, distributed.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl"))
 
 
 def check_launch() -> None:
-    """Refuses to train N copies of a run that believe they are alone.
+    """Check that the launched processes form one group, because otherwise each would train a copy of the run.
 
-    `accelerate launch` can start processes that do not join one group: without CUDA, unless the
-    script asks for the CPU; see recipes/accelerate/cpu_2proc.yaml.
+    Without CUDA, `accelerate launch` starts processes that do not join one group unless the script asks for the CPU.
+    See recipes/accelerate/cpu_2proc.yaml.
 
     Raises:
         LaunchError: If $WORLD_SIZE and the size of the process group differ.
@@ -150,7 +157,7 @@ def check_launch() -> None:
     launched = number_from_environment("WORLD_SIZE", 1)
     if launched != world_size():
         raise LaunchError(
-            f"WORLD_SIZE is {launched}, but this process is in a group of {world_size()}: each rank would train alone;"
+            f"WORLD_SIZE is {launched}, but this process is in a group of {world_size()}: each rank would train alone."
             f" {LAUNCH_REMEDY}"
         )
 

@@ -1,4 +1,4 @@
-"""A polite request to stop: what schedulers send before they take a machine away."""
+"""Handle requests to stop, which schedulers send before they take a machine away."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 from bt_plugin.errors import PreemptedError
 
-# sysexits.h's EX_TEMPFAIL: the same line, started again, goes on.
+# EX_TEMPFAIL of sysexits.h: the same command resumes the run.
 EXIT_PREEMPTED = 75
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# A scheduler and a launcher may both pass on one request.
+# A scheduler and a launcher may both forward the same request.
 _ECHO_S = 1.0
 
 
 class StopRequest:
-    """Notes that this process was asked to stop, by SIGTERM or SIGUSR1; a second request ends it at once.
+    """A context that records requests to stop this process, SIGTERM or SIGUSR1. A second request ends it at once.
 
-    Until `defer` is called there is nothing to save, and the request ends the context at once with PreemptedError.
+    Before `defer` is called there is nothing to save, so that a request ends the context at once with PreemptedError.
 
-    Handlers are those of the main thread, while the context lasts; elsewhere nothing is noted. What a launcher
-    blocked (see bt_plugin/cli/launch.py) arrives then.
+    The handlers are set in the main thread for the duration of the context. In another thread nothing is recorded. A
+    signal that a launcher blocked (see bt_plugin/cli/launch.py) arrives when the context begins.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class StopRequest:
         return self._since_s is not None
 
     def defer(self) -> None:
-        """Note requests from now on, because who asks for `is_made` stops by itself."""
+        """Only record requests from now on. The caller checks `is_made`, and stops by itself."""
         self._is_deferred = True
 
     def __enter__(self) -> StopRequest:
@@ -62,6 +62,6 @@ class StopRequest:
         if self._since_s is None:
             self._since_s = now_s
             if not self._is_deferred:
-                raise PreemptedError("asked to stop before the first step; rerun the same command to start")
+                raise PreemptedError("asked to stop before the first step. Rerun the same command to start")
         elif now_s - self._since_s > _ECHO_S:
             os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""What is printed: names that others chose cannot move the cursor, and no message fills the screen."""
+"""Print messages safely: control characters in names are escaped, and long lines are shortened."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 
 from bt_plugin.errors import UserError, file_error
 
-# Control characters but line feed and tab; marks that change the direction of text; bytes that are not UTF-8.
+# Control characters except line feed and tab, marks that change the direction of text, and bytes that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MOST_CHARACTERS = 1000
 _STDERR = 2
 
 
 def printable(text: str) -> str:
-    """Return text with control characters escaped and long lines shortened in their middle."""
+    """Return a text with escaped control characters. Long lines are shortened in the middle."""
     return "\n".join(_shortened(line) for line in _UNPRINTABLE.sub(_escaped, text).split("\n"))
 
 
@@ -30,7 +30,7 @@ def print_error(message: str) -> None:
 
 
 def log_to_stderr() -> None:
-    """Print warnings, and what commands let bt_plugin log besides."""
+    """Log to stderr: warnings, and the levels that commands set for bt_plugin."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(handlers=[handler])
@@ -39,9 +39,9 @@ def log_to_stderr() -> None:
 
 @contextmanager
 def stderr_unless_told() -> Iterator[None]:
-    """Hold back what libraries print to stderr in the block, C++ ones too, and print it after the block.
+    """Hold back what libraries, including C++ ones, print to stderr in the block. Print it after the block.
 
-    It is dropped if the block ends with a UserError, which says the same in a line.
+    The text is dropped if the block ends with a UserError, which says the same in one line.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept, ExitStack() as after:
@@ -63,7 +63,7 @@ def stderr_unless_told() -> Iterator[None]:
 
 
 def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
-    """Tell in one line what a library's thread could not write, as TensorBoard's where its folder is gone."""
+    """Print one line if a library's thread cannot write, such as TensorBoard's after its folder was removed."""
     if isinstance(failure.exc_value, OSError):
         print_error(f"warning: a background thread ended: {file_error(failure.exc_value)}")
     else:

@@ -104,7 +104,7 @@ def test_ours_are_the_views_that_transform_args_describe() -> None:
     assert (view_a.gray_p, view_a.blur_p, view_b.blur_p, view_b.solarize_p) == (0, 0, 0.1, 0.3)
     for changes, named in (
         ({"image_size": (32, 64)}, r"image_size: \(32, 64\).* must be a square"),
-        ({"random_flip": {"vertical_prob": 0.5}}, "random_flip: .* no vertical flips"),
+        ({"random_flip": {"vertical_prob": 0.5}}, "random_flip: .* without vertical flips"),
         ({"random_rotation": {"prob": 1.0, "degrees": 90}}, "random_rotation: .* must be None"),
         ({"solarize": {"prob": 1.0, "threshold": 0.3}}, "a threshold of 0.3"),
     ):
@@ -167,7 +167,7 @@ def test_a_version_that_was_not_tried_is_told(
 ) -> None:
     monkeypatch.setattr(metadata, "version", lambda _: "0.99.0")
     register()
-    assert "LightlyTrain 0.99.0 was not tried" in caplog.text
+    assert "LightlyTrain 0.99.0 was not tested" in caplog.text
     assert "0.14.3, 0.16.4, 0.17.0 and 0.18.0" in caplog.text
 
 
@@ -176,7 +176,9 @@ def test_a_version_that_was_not_tried_is_told(
 )
 def test_a_version_without_a_place_for_it_is_refused(monkeypatch: pytest.MonkeyPatch, hook: str) -> None:
     monkeypatch.delattr(f"lightly_train.{hook}")
-    with pytest.raises(HostError, match=r"has no place for a method .*known to work are 0\.14\.3"):
+    with pytest.raises(
+        HostError, match=r"lacks the functions that register\(\) replaces: .*Known to work are 0\.14\.3"
+    ):
         register()
 
 
@@ -188,7 +190,7 @@ def test_a_method_of_the_same_name_is_replaced_aloud(
     helpers = "lightly_train._methods.method_helpers"
     monkeypatch.setattr(f"{helpers}._method_name_to_cls", lambda: {"barlowtwins": None})
     register()
-    assert "has a method barlowtwins of its own; bt-plugin's takes its place" in caplog.text
+    assert "already has a method barlowtwins; bt-plugin's replaces it" in caplog.text
     assert sys.modules[helpers].get_method_cls("barlowtwins") is BarlowTwins
 
 

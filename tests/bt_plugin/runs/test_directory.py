@@ -70,7 +70,7 @@ def test_what_does_not_change_the_learning_may_change(small_recipe: Path, recipe
         ("views.both.size_px=64", "views.a was"),
         ("model.projector=[8]", "model.projector was"),
         ("run.seed=4", "run.seed was 0 and is 4 now"),
-        ("run.resume=never", "holds a run already"),
+        ("run.resume=never", "already contains a run"),
     ],
 )
 def test_another_run_is_refused(small_recipe: Path, recipe: Recipe, override: str, named: str) -> None:
@@ -85,7 +85,7 @@ def test_other_files_are_refused_and_untouched(recipe: Recipe) -> None:
     folder = Path(recipe.run.output_dir)
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
-    with pytest.raises(RecipeError, match="no run's"):
+    with pytest.raises(RecipeError, match="do not belong to a run"):
         check_run_dir(recipe)
     assert [file.name for file in folder.iterdir()] == ["thesis.tex"]
 
@@ -127,7 +127,7 @@ def test_a_directory_that_became_another_runs_meanwhile_is_refused(small_recipe:
     check_run_dir(first)
     check_run_dir(second)
     claim_run_dir(first).release()
-    with pytest.raises(RecipeError, match=r"holds a run of another recipe, in which optim\.lr_weights"):
+    with pytest.raises(RecipeError, match=r"contains a run with another recipe: optim\.lr_weights"):
         claim_run_dir(second)
     assert load_recipe(Path(first.run.output_dir) / "recipe.yaml").optim == first.optim
     claim_run_dir(first).release()

@@ -31,8 +31,8 @@ GROUP = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_POR
         ({"ACCELERATE_MIXED_PRECISION": "fp7"}, "ACCELERATE_MIXED_PRECISION='fp7'"),
         ({"ACCELERATE_USE_FSDP": "2"}, "ACCELERATE_USE_FSDP='2'"),
         (GROUP | {"RANK": ""}, r"RANK=''"),
-        (GROUP | {"RANK": "2"}, r"RANK=2 is not in a world of 2"),
-        (GROUP | {"MASTER_ADDR": ""}, r"WORLD_SIZE is 2, and \$MASTER_ADDR is not set"),
+        (GROUP | {"RANK": "2"}, r"RANK=2 is not allowed with \$WORLD_SIZE=2"),
+        (GROUP | {"MASTER_ADDR": ""}, r"WORLD_SIZE is 2, but \$MASTER_ADDR is not set"),
     ],
 )
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str) -> None:
