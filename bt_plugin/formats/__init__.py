@@ -1,4 +1,4 @@
-"""Write a backbone in the format of another program: one file a format, each with SUFFIX, write and usage."""
+"""Write a backbone in the format of another program. Each format is a module with SUFFIX, write and usage."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class Format(Protocol):
     SUFFIX: str
 
     def write(self, exported: Exported, path: Path) -> None:
-        """Write a new file or folder."""
+        """Write the backbone to a new file or folder."""
 
     def usage(self, exported: Exported, path: Path) -> str:
-        """Return how the other program loads it, in code."""
+        """Return the code with which the other program loads it."""
 
 
 def convert(source: str | Path, to: str, out: str | Path | None = None) -> tuple[Path, str]:
     """Write the backbone of a run for another program.
 
-    The file or folder is there whole or not at all.
+    The file or folder appears only when it is complete.
 
     Args:
         source: A run's directory, its export folder, or a folder made by `import`.
         to: One of FORMATS.
-        out: A new file or folder; None is one beside the export, named after backbone and format.
+        out: A new file or folder. None is a file next to the export, named after backbone and format.
 
     Returns:
-        What was written, and how it is loaded, in code.
+        The path that was written, and the code that loads it.
 
     Raises:
         WeightsError: If there is no export, or the format cannot hold this backbone.
         FileError: If the output exists or cannot be written.
-        ImportError: If the format needs a package that is not installed; the message says which.
+        ImportError: If the format needs a package that is not installed. The message names it.
     """
     if to not in FORMATS:
         raise WeightsError(f"--to: {to!r} is not allowed; it must be one of {', '.join(FORMATS)}")
-    # What is wrong with names and paths is told before torch is imported.
+    # Errors of names and paths are raised before torch is imported, which takes seconds.
     folder = find_export(Path(source))
     description = read_model_file(folder)
     if out:

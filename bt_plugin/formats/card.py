@@ -1,4 +1,4 @@
-"""Write a model card from a run's own files: no number that is not in them."""
+"""Write a model card from a run's own files. Every number is in them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bt_plugin.weights.model_file import ModelDescription
 _KNN = {
     "raw": "raw pixels",
     "untrained": "untrained network",
-    "calibrated": "untrained network, BatchNorm statistics estimated",
+    "calibrated": "untrained network, BatchNorm statistics re-estimated (calibrated)",
     "pretrained": "this network",
 }
 
 
 def model_card(exported: Exported) -> str:
-    """Return README.md for the Hub: front matter, how to load, how it was trained and evaluated.
+    """Return README.md for the Hub: front matter, how to load the model, and how it was trained and evaluated.
 
-    The license is left to who publishes it.
+    The card names no license. The publisher adds it.
     """
     description = exported.description
     tags = ["timm", "image-feature-extraction"]
@@ -44,7 +44,7 @@ def model_card(exported: Exported) -> str:
 def _what(exported: Exported) -> str:
     description = exported.description
     name, features = exported.backbone_name, description.feature_dim
-    text = f"# {exported.architecture}\n\nA backbone, {name}, of {features} features, without a classifier. "
+    text = f"# {exported.architecture}\n\nThe backbone {name} with {features} features, without a classifier. "
     if source := description.source:
         return text + f"Its weights were imported from {PurePath(source.file).name}, in the layout {source.kind}.\n"
     return text + "Pretrained without labels by [Barlow Twins](https://arxiv.org/abs/2103.03230), with bt-plugin.\n"
@@ -63,14 +63,15 @@ features = model(images)  # (n, {exported.description.feature_dim})
 
 
 def _images(exported: Exported) -> str:
-    view, normalisation = exported.eval_view, exported.mean_and_std()
-    if not view or not normalisation:
-        return "How images were normalised is not in the file that the weights are from.\n"
+    view, normalization = exported.eval_view, exported.mean_and_std()
+    if not view or not normalization:
+        return "The normalization of the images is unknown: the file of the weights does not store it.\n"
     size, resize = view.size_px, view.resize_px
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in normalisation)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in normalization)
     return (
-        f"Images of {exported.in_chans} channel(s): shorter side resized to {resize} px ({view.interpolation}),"
-        f" centre cropped to {size} px, values of 0 to 1 less mean ({mean}), divided by std ({std}).\n"
+        f"Preprocess images of {exported.in_chans} channel(s) as follows: resize the shorter side to {resize} px"
+        f" ({view.interpolation}), crop the center to {size} px, and scale the values to 0 to 1. Then subtract the mean"
+        f" ({mean}), and divide by the std ({std}).\n"
     )
 
 
@@ -86,7 +87,9 @@ def _training(description: ModelDescription, recipe: Recipe, summary: dict[str, 
         "projector": " - ".join(map(str, widths)) if widths else None,
         "lambda": loss.get("lambda_param"),
         "views": f"{views.get('preset')}, {' and '.join(f'{size} px' for size in sizes)}" if sizes else None,
-        "base rate of weights, of biases": f"{optim.get('lr_weights')}, {optim.get('lr_biases')}" if optim else None,
+        "base learning rate of weights, of biases": f"{optim.get('lr_weights')}, {optim.get('lr_biases')}"
+        if optim
+        else None,
         "weight decay": optim.get("weight_decay"),
         "seed": description.seed,
         "ranks": summary.get("world_size"),

@@ -1,4 +1,4 @@
-"""Pickled arrays in the keys of detectron2's ResNet, for detection and segmentation."""
+"""Write pickled arrays in the keys of detectron2's ResNet, for detection and segmentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bt_plugin.formats.exported import Exported
 from bt_plugin.runs.atomic_file import write_atomically
 
 SUFFIX = "_detectron2.pkl"
-# Depth, groups and width of a group; detectron2 builds no others.
+# Depth, groups and width of a group of the ResNets that detectron2 can build.
 _RESNETS = {
     "resnet18": (18, 1, 64),
     "resnet34": (34, 1, 64),
@@ -29,7 +29,7 @@ _RESNETS = {
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Write it as detectron2's checkpointer reads it.
+    """Write the backbone as detectron2's checkpointer reads it.
 
     Raises:
         WeightsError: If detectron2 has no such ResNet.
@@ -41,10 +41,10 @@ def write(exported: Exported, path: Path) -> None:
     if exported.architecture not in _RESNETS or exported.stem != "standard":
         raise WeightsError(
             f"--to detectron2: {exported.backbone_name} with stem: {exported.stem} is none of"
-            f" detectron2's ResNets, {', '.join(_RESNETS)} with stem: standard; take torch-export"
+            f" detectron2's ResNets, {', '.join(_RESNETS)} with stem: standard. Use --to torch-export"
         )
     arrays = {detectron2_key(key): value.numpy() for key, value in exported.state().items() if _is_kept(key, value)}
-    # The heuristics find these keys in a detector, too, where they begin with its own names.
+    # detectron2's heuristics also find these keys in a detector, where a prefix precedes them.
     content = {"model": arrays, "__author__": "bt-plugin", "matching_heuristics": True}
     write_atomically(path, pickle.dumps(content))
 
@@ -53,8 +53,8 @@ def usage(exported: Exported, path: Path) -> str:
     """Return the detector's configuration."""
     depth, groups, width = _RESNETS[exported.architecture]
     lines = ["MODEL:", f"  WEIGHTS: {path}"]
-    if normalisation := exported.mean_and_std():
-        for name, values in zip(("PIXEL_MEAN", "PIXEL_STD"), normalisation):
+    if normalization := exported.mean_and_std():
+        for name, values in zip(("PIXEL_MEAN", "PIXEL_STD"), normalization):
             lines.append(f"  {name}: {[round(255 * value, 3) for value in values]}")
     lines.append("  RESNETS:")
     lines += [f"    DEPTH: {depth}", f"    NUM_GROUPS: {groups}", f"    WIDTH_PER_GROUP: {width}"]
@@ -65,7 +65,7 @@ def usage(exported: Exported, path: Path) -> str:
 
 
 def detectron2_key(key: str) -> str:
-    """Return detectron2's name of a weight of torchvision's ResNet."""
+    """Return detectron2's key for a key of torchvision's ResNet."""
     key = re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", key)
     key = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)
     key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
@@ -73,5 +73,5 @@ def detectron2_key(key: str) -> str:
 
 
 def _is_kept(key: str, value: Tensor) -> bool:
-    """Tell whether detectron2 has such a weight: its FrozenBatchNorm2d has no counter of batches, and would warn."""
+    """Return whether detectron2 has this weight. Its FrozenBatchNorm2d has no counter of batches, and would warn."""
     return value.is_floating_point()

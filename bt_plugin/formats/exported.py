@@ -1,4 +1,4 @@
-"""The backbone that is converted: the export of a run, or a folder made by `import`."""
+"""The backbone to convert: the export of a run, or a folder made by `import`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bt_plugin.weights.export_folder import load_backbone
 from bt_plugin.weights.model_file import EvalView, ModelDescription
 from bt_plugin.weights.tensors import shown
 
-# Relative to the largest feature.
+# Largest allowed difference of features, relative to the largest feature.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A backbone on the disk.
+    """A backbone on disk.
 
     Args:
         folder: The folder with model.json and backbone.safetensors.
@@ -34,17 +34,17 @@ class Exported:
 
     @property
     def run_dir(self) -> Path | None:
-        """The directory of the run that exported it, None if it was imported."""
+        """The directory of the run that exported the backbone, None if it was imported."""
         return self.folder.parent if (self.folder.parent / RECIPE).is_file() else None
 
     @property
     def backbone_name(self) -> str:
-        """torchvision/NAME or timm/NAME, whose keys the backbone has."""
+        """The name with its library, torchvision/NAME or timm/NAME. The backbone has this library's keys."""
         return self.description.model.backbone
 
     @property
     def architecture(self) -> str:
-        """NAME alone."""
+        """The name without its library."""
         return self.backbone_name.partition("/")[2]
 
     @property
@@ -59,13 +59,13 @@ class Exported:
 
     @property
     def eval_view(self) -> EvalView | None:
-        """Size and normalisation of the images, None if it is not known."""
+        """Size and normalization of the images, None if unknown."""
         return self.description.eval_view
 
     def mean_and_std(self) -> tuple[list[float], list[float]] | None:
-        """Return the normalisation, as many values as channels, None if it is not known.
+        """Return the normalization with one value per channel, None if unknown.
 
-        Gray images are normalised by the averages of three values.
+        Gray images are normalized with the averages of three values.
         """
         if not self.eval_view:
             return None
@@ -76,7 +76,7 @@ class Exported:
 
     @cached_property
     def size_px(self) -> int:
-        """The size of images to try the backbone with."""
+        """The size in px of the images that test the backbone."""
         if self.eval_view:
             return self.eval_view.size_px
         return 32 if self.stem == "small" else _own_size_px(self.module())
@@ -101,17 +101,17 @@ class Exported:
         except (RuntimeError, AssertionError, ValueError) as error:
             raise WeightsError(
                 f"{self.folder}: {self.backbone_name} takes no images of {tuple(images.shape[1:])} (channels, height,"
-                f" width), as model.json describes them: {shown(str(error))}; train with another size or backbone"
+                f" width), the shape in model.json: {shown(str(error))}. Train with another size or backbone"
             ) from error
         return features
 
     def images(self, count: int) -> Tensor:
-        """Return random images, normalised; the same each time."""
+        """Return random normalized images, the same at each call."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, self.in_chans, self.size_px, self.size_px, generator=generator)
 
     def check(self, to: str, converted: Callable[[Tensor], Tensor]) -> None:
-        """Compare the features of what was written with the backbone's own, on random images and batches of two sizes.
+        """Compare the features of the written file with the backbone's own, on random images in batches of two sizes.
 
         Raises:
             WeightsError: If they differ.
@@ -124,12 +124,12 @@ class Exported:
                 worst = (converted(images) - expected).abs().max().item()
             if not worst <= TOLERANCE * (1 + expected.abs().max().item()):
                 raise WeightsError(
-                    f"--to {to}: its features differ from torch's by up to {worst:.2g}; take safetensors"
+                    f"--to {to}: its features differ from torch's by up to {worst:.2g}. Use --to safetensors"
                 )
 
 
 def _own_size_px(module: nn.Module) -> int:
-    """Return the size that a network of timm or torchvision was made for; 224 where it does not say so."""
+    """Return the size in px that a network of timm or torchvision was made for, 224 if it is not stored."""
     configuration = getattr(module, "pretrained_cfg", None) or {}
     own = configuration.get("input_size", (3, 0, 0))[-1] or getattr(module, "image_size", 224)
     return own if isinstance(own, int) else 224

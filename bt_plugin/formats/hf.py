@@ -1,4 +1,4 @@
-"""A folder as on the Hugging Face Hub, which timm loads: weights, configuration, and a model card."""
+"""Write a folder as on the Hugging Face Hub, which timm loads: weights, configuration, and a model card."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """Return how timm loads it."""
+    """Return the code with which timm loads it."""
     return (
         f"timm.create_model('local-dir:{path}', pretrained=True, num_classes=0)\n"
-        f"# README.md names no license: add yours before you publish the folder"
+        f"# README.md names no license. Add yours before you publish the folder"
     )
 
 
 def _config(exported: Exported, module: nn.Module) -> dict[str, Any]:
-    """Return what timm rebuilds the model from.
+    """Return the configuration from which timm rebuilds the model.
 
     Source:
         The keys: timm 1.0.31, models/_hub.py:345-448, and 1.0.15, models/_hub.py:256-302.
@@ -54,8 +54,8 @@ def _config(exported: Exported, module: nn.Module) -> dict[str, Any]:
         "first_conv": own.get("first_conv"),
         "classifier": own.get("classifier"),
     }
-    if (view := exported.eval_view) and (normalisation := exported.mean_and_std()):
-        mean, std = normalisation
+    if (view := exported.eval_view) and (normalization := exported.mean_and_std()):
+        mean, std = normalization
         crop = {"crop_pct": crop_pct(view.size_px, view.resize_px), "crop_mode": "center"}
         pretrained_cfg |= {"interpolation": view.interpolation, "mean": mean, "std": std, **crop}
     config = {
@@ -68,9 +68,9 @@ def _config(exported: Exported, module: nn.Module) -> dict[str, Any]:
 
 
 def crop_pct(size_px: int, resize_px: int) -> float:
-    """Return timm's fraction for a centre crop of size_px out of resize_px.
+    """Return timm's fraction for a center crop of size_px out of resize_px.
 
-    timm divides size_px by it and rounds down, which for some sizes is a pixel too few.
+    timm divides size_px by the fraction and rounds down. For some sizes this would be a pixel too few.
     """
     fraction = size_px / resize_px
     return fraction if int(size_px / fraction) == resize_px else size_px / (resize_px + 0.5)

@@ -1,4 +1,4 @@
-"""ONNX, for a batch of any size."""
+"""Write an ONNX file for batches of any size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from bt_plugin.formats.exported import Exported
 from bt_plugin.runs.atomic_file import write_atomically
 
 SUFFIX = ".onnx"
-# Of ONNX 1.15 and onnxruntime 1.17, and newer.
+# ONNX 1.15 and onnxruntime 1.17 or newer have this opset.
 OPSET = 20
-# The most that one file can hold: protobuf's limit.
+# Largest size of one file, by protobuf's limit.
 _MOST_BYTES = 2**31 - 1
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Write it, and compare onnxruntime's features with torch's on random images.
+    """Write the backbone, and compare onnxruntime's features with torch's on random images.
 
     Raises:
         ImportError: If ONNX's packages are missing.
@@ -31,12 +31,12 @@ def write(exported: Exported, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"--to onnx needs {error.name}: pip install onnx onnxscript onnxruntime, or bt-plugin[export]"
+            f"--to onnx needs {error.name}. Run pip install onnx onnxscript onnxruntime, or 'bt-plugin[export]'"
         ) from error
 
     module = exported.module()
     if sum(value.nbytes for value in module.state_dict().values()) > _MOST_BYTES:
-        raise WeightsError("--to onnx: the backbone has more than 2 GiB, which one file cannot hold; take torch-export")
+        raise WeightsError("--to onnx: the backbone has more than 2 GiB, the limit of one file. Use --to torch-export")
     try:
         program = torch.onnx.export(
             module,
@@ -49,8 +49,10 @@ def write(exported: Exported, path: Path) -> None:
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise WeightsError(f"--to onnx: the backbone cannot be converted: {str(error).splitlines()[0]}") from error
-    assert program is not None  # it is only without dynamo
+        raise WeightsError(
+            f"--to onnx: the backbone cannot be converted: {str(error).splitlines()[0]}. Use --to safetensors"
+        ) from error
+    assert program is not None  # only exports without dynamo return None
     write_atomically(path, program.model_proto.SerializeToString())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -61,9 +63,9 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """Return how onnxruntime loads it."""
+    """Return the code with which onnxruntime loads it."""
     shape = f"(n, {exported.in_chans}, {exported.size_px}, {exported.size_px})"
     return (
         f"session = onnxruntime.InferenceSession({str(path)!r})\n"
-        f'(features,) = session.run(None, {{"images": images}})  # {shape} float32, normalised'
+        f'(features,) = session.run(None, {{"images": images}})  # {shape} float32, normalized'
     )

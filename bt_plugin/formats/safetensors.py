@@ -1,4 +1,4 @@
-"""One file with the backbone, in its own keys, and in its header how to build the model."""
+"""Write one file with the backbone in its own keys. Its header says how to build the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUFFIX = ".safetensors"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Write it; any backbone can be held."""
+    """Write the backbone. The format can hold any backbone."""
     header = {
         "backbone": exported.backbone_name,
         "stem": exported.stem,
@@ -21,7 +21,7 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """Return how build_backbone's model loads it."""
+    """Return the code that loads it into build_backbone's model."""
     options = f"{exported.backbone_name!r}, stem={exported.stem!r}, in_chans={exported.in_chans}"
     return (
         f"backbone = bt_plugin.build_backbone({options})\n"

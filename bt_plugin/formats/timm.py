@@ -1,4 +1,4 @@
-"""A state dict for a model of timm."""
+"""Write a state dict for a model of timm."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ SUFFIX = "_timm.safetensors"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Write it by safetensors, or by torch.save where the name ends in .pth.
+    """Write the backbone as safetensors, or as a file of torch.save if the name ends in .pth.
 
     Raises:
         WeightsError: If timm has no such model, or the name ends otherwise.
     """
     if path.suffix not in (".safetensors", ".pth"):
-        raise WeightsError(f"-o: {path.name} must end in .safetensors or .pth, by which timm tells them apart")
+        raise WeightsError(
+            f"-o: {path.name} must end in .safetensors or .pth, because timm reads the format from the name"
+        )
     state = dict(as_model_of("timm", exported).state_dict())
     if path.suffix == ".pth":
         write_state(state, path)
@@ -28,6 +30,6 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """Return how timm loads it."""
+    """Return the code with which timm loads it."""
     channels = f", in_chans={exported.in_chans}" if exported.in_chans != 3 else ""
     return f"timm.create_model({exported.architecture!r}, num_classes=0{channels}, checkpoint_path={str(path)!r})"

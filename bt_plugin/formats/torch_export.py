@@ -1,4 +1,4 @@
-"""A program of torch.export, for a batch of any size: it runs without the model's source."""
+"""Write a program of torch.export for batches of any size. It runs without the model's source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIX = ".pt2"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Write it, load it back and compare the features on random images.
+    """Write the backbone, load it back and compare the features on random images.
 
     Raises:
         WeightsError: If the name does not end in .pt2, the backbone cannot be traced, or the features differ.
@@ -26,9 +26,9 @@ def write(exported: Exported, path: Path) -> None:
     batch = {0: torch.export.Dim("batch")}
     try:
         program = torch.export.export(module, (exported.images(2),), dynamic_shapes=(batch,))
-    except Exception as error:  # torch has no class for them all
+    except Exception as error:  # torch has no common class for these errors
         raise WeightsError(
-            f"--to torch-export: torch cannot trace the backbone: {str(error).splitlines()[0]}"
+            f"--to torch-export: torch cannot trace the backbone: {str(error).splitlines()[0]}. Use --to safetensors"
         ) from error
     content = BytesIO()
     torch.export.save(program, content)
@@ -37,6 +37,6 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """Return how torch loads it."""
+    """Return the code with which torch loads it."""
     shape = f"(n, {exported.in_chans}, {exported.size_px}, {exported.size_px})"
-    return f"features = torch.export.load({str(path)!r}).module()(images)  # {shape} float32, normalised"
+    return f"features = torch.export.load({str(path)!r}).module()(images)  # {shape} float32, normalized"

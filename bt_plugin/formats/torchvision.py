@@ -1,4 +1,4 @@
-"""A state dict by torch.save, for a model of torchvision."""
+"""Write a state dict, in the format of torch.save, for a model of torchvision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUFFIX = "_torchvision.pth"
 
 
 def write(exported: Exported, path: Path) -> None:
-    """Write it, in the library's own keys and without the classifier's.
+    """Write the backbone in torchvision's own keys, without those of the classifier.
 
     Raises:
         WeightsError: If torchvision has no such model.
@@ -20,7 +20,7 @@ def write(exported: Exported, path: Path) -> None:
 
 
 def usage(exported: Exported, path: Path) -> str:
-    """Return how torchvision loads it."""
+    """Return the code with which torchvision loads it."""
     return (
         f"model = torchvision.models.{exported.architecture}()\n"
         f"model.load_state_dict(torch.load({str(path)!r}), strict=False)  # without the classifier"

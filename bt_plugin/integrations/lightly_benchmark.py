@@ -38,8 +38,8 @@ class BarlowTwins(LightningModule):
 
     This method differs from Lightly's. The loss is that of the global batch. The two views pass one after the other.
     The last layer of the projector has no bias. Optimizer, learning rates and schedule are those of the official code.
-    That code's gradients are a sixteenth of the true ones. So the weight decay is sixteen times larger here, and the rate of
-    biases sixteen times smaller (docs/loss.md).
+    That code's gradients are a sixteenth of the true ones. So here the weight decay is sixteen times larger, and the
+    rate of biases sixteen times smaller (docs/loss.md).
 
     Args:
         batch_size_per_device: Images per step on one rank.

@@ -1,4 +1,4 @@
-"""Find the backbone that has these keys and shapes."""
+"""Find the backbone that has the keys and shapes of given weights."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from bt_plugin.errors import WeightsError
 from bt_plugin.models.backbones import Stem, build_backbone
 from bt_plugin.weights.tensors import State, UnknownLayoutError, check_finite, check_tensors, some
 
-# timm's of the same names have the same keys, shapes and features.
+# timm's models of the same names have the same keys, shapes and features.
 _PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _WIDE = ("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
 _RESNETS = _PLAIN + _WIDE
 _MOST_CHANNELS = 4096
 _STEMS: dict[int, Stem] = {7: "standard", 3: "small"}
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "last_linear.", "linear.")
-# Layers beside a backbone's own that no features are computed from: torchvision's auxiliary classifiers, and the heads
-# of methods that add them to the backbone itself, such as SwAV: facebookresearch/swav src/resnet50.py at 04b8f43.
+# Layers inside a backbone that do not change its features: torchvision's auxiliary classifiers, and the heads of
+# methods that add them to the backbone itself, such as SwAV: facebookresearch/swav src/resnet50.py at 04b8f43.
 _HEADS = ("aux1.", "aux2.", "AuxLogits.", "projection_head.", "prototypes.", "predictor.", "projector.")
-# A counter that weights of before torch 0.4.1 lack, and that features do not depend on.
+# A counter that weights from before torch 0.4.1 lack. Features do not depend on it.
 _COUNTER = "num_batches_tracked"
 
 
 class Expected(NamedTuple):
-    """A backbone's feature_dim, the shapes of its weights, and its first convolution's key."""
+    """A backbone's feature_dim, the shapes of its weights, and the key of its first convolution."""
 
     feature_dim: int
     shapes: dict[str, torch.Size]
@@ -36,7 +36,7 @@ class Expected(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A backbone's weights, and how build_backbone makes the model that they fit."""
+    """A backbone's weights, and the arguments with which build_backbone builds the model that they fit."""
 
     name: str
     stem: Stem
@@ -50,7 +50,7 @@ def read_backbone(state: State, name: str | None, *, path: Path, where: str = ""
     """Find the backbone as fit_backbone does, and check its weights.
 
     Raises:
-        UnknownLayoutError: If no ResNet of torchvision fits, or not the one that is named.
+        UnknownLayoutError: If no ResNet of torchvision fits, or the named backbone does not fit.
         WeightsError: If the weights cannot be used.
     """
     check_tensors(state, path)
@@ -60,28 +60,28 @@ def read_backbone(state: State, name: str | None, *, path: Path, where: str = ""
 
 
 def fit_backbone(state: State, name: str | None, *, path: Path, where: str = "") -> Fitted:
-    """Find the backbone that the weights are of, or check the one that is named.
+    """Find the backbone that the weights belong to, or check that the named backbone fits.
 
-    A first convolution of 3x3 is taken for the small stem, of stride 1 and without max-pool: no key says so.
+    A first convolution of 3x3 means the small stem, with stride 1 and without max-pool, because no key stores the stem.
 
     Args:
-        state: A backbone's weights, perhaps with a classifier's.
+        state: Weights of a backbone, with or without a classifier.
         name: "torchvision/NAME" or "timm/NAME", None to find it.
         path: The file, for messages.
         where: The prefix of the keys in the file, for messages.
 
     Raises:
-        UnknownLayoutError: If no ResNet of torchvision fits, or not the one that is named.
+        UnknownLayoutError: If no ResNet of torchvision fits, or the named backbone does not fit.
     """
     match, difference = match_backbone(state, name)
     place = f"{path} under {where}" if where else str(path)
     if match is None and name:
         raise UnknownLayoutError(
-            f"{place} does not fit --backbone {name}: {difference}; name the backbone that it is of"
+            f"{place} does not fit --backbone {name}: {difference}. Give the backbone of this file"
         )
     if match is None:
         raise UnknownLayoutError(
-            f"{place} has keys and shapes of no ResNet of torchvision ({some(state)}); name its backbone,"
+            f"{place} has keys and shapes of no ResNet of torchvision ({some(state)}). Give its backbone with"
             " --backbone torchvision/NAME or timm/NAME"
         )
     feature_dim, shapes, _ = _expected(*match)
@@ -90,10 +90,10 @@ def fit_backbone(state: State, name: str | None, *, path: Path, where: str = "")
 
 
 def match_backbone(state: State, name: str | None) -> tuple[tuple[str, Stem, int] | None, str]:
-    """Return the backbone whose keys and shapes these are, its stem and channels, or None and the last difference.
+    """Return the backbone with these keys and shapes, its stem and channels, or None and the last difference.
 
     Args:
-        state: A backbone's weights, whose values are not read.
+        state: Weights of a backbone. Their values are not read.
         name: "torchvision/NAME" or "timm/NAME", None to try torchvision's ResNets.
     """
     stem, in_chans = _input_of(state)
@@ -108,12 +108,12 @@ def match_backbone(state: State, name: str | None) -> tuple[tuple[str, Stem, int
 
 
 def first_key(name: str) -> str:
-    """Return the first key of a backbone's weights."""
+    """Return the first key of the weights of a backbone."""
     return next(iter(_expected(name, "standard", 3).shapes))
 
 
 def check_fits(state: State, name: str, *, stem: Stem, in_chans: int) -> str:
-    """Return in words how weights differ from those of a backbone; nothing where they fit."""
+    """Describe how weights differ from those of a backbone. Return an empty text if they fit."""
     return _difference(state, _expected(name, stem, in_chans).shapes)
 
 
@@ -135,18 +135,18 @@ def _input_of(state: State) -> tuple[Stem, int]:
 
 
 def _named_input(name: str, state: State, stem: Stem) -> tuple[Stem, int]:
-    """Return the stem and channels of any backbone, as its own first convolution shows them."""
+    """Return the stem and channels of any backbone, read from its first convolution."""
     _, shapes, first = _expected(name, "standard", 3)
     if first not in state or state[first].ndim != 4 or not 1 <= state[first].shape[1] <= _MOST_CHANNELS:
         return "standard", 3
-    # A model whose own first convolution is 3x3 has no other stem.
+    # A model whose own first convolution is 3x3 has only the standard stem.
     own = first != "conv1.weight" or shapes[first] == state[first].shape
     return "standard" if own else stem, state[first].shape[1]
 
 
 @cache
 def _expected(name: str, stem: Stem, in_chans: int) -> Expected:
-    # The ResNets are built without memory; not all of timm's models can be.
+    # The ResNets can be built without memory, but not all of timm's models.
     device = "meta" if name.removeprefix("torchvision/") in _RESNETS else "cpu"
     try:
         with torch.device(device):
@@ -166,7 +166,7 @@ def _difference(state: State, shapes: dict[str, torch.Size]) -> str:
         for key, shape in shapes.items()
         if key in state and state[key].shape != shape
     ]
-    found = {"it lacks": missing, "it has besides": unexpected, "of another shape": others}
+    found = {"it lacks": missing, "it also has": unexpected, "of another shape": others}
     return "; ".join(f"{what} {some(keys)}" for what, keys in found.items() if keys)
 
 

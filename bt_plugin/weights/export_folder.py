@@ -1,4 +1,4 @@
-"""RUN/export: the weights for other programs. This module alone writes and reads its tensors."""
+"""RUN/export: the weights for other programs. Only this module writes and reads its tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bt_plugin.weights.weights import Weights
 
 
 class ExportFolder(NamedTuple):
-    """The content of an export: description, backbone weights, and projector weights where there are some."""
+    """The content of an export: description, backbone weights, and projector weights or None."""
 
     description: ModelDescription
     backbone: State
@@ -35,13 +35,13 @@ class ExportFolder(NamedTuple):
 def write_run_export(model: BarlowTwins, recipe: Recipe, *, run_dir: Path, step: int) -> Path:
     """Write RUN/export and return the folder. An earlier export of the run is replaced, file by file.
 
-    The backbone's keys are those of torchvision or timm, without the classifier's.
+    The backbone has the keys of torchvision or timm, without those of the classifier.
 
     Args:
         model: The trained model.
-        recipe: The run's recipe, which model.json repeats.
+        recipe: The run's recipe, which model.json stores.
         run_dir: The run's directory.
-        step: The number of steps that the model was trained for.
+        step: Number of steps that the model was trained for.
 
     Raises:
         FileError: If a file cannot be written.
@@ -56,7 +56,7 @@ def write_run_export(model: BarlowTwins, recipe: Recipe, *, run_dir: Path, step:
 
 
 def write_imported_export(weights: Weights, folder: Path, source: Path) -> None:
-    """Write weights of another program as a new folder of the same layout. It is there whole or not at all.
+    """Write weights of another program as a new folder of the same layout. It appears only when complete.
 
     Args:
         weights: The weights that were read.
@@ -105,9 +105,9 @@ def load_backbone(folder: str | Path) -> Backbone:
 
 
 def mismatch(folder: Path, difference: str) -> WeightsError:
-    """Return the error for weights that do not belong to the backbone which model.json describes."""
+    """Return the error for weights that do not fit the backbone in model.json."""
     return WeightsError(
-        f"{folder / BACKBONE} does not fit the backbone of {folder / MODEL}: {difference}; copy the folder again, or"
+        f"{folder / BACKBONE} does not fit the backbone of {folder / MODEL}: {difference}. Copy the folder again, or"
         " export or import the weights again"
     )
 
@@ -146,7 +146,7 @@ def _describe_run(model: BarlowTwins, recipe: Recipe, step: int) -> dict[str, An
 
 
 def _describe_imported(weights: Weights, source: Path) -> dict[str, Any]:
-    """Describe what is known, with null for the rest: other methods share the layouts of Lightly and solo-learn."""
+    """Describe what is known, with null for the rest. Other methods also use the layouts of Lightly and solo-learn."""
     widths = None
     if weights.projector is not None:
         widths = [value.shape[0] for value in weights.projector.values() if value.ndim == 2]

@@ -1,4 +1,4 @@
-"""Tell whose keys a state dict has, and which of them are the backbone's and the projector's."""
+"""Recognize which program wrote a state dict, and split it into backbone and projector."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import NamedTuple
 from bt_plugin.errors import WeightsError
 from bt_plugin.weights.tensors import State
 
-# Of DistributedDataParallel and torch.compile.
+# Names that DistributedDataParallel and torch.compile add to keys.
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")
-# A projector's name, and what stands between it and the numbers of its layers.
+# The names of projectors, and the text between a name and the numbers of its layers.
 _PROJECTORS = {"projector": "", "projection_head": "layers.", "projection_mlp": "layers."}
-# A ResNet's children in their order, where nn.Sequential has numbered them.
+# A ResNet's children in order, for files in which nn.Sequential has numbered them.
 _CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
 
 
 class Parts(NamedTuple):
-    """A state dict, split."""
+    """The parts of a state dict."""
 
     kind: str
     backbone: State
@@ -27,21 +27,23 @@ class Parts(NamedTuple):
 
 
 def split(state: State, path: Path) -> Parts:
-    """Tell the layouts apart, and name each part's keys from its own beginning.
+    """Recognize the layout, and return each part with its keys relative to the part.
 
     Args:
         state: All tensors of a file.
         path: The file, for messages.
 
     Raises:
-        WeightsError: If the backbone cannot be one of torchvision's.
+        WeightsError: If the backbone cannot be a model of torchvision.
 
     Source:
-        official: facebookresearch/barlowtwins main.py:146-152 and 191-205 at 8e8d284, under DistributedDataParallel,
-        and the backbone alone. lightly: lightly-ai/lightly at e8d317f, examples/pytorch/barlowtwins.py:21-35,
-        examples/pytorch_lightning/barlowtwins.py:22-28, benchmarks/imagenet/resnet50/barlowtwins.py:25-31, and
-        lightly/models/barlowtwins.py:47-52 of before. solo-learn: vturrisi/solo-learn at 9187ea3,
-        solo/methods/base.py:193-210 and barlow_twins.py:51-59; its older name of the backbone, main_linear.py:74-83.
+        - official: facebookresearch/barlowtwins main.py:146-152 and 191-205 at 8e8d284, under
+          DistributedDataParallel, and the backbone alone.
+        - lightly: lightly-ai/lightly at e8d317f, examples/pytorch/barlowtwins.py:21-35,
+          examples/pytorch_lightning/barlowtwins.py:22-28, benchmarks/imagenet/resnet50/barlowtwins.py:25-31, and the
+          older lightly/models/barlowtwins.py:47-52.
+        - solo-learn: vturrisi/solo-learn at 9187ea3, solo/methods/base.py:193-210 and barlow_twins.py:51-59. The older
+          name of its backbone: main_linear.py:74-83.
     """
     state = {unwrapped(key): value for key, value in state.items()}
     if all(key.startswith("model.") for key in state):
@@ -50,7 +52,7 @@ def split(state: State, path: Path) -> Parts:
     for key, value in state.items():
         section, _, rest = key.partition(".")
         sections.setdefault(section, {})[rest] = value
-    # torchvision's vision transformers have an encoder, too, which is no whole backbone.
+    # torchvision's vision transformers also have an encoder, but it is only a part of the backbone.
     backbone = next((name for name in ("backbone", "encoder") if _is_backbone(name, sections)), None)
     if backbone is None:
         return Parts("state-dict", named_children(state, path), {}, [])
@@ -64,17 +66,17 @@ def split(state: State, path: Path) -> Parts:
     ]
     kind = _kind(set(sections), projector)
     if kind == "solo-learn" and _has_small_stem(sections[backbone]):
-        # No key says so, but of images of 32 px the features differ by more than a third.
+        # No key stores this padding, but at 32 px the features differ by more than a third.
         dropped.append(
-            "conv1's padding of 2, which solo-learn's small stem has; it is 1 here: give images a border of one pixel"
-            " of zeros, torch.nn.functional.pad(images, (1, 1, 1, 1)), for the same features"
+            "conv1's padding of 2 in solo-learn's small stem, which is 1 here. For the same features, give images a"
+            " border of one pixel of zeros: torch.nn.functional.pad(images, (1, 1, 1, 1))"
         )
     layers = {key.removeprefix(between): value for key, value in layers.items()}
     return Parts(kind, named_children(sections[backbone], path), layers, dropped)
 
 
 def unwrapped(key: str) -> str:
-    """Return a key without the names of DistributedDataParallel and torch.compile."""
+    """Return a key without the names that DistributedDataParallel and torch.compile add."""
     return _WRAPPERS.sub("", key)
 
 
@@ -97,14 +99,14 @@ def _has_small_stem(backbone: State) -> bool:
 
 
 def named_children(state: State, path: Path) -> State:
-    """Return the weights of a ResNet that was cut into nn.Sequential under their names again; others as they are.
+    """Restore the names of a ResNet that was cut into nn.Sequential. Return other weights unchanged.
 
     Args:
         state: A backbone's weights.
         path: The file, for messages.
 
     Raises:
-        WeightsError: If the layers have no names, or are those of another ResNet.
+        WeightsError: If the layers have no names, or belong to another ResNet.
 
     Source:
         Lightly's own ResNet: lightly-ai/lightly lightly/models/resnet.py:192-208 and 236 at e8d317f.
@@ -114,13 +116,13 @@ def named_children(state: State, path: Path) -> State:
     if any(re.match(r"[23]\.\d+\.conv1\.", key) for key in state):
         raise WeightsError(
             f"{path} has the backbone of Lightly's ResNetGenerator in nn.Sequential, which leaves out the ReLU after"
-            " the first BatchNorm; torchvision's and timm's ResNets have it, so the features would be others. Train"
+            " the first BatchNorm. The ResNets of torchvision and timm have it, so the features would differ. Train"
             " with torchvision's ResNet"
         )
     if any(int(key.partition(".")[0]) >= len(_CHILDREN) for key in state):
         raise WeightsError(
-            f"{path} has a backbone in nn.Sequential that is no ResNet, so its layers' names are unknown; save the"
-            " backbone with its own names"
+            f"{path} has a backbone in nn.Sequential that is no ResNet, so the names of its layers are unknown. Save"
+            " the backbone with its own names"
         )
     return {
         f"{_CHILDREN[int(number)]}.{rest}": value

@@ -1,4 +1,4 @@
-"""Find an export and read its model.json: the one reader of that file."""
+"""Find an export and read its model.json. Only this module reads that file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EXPORT = "export"
 MODEL = "model.json"
 BACKBONE = "backbone.safetensors"
 PROJECTOR = "projector.safetensors"
-# An export's is 3 kB, an import's as long as the list of what was left out.
+# The file of an export has 3 kB. That of an import also lists what was left out.
 _MOST_BYTES = 1 << 20
-_REMEDY = "copy the folder again, or export or import the weights again"
+_REMEDY = "Copy the folder again, or export or import the weights again"
 
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _Pixels = Annotated[int, Field(ge=1, le=65536)]
@@ -33,13 +33,13 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """How build_backbone and build_projector make the model.
+    """The arguments of build_backbone and build_projector.
 
     Args:
-        backbone: "torchvision/NAME" or "timm/NAME", which the installed library has.
-        stem: As in build_backbone.
-        in_chans: Channels of the images.
-        projector: Widths of the projector's layers, None where there is no projector.
+        backbone: Name of the backbone, "torchvision/NAME" or "timm/NAME". The installed library must have it.
+        stem: Stem, as in build_backbone.
+        in_chans: Number of channels of the images.
+        projector: Widths of the projector's layers, None without a projector.
     """
 
     backbone: str
@@ -59,8 +59,8 @@ class EvalView(_Section):
     std: _Std
 
     @model_validator(mode="after")
-    def _normalises_every_channel(self) -> EvalView:
-        # Gray images are normalised by the averages of three values.
+    def _normalizes_every_channel(self) -> EvalView:
+        # Gray images are normalized with the averages of three values.
         values = 3 if self.channels == 1 else self.channels
         if len(self.mean) != values or len(self.std) != values:
             raise ValueError(f"mean and std must have {values} values each for channels={self.channels}")
@@ -70,28 +70,28 @@ class EvalView(_Section):
 
 
 class Source(_Section):
-    """Where imported weights are from."""
+    """The origin of imported weights."""
 
     kind: str
     file: str
 
 
 class ModelDescription(_Section):
-    """The content of model.json. What only a model card shows is not checked further.
+    """The content of model.json. Values that only a model card shows are not checked further.
 
     Args:
-        method: "barlow_twins", or None where it is not known.
-        model: How the model is built.
+        method: Name of the method, "barlow_twins" or None if unknown.
+        model: Arguments that build the model.
         feature_dim: Number of the backbone's features.
-        embedding_dim: Dimension of the embeddings, None where there is no projector.
-        eval_view: The view that the features are computed from, None where it is not known.
-        source: Where imported weights are from, None for a run's.
-        views: The run's views, as the recipe names them.
-        loss: The run's loss.
-        optim: The run's optimizer.
+        embedding_dim: Dimension of the embeddings, None without a projector.
+        eval_view: View from which features are computed, None if unknown.
+        source: Origin of imported weights, None for a run's weights.
+        views: Section views of the run's recipe.
+        loss: Section loss of the run's recipe.
+        optim: Section optim of the run's recipe.
         versions: Versions of packages.
-        seed: The run's seed.
-        step: Steps that the run has trained.
+        seed: Seed of the run.
+        step: Number of steps that the run has trained.
     """
 
     method: str | None = None
@@ -109,7 +109,7 @@ class ModelDescription(_Section):
 
 
 def has_export(path: Path) -> bool:
-    """Return whether a path is an export, or a run's directory with one."""
+    """Return whether a path is an export, or a run's directory with an export."""
     return (export_folder(path) / MODEL).is_file()
 
 
@@ -125,14 +125,14 @@ def find_export(path: Path) -> Path:
     folder = export_folder(path)
     if missing := [name for name in (MODEL, BACKBONE) if not (folder / name).is_file()]:
         raise WeightsError(
-            f"{path} has no {' and no '.join(missing)}; name the directory of a run that is finished, its export"
-            " folder, or what `import` has made of a checkpoint"
+            f"{path} has no {' and no '.join(missing)}. Give the directory of a finished run, its export folder, or a"
+            " folder that bt-plugin import wrote"
         )
     return folder
 
 
 def export_folder(path: Path) -> Path:
-    """Return RUN/export where the path is a run's directory, else the path itself."""
+    """Return RUN/export if the path is a run's directory, otherwise the path itself."""
     return path / EXPORT if (path / EXPORT / MODEL).is_file() else path
 
 
@@ -148,12 +148,12 @@ def read_model_file(folder: Path) -> ModelDescription:
         content = read_regular(path, _MOST_BYTES)
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise WeightsError(f"{path} {error.strerror}; {_REMEDY}") from error
+            raise WeightsError(f"{path} {error.strerror}. {_REMEDY}") from error
         raise file_error(error, path) from error
     try:
         description = ModelDescription.model_validate_json(content)
     except ValidationError as error:
-        raise WeightsError(f"{path}{_first_problem(error)}; {_REMEDY}") from error
+        raise WeightsError(f"{path}{_first_problem(error)}. {_REMEDY}") from error
     try:
         check_backbone_name(description.model.backbone, f"{path}: model.backbone")
     except RecipeError as error:
@@ -162,7 +162,7 @@ def read_model_file(folder: Path) -> ModelDescription:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Say which key is wrong, and why. Values and names from the file are shortened and escaped."""
+    """Describe the first wrong key and the rule. Values and names from the file are shortened and escaped."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
         return f" is not valid JSON ({problem['msg'].removeprefix('Invalid JSON: ')[:120]})"

@@ -1,4 +1,4 @@
-"""Find the Python objects that a pickle would load, without running it, and say what its owner can do."""
+"""List the Python objects that a pickle would load, without running it, and say what its owner can do."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ import torch
 from bt_plugin.errors import WeightsError
 from bt_plugin.weights.tensors import shown
 
-# The first pickle of torch.save's older format, and how many pickles it has.
+# The first pickle of torch.save's older format, and the number of its pickles.
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _PICKLES = 5
-# Of a large checkpoint's with an optimizer, some hundred thousand.
+# A large checkpoint with an optimizer has about a hundred thousand.
 _MOST_OPCODES = 2_000_000
-# torch.save writes protocol 2, whose only way to name an object is GLOBAL; that of newer ones is STACK_GLOBAL.
+# torch.save writes protocol 2, which names objects only with GLOBAL. Newer protocols use STACK_GLOBAL.
 _OTHER_WAYS = {"INST", "OBJ", "EXT1", "EXT2", "EXT4"}
 _UNNAMED = "objects without a name"
-# What tensors alone are made of. torch.load(weights_only=True) itself decides what it loads; this is for messages.
+# The objects that tensors consist of. This list is for messages: torch.load(weights_only=True) decides what to load.
 _TENSORS = re.compile(
     r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(bytearray|set|complex)"
     r"|torch\.(\w+Storage|Size|Tensor|device|bool|[a-z]+\d+\w*)|torch\.storage\.\w+Storage|torch\.nn\.parameter\.Parameter"
     r"|torch\._utils\._rebuild\w+|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
 )
-# Plain settings, and networks of the libraries that this package is used with. All are classes without effects when
-# they are made; of modules with functions, only classes are listed, one by one. Never builtins.getattr, functools,
-# operator, copyreg or importlib, which make any call out of harmless names.
+# Plain settings, and networks of the libraries that this package is used with. All are classes without effects when they
+# are created. Modules with functions are never allowed as a whole, only single classes of them. Never allow
+# builtins.getattr, functools, operator, copyreg or importlib, which can make any call from harmless names.
 # Seen in: facebookresearch/barlowtwins and dino (argparse), solo-learn (omegaconf), Lightning's AttributeDict and
 # callbacks, detectron2 and fvcore (yacs), mmcv (addict), numpy's random states, LightlyTrain's whole networks.
 _HARMLESS = re.compile(
@@ -62,7 +62,7 @@ _SAVE_ALONE = (
 
 
 def objects_in(path: Path, archive: bool) -> list[str]:
-    """Return the names of the objects besides tensors that a file's pickles would load; nothing of it is run.
+    """Return the names of the objects besides tensors that a file's pickles would load. No code of the file is run.
 
     Args:
         path: A file that torch.load(weights_only=True) has refused.
@@ -74,45 +74,45 @@ def objects_in(path: Path, archive: bool) -> list[str]:
             names.update(_names(BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))))
         else:
             names.update(_names_before_tensors(path))
-    except Exception:  # what follows in the file is not known
+    except Exception:  # the rest of the file is unknown
         names |= {_UNNAMED} if names else set()
     names = {name for name in names if not _TENSORS.fullmatch(name)}
     if not archive and not _is_torchs(path):
-        # A plain pickle is not read, whatever is in it; only an attack is named.
+        # A plain pickle is never read, so only an attack is named.
         names = {name for name in names - {_UNNAMED} if not _HARMLESS.fullmatch(name)}
     return sorted(names)
 
 
 def refusal(path: Path, objects: list[str]) -> WeightsError:
-    """Return the error for a file with objects: with a command that saves its weights if all objects are harmless."""
+    """Return the error for a file with objects. If all are harmless, it has a command that saves only the weights."""
     foreign = [name for name in objects if not _HARMLESS.fullmatch(name)]
     if foreign:
         foreign = [name for name in foreign if name != _UNNAMED] or foreign
         return WeightsError(
-            f"{path} is refused: loading it would call {_some(foreign)}, which weights do not need and which can run"
-            " any code; nothing of it was run. Do not load it by other means; ask its author for a .safetensors file,"
-            " or for the state dict alone"
+            f"{path} is refused: loading it would call {_some(foreign)}. Weights do not need this call, and it can run"
+            " any code. No code was run. Do not load this file with other programs. Ask its author for a .safetensors"
+            " file, or for the state dict only"
         )
     target = str(path.with_name(f"{path.stem}_weights.pth"))
     program = _SAVE_ALONE.format(path=json.dumps(str(path)), target=json.dumps(target))
     return WeightsError(
-        f"{path} holds Python objects besides tensors ({_some(objects)}); only tensors are loaded, because objects can"
-        f" run any code. If you trust its author, save its weights alone, and import {target}:\n"
+        f"{path} contains Python objects besides tensors ({_some(objects)}). bt-plugin loads only tensors, because"
+        f" objects can run any code. If you trust its author, save only its weights, and import {target}:\n"
         f"  python -c {shlex.quote(program)}"
     )
 
 
 def _names_before_tensors(path: Path) -> Iterator[str]:
-    """Yield the names in the pickles of torch.save's older format, after which the tensors' bytes follow."""
+    """Yield the names in the pickles of torch.save's older format. The bytes of the tensors follow after them."""
     with open(path, "rb") as stream:
         for _ in range(_PICKLES):
-            if stream.peek(1):  # another one follows
+            if stream.peek(1):  # another pickle follows
                 yield from _names(stream)
 
 
 def _names(stream: IO[bytes]) -> Iterator[str]:
     memo: dict[int, str | None] = {}
-    # What the last instructions have put on the stack, one after the other: texts, or None for anything else.
+    # What the last instructions put on the stack, in order: texts, or None for anything else.
     recent: list[str | None] = []
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count > _MOST_OPCODES:
@@ -137,7 +137,7 @@ def _names(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _translated(module: str, name: str) -> str:
-    """Return the name of an object of Python 2 in Python 3, as the unpickler does."""
+    """Translate the name of an object from Python 2 to Python 3, as the unpickler does."""
     module, name = _compat_pickle.NAME_MAPPING.get(
         (module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
     )

@@ -1,4 +1,4 @@
-"""Find a known network inside a checkpoint: the prefix after which a network's own keys follow."""
+"""Find a known network inside a checkpoint: the prefix that precedes the network's own keys."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bt_plugin.weights.checkpoint_file import MOST_KEY_LENGTH, STATES
 from bt_plugin.weights.key_layouts import named_children, unwrapped
 from bt_plugin.weights.tensors import State, UnknownLayoutError, plain, shown, some
 
-# A ResNet by its names, and one that was cut into nn.Sequential: its first key, and one more.
+# The first key and one more of a ResNet with its own names, and of a ResNet that was cut into nn.Sequential.
 _RESNET_KEYS = (("conv1.weight", "layer1.0.conv1.weight"), ("0.weight", "4.0.conv1.weight"))
-# The network that is evaluated, and its copy, or the other network.
+# Pairs of names: the network that methods evaluate, and its copy or the other network.
 _PAIRS = (
     ("encoder_q", "encoder_k"),
     ("query_encoder", "key_encoder"),
@@ -36,7 +36,7 @@ _PAIRS = (
     ("online_backbone", "target_backbone"),
     ("backbone", "target_backbone"),
 )
-# Of real checkpoints, the deepest has four levels, and the largest some ten thousand tensors.
+# The deepest real checkpoint has four levels, and the largest about ten thousand tensors.
 _MOST_LEVELS = 8
 _MOST_ENTRIES = 200_000
 _MOST_PREFIXES = 64
@@ -45,22 +45,22 @@ _MOST_PREFIXES = 64
 def find_network(
     content: dict[Any, Any], backbone: str | None, *, path: Path, reason: UnknownLayoutError
 ) -> tuple[Fitted, list[str]]:
-    """Find the one prefix after which the keys of a known network follow, and name what else the file has.
+    """Find the one prefix that precedes the keys of a known network, and name everything else in the file.
 
-    Of two networks with the same values, the first is taken; of a network and its momentum copy, the network itself;
-    of DINO's teacher and student, the teacher.
+    Two networks with the same values count as one. A network is preferred to its momentum copy, and DINO's teacher to
+    the student.
 
     Args:
-        content: All that a file holds, however deep its tensors are.
+        content: Content of a file. Its tensors may be nested.
         backbone: "torchvision/NAME" or "timm/NAME", None for torchvision's ResNets.
         path: The file, for messages.
-        reason: Why the file's layout is none of those that are known, for the message.
+        reason: Error that says why the file has none of the known layouts, for the message.
 
     Returns:
         The backbone and what is left out.
 
     Raises:
-        WeightsError: If no network is found, several remain, or the one that was found cannot be used.
+        WeightsError: If no network is found, several remain, or the network cannot be used.
 
     Source:
         MoCo: facebookresearch/moco main_lincls.py at 010242b takes module.encoder_q; facebookresearch/moco-v3
@@ -84,33 +84,33 @@ def find_network(
     parts = _distinct(_preferred(parts))
     if len(parts) > 1:
         raise WeightsError(
-            f"{path} has a network under each of {', '.join(map(shown, parts))}; choose one of them with --prefix"
+            f"{path} has a network under each of {', '.join(map(shown, parts))}. Choose one of them with --prefix"
         )
     if parts:
         prefix, part = next(iter(parts.items()))
         return _taken(state, prefix, part, backbone, path)
     if refused or not state:
         raise refused or reason
-    name = "" if "--backbone" in str(reason) else "; name its backbone, --backbone torchvision/NAME or timm/NAME"
+    name = "" if "--backbone" in str(reason) else ". Give its backbone with --backbone torchvision/NAME or timm/NAME"
     raise WeightsError(
-        f"{reason}{name}. Its keys begin with {some(_sections(state))}; choose where the network is with --prefix"
+        f"{reason}{name}. Its keys begin with {some(_sections(state))}. Give the prefix of the network with --prefix"
     ) from reason
 
 
 def network_under(
     content: dict[Any, Any], prefix: str, *, backbone: str | None, path: Path
 ) -> tuple[Fitted, list[str]]:
-    """Take the network whose keys follow after a prefix, and name what else the file has.
+    """Return the network whose keys begin with a prefix, and name everything else in the file.
 
     Args:
-        content: All that a file holds.
-        prefix: What the keys begin with, as in "teacher.backbone"; names of levels that checkpoints usually have,
-            such as state_dict, and of wrappers, such as module, may be left out.
+        content: Content of a file.
+        prefix: Beginning of the keys, for example "teacher.backbone". The usual levels of checkpoints, such as
+            state_dict, and wrappers, such as module, may be left out.
         backbone: "torchvision/NAME" or "timm/NAME", None for torchvision's ResNets.
         path: The file, for messages.
 
     Raises:
-        WeightsError: If no key begins so, or the keys are not those of the network.
+        WeightsError: If no key begins with the prefix, or the keys do not fit the network.
     """
     state = _flattened(content, path)
     wanted = unwrapped(f"{prefix.rstrip('.')}." if prefix.rstrip(".") else "")
@@ -118,18 +118,18 @@ def network_under(
         if part := _under(state, start):
             return _taken(state, start, named_children(part, path), backbone, path)
     raise WeightsError(
-        f"--prefix: no key of {path} begins with {shown(prefix)}; its keys begin with {some(_sections(state))}"
+        f"--prefix: no key of {path} begins with {shown(prefix)}. Its keys begin with {some(_sections(state))}"
     )
 
 
 def _taken(state: State, prefix: str, part: State, backbone: str | None, path: Path) -> tuple[Fitted, list[str]]:
     fitted = read_backbone(part, backbone, path=path, where=shown(prefix))
     others = _sections({key: value for key, value in state.items() if not key.startswith(prefix)})
-    return fitted, [f"all that is not under {shown(prefix)}: {some(others)}"] if others else []
+    return fitted, [f"everything not under {shown(prefix)}: {some(others)}"] if others else []
 
 
 def _flattened(content: dict[Any, Any], path: Path) -> State:
-    """Return all tensors under their keys with dots between the levels, without the names of wrappers."""
+    """Return all tensors by key. Dots join the levels of a key, and names of wrappers are left out."""
     state: State = {}
     entries = 0
     levels = [("", content)]
@@ -138,7 +138,7 @@ def _flattened(content: dict[Any, Any], path: Path) -> State:
         for prefix, level in levels:
             for key, value in dict.items(level):
                 entries += 1
-                # Other keys number an optimizer's parameters, and no network has them.
+                # Keys that are numbers belong to an optimizer, never to a network.
                 if entries > _MOST_ENTRIES or not isinstance(key, str) or len(prefix) + len(key) > MOST_KEY_LENGTH:
                     continue
                 if isinstance(value, Tensor):
@@ -150,7 +150,7 @@ def _flattened(content: dict[Any, Any], path: Path) -> State:
 
 
 def _prefixes(state: State, backbone: str | None) -> list[str]:
-    """Return what stands before the keys of a network, the shortest first."""
+    """Return the prefixes that precede the keys of a network, the shortest first."""
     keys = [(first_key(backbone), first_key(backbone))] if backbone else []
     found = {prefix for first, second in (*keys, *_RESNET_KEYS) for prefix in _before(state, first, second)}
     return sorted(found, key=lambda prefix: (prefix.count("."), prefix))[:_MOST_PREFIXES]
@@ -168,7 +168,7 @@ def _under(state: State, prefix: str) -> State:
 
 
 def _distinct(parts: dict[str, State]) -> dict[str, State]:
-    """Leave out the parts that another one equals, value by value, as where a network has two names."""
+    """Leave out parts that equal an earlier part in every value, because a network may have two names."""
     kept: dict[str, State] = {}
     for prefix, part in parts.items():
         if not any(_same(part, other) for other in kept.values()):
@@ -189,7 +189,7 @@ def _equal(value: Tensor, other: Tensor) -> bool:
 
 
 def _preferred(parts: dict[str, State]) -> dict[str, State]:
-    """Leave out the parts whose name is the other one's of a pair."""
+    """Leave out parts whose name is the second of a pair, if the first is there."""
     return {prefix: part for prefix, part in parts.items() if not any(other in parts for other in _better(prefix))}
 
 
@@ -202,7 +202,7 @@ def _better(prefix: str) -> Iterator[str]:
 
 
 def _sections(state: State) -> list[str]:
-    """Return the first names of keys with the number of tensors, or the first two where a checkpoint has levels."""
+    """Return the first name of the keys with the number of tensors, or the first two names below a usual level."""
     counts: dict[str, int] = {}
     for key in state:
         section = ".".join(key.split(".")[: 2 if key.split(".")[0] in STATES else 1])

@@ -1,4 +1,4 @@
-"""Turn other programs' projectors into build_projector's, with the same embeddings as far as the objective sees."""
+"""Convert other programs' projectors to build_projector's layers. The loss of the embeddings stays the same."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from bt_plugin.weights.tensors import State
 
 
 def to_official(layers: State, feature_dim: int) -> tuple[State | None, list[str]]:
-    """Return a projector in the keys of build_projector, and what of it is left out.
+    """Return a projector in the keys of build_projector, and a list of what is left out.
 
-    Its Linear layers have no bias. A bias before a BatchNorm moves into that one's running mean, which changes no
-    output. A bias of the last layer is dropped: the objective standardises the embeddings, and does not see it.
+    The Linear layers of build_projector have no bias. A bias before a BatchNorm moves into its running mean, which
+    changes no output. A bias of the last layer is dropped, because the loss standardizes the embeddings.
 
     Args:
-        layers: "NUMBER.weight" and so on; empty where there is no projector.
+        layers: Weights by key, "NUMBER.weight" and so on. Empty without a projector.
         feature_dim: Number of the backbone's features.
 
     Source:
-        Biases of the last layer: lightly-ai/lightly lightly/models/modules/heads.py:49 and 95 at e8d317f. Of all:
-        vturrisi/solo-learn solo/methods/barlow_twins.py:51-59 at 9187ea3.
+        Biases of the last layer: lightly-ai/lightly lightly/models/modules/heads.py:49 and 95 at e8d317f. Biases of all
+        layers: vturrisi/solo-learn solo/methods/barlow_twins.py:51-59 at 9187ea3.
     """
     if not layers:
         return None, []
-    other = [f"the projector, whose layers are others than build_projector's: {', '.join(layers)}"]
+    other = [f"the projector, because its layers differ from build_projector's: {', '.join(layers)}"]
     if not all(key.partition(".")[0].isdigit() for key in layers):
         return None, other
     linears = sorted(int(key.removesuffix(".weight")) for key in layers if _is_linear(key, layers[key]))
@@ -44,7 +44,7 @@ def to_official(layers: State, feature_dim: int) -> tuple[State | None, list[str
             state[mean] = state[mean] - biases[index]
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     last = linears[-1]
-    unseen = [f"the bias of the projector's layer {last}, which the objective does not see"] if last in biases else []
+    unseen = [f"the bias of the projector's layer {last}, which does not change the loss"] if last in biases else []
     return state, unseen
 
 

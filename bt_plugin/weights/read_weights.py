@@ -1,4 +1,4 @@
-"""Read weights of other programs: find their backbone, and give it the keys of torchvision or timm."""
+"""Read weights of other programs: find their backbone, and rename its keys to those of torchvision or timm."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def read_weights(path: str | Path, backbone: str | None = None, *, prefix: str |
     """Read a checkpoint, a state dict or an export. No code of the file is run.
 
     Args:
-        path: A file of torch.save or safetensors, or a folder that a run or `import` has written.
-        backbone: "torchvision/NAME" or "timm/NAME"; needed where keys and shapes are no ResNet's of torchvision.
-        prefix: What the keys of the network begin with; needed where a file has several networks.
+        path: A file of torch.save or safetensors, or a folder that a run or `import` wrote.
+        backbone: Name of the backbone, "torchvision/NAME" or "timm/NAME". Needed unless it is a ResNet of torchvision.
+        prefix: Beginning of the network's keys. Needed if a file has several networks.
 
     Raises:
-        WeightsError: If it cannot be read, holds more than tensors, or does not fit the backbone.
-        FileError: If it cannot be opened.
+        WeightsError: If the file cannot be read, contains more than tensors, or does not fit the backbone.
+        FileError: If the file cannot be opened.
     """
     path = Path(path)
     if path.is_dir():
@@ -77,7 +77,7 @@ def _without_projector(fitted: Fitted, dropped: list[str]) -> Weights:
 def _read_folder(path: Path, prefix: str | None) -> Weights:
     folder = find_export(path)
     if prefix is not None:
-        raise WeightsError(f"--prefix: {folder} has its backbone in a file of its own; leave the option out")
+        raise WeightsError(f"--prefix: {folder} stores its backbone in a separate file. Leave the option out")
     description, backbone, projector = read_export(folder)
     model = description.model
     if difference := check_fits(backbone, model.backbone, stem=model.stem, in_chans=model.in_chans):

@@ -1,4 +1,4 @@
-"""Tensors in a file by safetensors."""
+"""Write tensors to a safetensors file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from bt_plugin.runs.atomic_file import write_atomically
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
-    """Write a state dict, on the CPU, as a whole file with the permissions of any new file.
+    """Write a state dict as a complete file with the usual permissions of a new file.
 
-    safetensors' own function lets only its owner read the file, and leaves a part of it on a full disk.
+    safetensors' own function lets only the owner read the file, and leaves a partial file on a full disk.
 
     Args:
         state: Tensors of any device and memory format.
-        path: The file; what is there is replaced.
-        header: Entries for the file's header, besides the one that names torch.
+        path: The file. An existing file is replaced.
+        header: Further entries for the file's header. One entry already names torch.
 
     Raises:
         FileError: If the file cannot be written.

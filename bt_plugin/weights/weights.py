@@ -11,16 +11,16 @@ from bt_plugin.models.backbones import Stem
 
 @dataclass(frozen=True)
 class Weights:
-    """A backbone's weights, and its projector's where the file has one that fits.
+    """The weights of a backbone, and of its projector if the file has a projector that fits.
 
     Args:
-        kind: Whose layout the file has: official, lightly, solo-learn, state-dict, or bt-plugin for our own.
-        backbone_name: "torchvision/NAME" or "timm/NAME".
-        stem: standard or small, as in build_backbone.
-        in_chans: Channels of the images.
-        backbone: The weights in float32, in its library's own keys, without a classifier.
-        projector: The weights in the keys of build_projector, or None.
-        dropped: What else is in the file, in words.
+        kind: Layout of the file: official, lightly, solo-learn, state-dict, or bt-plugin for an export.
+        backbone_name: Name of the backbone, "torchvision/NAME" or "timm/NAME".
+        stem: Stem, standard or small, as in build_backbone.
+        in_chans: Number of channels of the images.
+        backbone: Weights in float32 with the keys of the backbone's library, without a classifier.
+        projector: Weights with the keys of build_projector, or None.
+        dropped: Descriptions of everything else in the file.
         feature_dim: Number of the backbone's features.
     """
 

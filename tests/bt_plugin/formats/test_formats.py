@@ -110,7 +110,7 @@ def test_other_features_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run = exported(tmp_path / "run", backbone="timm/test_resnet")
     monkeypatch.setattr("bt_plugin.formats.exported.TOLERANCE", -1.0)
     with pytest.raises(
-        WeightsError, match=rf"--to {to}: its features differ from torch's by up to .*; take safetensors"
+        WeightsError, match=rf"--to {to}: its features differ from torch's by up to .*\. Use --to safetensors"
     ):
         convert(run, to)
     assert {file.name for file in (run / "export").iterdir()} == {
@@ -180,13 +180,21 @@ def test_detectron2_loads_it(tmp_path: Path) -> None:
         ({"backbone": "torchvision/shufflenet_v2_x0_5"}, "timm", "timm has no model with the layers of"),
         ({"backbone": "torchvision/shufflenet_v2_x0_5"}, "hf", "timm has no model with the layers of"),
         ({"backbone": "timm/resnet10t"}, "torchvision", "torchvision has no model with the layers of"),
-        ({"backbone": "timm/resnet10t"}, "detectron2", "none of detectron2's ResNets, resnet18, .*; take torch-export"),
+        (
+            {"backbone": "timm/resnet10t"},
+            "detectron2",
+            "none of detectron2's ResNets, resnet18, .*Use --to torch-export",
+        ),
         ({"backbone": "torchvision/resnet18", "stem": "small"}, "detectron2", "with stem: small is none of"),
-        ({"backbone": "torchvision/resnet18", "stem": "small"}, "timm", "timm has no .* with stem: small; safetensors"),
+        (
+            {"backbone": "torchvision/resnet18", "stem": "small"},
+            "timm",
+            "timm has no .* with stem: small. Use --to safetensors",
+        ),
         (
             {"backbone": "torchvision/resnet18", "in_chans": 1},
             "torchvision",
-            "take 3 channels, and this one takes 1; timm",
+            "take 3 channels, but this one takes 1. Use --to timm",
         ),
     ],
 )
@@ -201,7 +209,7 @@ def test_equal_keys_are_not_enough(run18: Path, tmp_path: Path, monkeypatch: pyt
     """A model of the same name and layers, with another nonlinearity."""
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, act_layer=nn.ELU, **options))
-    with pytest.raises(WeightsError, match="has the keys of torchvision/resnet18, and other features"):
+    with pytest.raises(WeightsError, match="has the keys of torchvision/resnet18, but other features"):
         convert(run18, "timm", tmp_path / "a.pth")
 
 
@@ -226,7 +234,9 @@ def test_the_command(run18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert main(["export", str(run18), "--to", to, "-o", str(tmp_path / out)]) == 2
         assert named in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--to", "onnx"]) == 2
-    assert "has no model.json and no backbone.safetensors; name the directory of a run" in capsys.readouterr().err
+    assert (
+        "has no model.json and no backbone.safetensors. Give the directory of a finished run" in capsys.readouterr().err
+    )
     with pytest.raises(WeightsError, match="--to: 'tensorrt' is not allowed"):
         convert(run18, "tensorrt")
 

@@ -71,7 +71,7 @@ def test_the_model_card_says_what_the_files_say(run18: Path, tmp_path: Path) -> 
         "| seed | 7 |",
         "| ranks | 2 |",
         "| kNN top-1 on pictures/val (k 20, t 0.1) |",
-        "| untrained network, BatchNorm statistics estimated | 76.9% |",
+        "| untrained network, BatchNorm statistics re-estimated (calibrated) | 76.9% |",
         "| this network | 84.0% |",
         f"| torch | {version('torch')} |",
     ):
@@ -88,7 +88,7 @@ def test_a_model_card_invents_nothing(tmp_path: Path) -> None:
     write_imported_export(read_weights(tmp_path / "a.pth"), tmp_path / "imported", tmp_path / "a.pth")
     card = (convert(tmp_path / "imported", "hf")[0] / "README.md").read_text()
     assert "imported from a.pth, in the layout state-dict" in card
-    assert "How images were normalised is not in the file" in card
+    assert "The normalization of the images is unknown" in card
     assert "Training" not in card
     assert "barlow" not in card.lower()
     config = json.loads((tmp_path / "imported" / "resnet18_hf" / "config.json").read_text())

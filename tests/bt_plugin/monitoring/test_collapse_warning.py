@@ -44,7 +44,7 @@ def test_an_unusual_lambda_is_told(value: float, dim: int, word: str, caplog: py
     warn_of_lambda(value, dim)
     (message,) = caplog.messages
     assert f"loss.lambda_param: {value:g} times {dim} features" in message
-    assert f"little but {word}" in message
+    assert f"{word} will dominate" in message
 
 
 def test_the_recipes_are_usual(caplog: pytest.LogCaptureFixture) -> None:

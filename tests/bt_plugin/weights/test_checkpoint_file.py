@@ -44,7 +44,7 @@ def with_nan(value: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_nan, rf"12 of 36864 values of {KEY} are NaN; take another checkpoint"),
+        (with_nan, rf"12 of 36864 values of {KEY} are NaN\. Use another checkpoint"),
         (lambda value: with_nan(value.half()), "12 of 36864 values of .* are NaN"),
         (lambda value: torch.full_like(value, torch.inf), "36864 of 36864 values of .* are infinite"),
         (lambda value: value.double().sign() * 1e300, "are infinite"),
@@ -52,11 +52,11 @@ def with_nan(value: Tensor) -> Tensor:
         (lambda value: value.to(torch.float8_e4m3fn), "has values of float8_e4m3fn"),
         (lambda value: value.to_sparse(), "is sparse"),
         (lambda value: value.to("meta"), "is on the meta device, without values"),
-        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is quantised"),
-        (lambda value: torch.zeros(1).expand(value.shape), "claims 36864 values, and 1 are stored"),
-        (lambda value: torch.zeros(1).expand(2**37), "claims 137438953472 values, and 1 are stored"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is quantized"),
+        (lambda value: torch.zeros(1).expand(value.shape), "claims 36864 values, but 1 are stored"),
+        (lambda value: torch.zeros(1).expand(2**37), "claims 137438953472 values, but 1 are stored"),
         (lambda value: value.to(torch.int8), f"{KEY} has values of int8; save"),
-        (lambda value: torch.nested.nested_tensor([value, value[:1]]), "is a Tensor, no plain tensor"),
+        (lambda value: torch.nested.nested_tensor([value, value[:1]]), "is a Tensor, not a plain tensor"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -84,7 +84,7 @@ def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
     path, _ = official(tmp_path)
     content = torch.load(path)
     content["model"]["module.backbone.bn1.running_var"][3] = -1.0
-    with pytest.raises(WeightsError, match=r"bn1\.running_var has negative variances; take another checkpoint"):
+    with pytest.raises(WeightsError, match=r"bn1\.running_var has negative variances\. Use another checkpoint"):
         read_weights(saved(content, path))
 
 
@@ -105,7 +105,7 @@ def test_a_projector_of_nan_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [1, None, ("a", 2), 2.5, b"conv1.weight"])
 def test_keys_that_are_no_text(tmp_path: Path, key: Any) -> None:
     path = saved({"state_dict": {key: torch.ones(1), "b": torch.ones(1)}}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"a\.pth has the key .*, which is no text"):
+    with pytest.raises(WeightsError, match=r"a\.pth has the key .*, which is not text"):
         read_weights(path)
 
 
@@ -245,7 +245,7 @@ def test_a_header_that_lies_is_told(tmp_path: Path, header: dict[str, Any], body
 @pytest.mark.parametrize("size", [2**63, 2**64 - 1, 10**8 + 1, 2**31])
 def test_a_header_of_any_length_is_told(tmp_path: Path, size: int) -> None:
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", size) + b"{}")
-    with pytest.raises(WeightsError, match=r"a\.safetensors is no safetensors file, or damaged"):
+    with pytest.raises(WeightsError, match=r"a\.safetensors is not a safetensors file, or is damaged"):
         read_safetensors(tmp_path / "a.safetensors")
 
 
@@ -262,14 +262,14 @@ def test_an_export_that_is_damaged_is_told(folder: Path) -> None:
     for content in (b"", whole[:-1], whole + b"\0", whole[:4000], struct.pack("<Q", 2**40) + whole[8:]):
         weights.write_bytes(content)
         for read in (load_backbone, read_weights):
-            with pytest.raises(WeightsError, match=rf"{weights} is no safetensors file, or damaged"):
+            with pytest.raises(WeightsError, match=rf"{weights} is not a safetensors file, or is damaged"):
                 read(folder)
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"a": torch.ones(1)}, r"does not fit the backbone of .*model\.json: .*copy the folder again"),
+        ({"a": torch.ones(1)}, r"does not fit the backbone of .*model\.json: .*Copy the folder again"),
         (dict(build_backbone("torchvision/resnet34").module.state_dict()), "does not fit the backbone of"),
         (changed(with_nan), "12 of 36864 values of .* are NaN"),
         (changed(lambda value: value.to(torch.complex64)), "has values of complex64"),
@@ -285,5 +285,5 @@ def test_weights_of_another_network_are_told(folder: Path, state: dict[str, Tens
 def test_a_foreign_projector_is_told(folder: Path) -> None:
     (folder / "projector.safetensors").write_bytes(b"foreign")
     for read in (load_backbone, read_weights):
-        with pytest.raises(WeightsError, match=r"projector\.safetensors is no safetensors file"):
+        with pytest.raises(WeightsError, match=r"projector\.safetensors is not a safetensors file"):
             read(folder)

@@ -67,7 +67,7 @@ def test_no_command_loads_what_is_unknown(
         read_weights(saved(file, tmp_path / "a.ckpt", **options))
     message = str(refused.value)
     assert "is refused: loading it would call" in message
-    assert "ask its author for a .safetensors file" in message
+    assert "Ask its author for a .safetensors file" in message
     assert "python -c" not in message
     assert "weights_only" not in message
     assert not (tmp_path / "ran").exists()
@@ -107,7 +107,7 @@ def test_names_cannot_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_plain_settings_have_a_way_out(tmp_path: Path, settings: Any) -> None:
     path = saved({"state_dict": resnet().state_dict(), "settings": settings}, tmp_path / "a.ckpt")
-    with pytest.raises(WeightsError, match="holds Python objects besides tensors") as refused:
+    with pytest.raises(WeightsError, match="contains Python objects besides tensors") as refused:
         read_weights(path)
     assert "weights_only=False" in str(refused.value)
 
@@ -116,5 +116,5 @@ def test_settings_of_omegaconf_have_a_way_out(tmp_path: Path) -> None:
     omegaconf = pytest.importorskip("omegaconf")
     configuration = omegaconf.OmegaConf.create({"lr": 0.1, "layers": [1, 2], "name": "a"})
     path = saved({"state_dict": resnet().state_dict(), "hyper_parameters": configuration}, tmp_path / "a.ckpt")
-    with pytest.raises(WeightsError, match=r"holds Python objects besides tensors \(.*omegaconf"):
+    with pytest.raises(WeightsError, match=r"contains Python objects besides tensors \(.*omegaconf"):
         read_weights(path)

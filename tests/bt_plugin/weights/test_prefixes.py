@@ -38,7 +38,7 @@ from tests.bt_plugin.weights.foreign_weights import (
 @pytest.mark.parametrize(
     ("write", "left_out"),
     [
-        (moco, r"all that is not under state_dict\.encoder_q\.: state_dict\.encoder_k \(120 tensors\).*queue"),
+        (moco, r"everything not under state_dict\.encoder_q\.: state_dict\.encoder_k \(120 tensors\).*queue"),
         (moco_v3, r"not under state_dict\.base_encoder\.: state_dict\.momentum_encoder"),
         (vissl, r"not under classy_state_dict\.base_model\.model\.trunk\._feature_blocks\.: classy_state_dict"),
         (dino, r"not under teacher\.backbone\.: student \(121 tensors\), teacher \(1 tensor\)"),
@@ -86,13 +86,13 @@ def test_a_named_backbone_is_found_behind_its_prefix(tmp_path: Path) -> None:
 def test_networks_without_an_order_are_listed(tmp_path: Path) -> None:
     path = saved({"left": resnet().state_dict(), "right": other().state_dict()}, tmp_path / "a.pth")
     with pytest.raises(
-        WeightsError, match=r"a network under each of left\., right\.; choose one of them with --prefix"
+        WeightsError, match=r"a network under each of left\., right\.\. Choose one of them with --prefix"
     ):
         read_weights(path)
     with torch.no_grad():
         torch.testing.assert_close(features_of(read_weights(path, prefix="right")), other()(IMAGES))
     with pytest.raises(
-        WeightsError, match=r"--prefix: no key of .*a\.pth begins with up\\x1b; its keys begin with left"
+        WeightsError, match=r"--prefix: no key of .*a\.pth begins with up\\x1b\. Its keys begin with left"
     ):
         read_weights(path, prefix="up\x1b")
 
@@ -100,7 +100,7 @@ def test_networks_without_an_order_are_listed(tmp_path: Path) -> None:
 def test_two_names_of_one_network_are_one(tmp_path: Path) -> None:
     network = resnet()
     path = saved({"a": network.state_dict(), "b": {"c": network.state_dict()}}, tmp_path / "a.pth")
-    assert read_weights(path).dropped == ["all that is not under a.: b (120 tensors)"]
+    assert read_weights(path).dropped == ["everything not under a.: b (120 tensors)"]
 
 
 def test_deep_and_wide_checkpoints_end(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_the_command_takes_a_prefix(tmp_path: Path, capsys: pytest.CaptureFixtur
     path, _ = moco(tmp_path)
     folder = tmp_path / "out"
     assert main(["import", str(path), "-o", str(folder), "--prefix", "encoder_k"]) == 0
-    assert "left out  all that is not under state_dict.encoder_k." in capsys.readouterr().out
+    assert "left out  everything not under state_dict.encoder_k." in capsys.readouterr().out
     source = json.loads((folder / "model.json").read_text())["source"]
-    assert source["dropped"][0].startswith("all that is not under state_dict.encoder_k.")
+    assert source["dropped"][0].startswith("everything not under state_dict.encoder_k.")
     assert main(["import", str(folder), "-o", str(tmp_path / "b"), "--prefix", "encoder_k"]) == 2
     assert "--prefix: " in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_whole_networks_beside_the_weights_are_saved_alone(tmp_path: Path) -> No
     network = resnet()
     content = {"student": under("module.backbone.", other()), "teacher": network, "optimizer": {"state": {0: {}}}}
     path = saved(content, tmp_path / "a.ckpt")
-    with pytest.raises(WeightsError, match="holds Python objects besides tensors") as refused:
+    with pytest.raises(WeightsError, match="contains Python objects besides tensors") as refused:
         read_weights(path)
     exec(shlex.split(str(refused.value).splitlines()[-1])[-1], {})
     weights = read_weights(tmp_path / "a_weights.pth", prefix="teacher")

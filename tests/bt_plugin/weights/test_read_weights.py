@@ -50,9 +50,9 @@ from tests.bt_plugin.weights.foreign_weights import (
     ("write", "kind", "dropped"),
     [
         (official, "official", "epoch; optimizer; bn (3 tensors)"),
-        (lightly, "lightly", "the bias of the projector's layer 6, which the objective does not see"),
-        (lightly_compiled, "lightly", "the bias of the projector's layer 6, which the objective does not see"),
-        (lightly_old, "lightly", "the bias of the projector's layer 6, which the objective does not see"),
+        (lightly, "lightly", "the bias of the projector's layer 6, which does not change the loss"),
+        (lightly_compiled, "lightly", "the bias of the projector's layer 6, which does not change the loss"),
+        (lightly_old, "lightly", "the bias of the projector's layer 6, which does not change the loss"),
         (lightly_lightning, "lightly", "lr_schedulers; the bias of the projector's layer 6"),
         (lightly_benchmark, "lightly", "online_classifier (2 tensors); the bias"),
         (solo_learn, "solo-learn", "epoch; classifier (2 tensors); the bias"),
@@ -153,9 +153,7 @@ def test_a_backbone_can_be_named(tmp_path: Path) -> None:
         WeightsError, match=r"a.pth has keys .* no ResNet of torchvision .*name its backbone, --backbone"
     ):
         read_weights(path)
-    with pytest.raises(
-        WeightsError, match=r"not fit --backbone timm/resnet18: it lacks conv1.weight.*; it has besides"
-    ):
+    with pytest.raises(WeightsError, match=r"not fit --backbone timm/resnet18: it lacks conv1.weight.*; it also has"):
         read_weights(path, "timm/resnet18")
     with pytest.raises(
         WeightsError, match=r"--backbone: backbone timm/resnet10 does not exist; did you mean resnet10t"
@@ -176,7 +174,7 @@ def test_another_projector_is_left_out(tmp_path: Path) -> None:
     head = SimCLRProjectionHead(512, 24, 8)
     weights = read_weights(saved(Network(backbone=resnet(), projection_head=head).state_dict(), tmp_path / "a.pth"))
     assert weights.projector is None
-    assert "the projector, whose layers are others" in weights.dropped[0]
+    assert "the projector, because its layers differ" in weights.dropped[0]
 
 
 def test_solo_learns_padding_is_told(tmp_path: Path) -> None:
@@ -236,7 +234,7 @@ def test_python_objects_are_refused_with_a_way_out(tmp_path: Path, whole_model: 
     else:
         lightning_checkpoint(Network(backbone=source), path, config=argparse.Namespace(lr=0.1))
     named = "torch.nn.modules.conv.Conv2d" if whole_model else r"\(argparse.Namespace\)"
-    with pytest.raises(WeightsError, match=rf"holds Python objects besides tensors .*{named}") as refused:
+    with pytest.raises(WeightsError, match=rf"contains Python objects besides tensors .*{named}") as refused:
         read_weights(path)
     *command, program = shlex.split(str(refused.value).splitlines()[-1])
     assert command == ["python", "-c"]
@@ -252,9 +250,9 @@ def test_what_is_no_weights(tmp_path: Path) -> None:
     whole = saved(resnet().state_dict(), tmp_path / "whole.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     for name in ("text.pth", "empty.pth", "half.pth"):
-        with pytest.raises(WeightsError, match=rf"{name} is no file of torch.save or safetensors, or damaged"):
+        with pytest.raises(WeightsError, match=rf"{name} is not a file of torch.save or safetensors, or is damaged"):
             read_weights(tmp_path / name)
-    with pytest.raises(WeightsError, match="is no safetensors file, or damaged"):
+    with pytest.raises(WeightsError, match="is not a safetensors file, or is damaged"):
         read_weights(tmp_path / "text.safetensors")
     with pytest.raises(WeightsError, match=r"no tensors under state_dict.*it has epoch, note"):
         read_weights(saved({"epoch": 3, "note": "hello"}, tmp_path / "a.pth"))
@@ -289,7 +287,7 @@ def test_import_writes_what_an_export_is(tmp_path: Path, capsys: pytest.CaptureF
     assert set(again.projector or {}) == set(network.projector.state_dict())
 
     assert main(["import", str(path), "-o", str(folder)]) == 2
-    assert "folder exists, and is not overwritten; name another folder" in capsys.readouterr().err
+    assert "folder exists, and is not overwritten. Choose another name" in capsys.readouterr().err
 
 
 def test_import_without_a_projector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
