@@ -27,7 +27,7 @@ from dali_pipelines.views.params import EvalParams
 class EvalBatch(NamedTuple):
     """One batch of evaluation views.
 
-    Args:
+    Attributes:
         images: Evaluation views, one per image.
         targets: Labels; -1 where the source has no labels.
         filenames: Names of the images, as the source has them: relative to its folder, SHARD/MEMBER, or numbers.

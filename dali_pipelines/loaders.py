@@ -40,7 +40,7 @@ _CALLED = {
 class Batch(NamedTuple):
     """One batch of random views.
 
-    Args:
+    Attributes:
         views: Views of the images, one tensor for each view of the preset.
         targets: Labels; -1 where the source has no labels.
         filenames: Names of the images, as the source has them: relative to its folder, SHARD/MEMBER, or numbers.

@@ -47,7 +47,7 @@ BRITISH = {
     r"behaviour\w*": "behavior",
     r"neighbour\w*": "neighbor",
     r"favour\w*": "favor",
-    r"labelled|labelling": "labeled",
+    r"(?<!aria-)labelled|labelling": "labeled",
     r"cancelled|cancelling": "canceled",
     r"\w*(?:normal|standard|initial|optim|serial|synchron|random|quant|recogn|summar|character|regular|general|organ)is"
     r"(?:e|es|ed|er|ers|ing|ation|ations)\b": "-ize",

@@ -132,3 +132,28 @@ def test_citation_and_package_have_one_version() -> None:
 
 def test_the_gate_builds_the_site() -> None:
     assert "make docs" in Path(REPOSITORY / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "rules"),
+    [
+        ("page.md", "The run goes on from here.\n", ["phrase"]),
+        ("page.md", "`goes on` and\n\n```\nwho makes the views\n```\n", []),
+        ("page.md", f"It has {'many ' * 35}words.\n", ["sentence"]),
+        ("page.md", f"It has {'many ' * 20}words. It has {'many ' * 20}words.\n", []),
+        ("page.md", "| a | the colour |\n|---|---|\n", ["spelling"]),
+        ("code.py", '"""Of a run."""\n', ["docstring"]),
+        ("code.py", 'def f(a):\n    """Return it.\n\n    Args:\n        a: Of a run.\n    """\n', ["docstring"]),
+        ("code.py", "# nobody waits\nx = 1\n", ["phrase"]),
+        ("code.py", 'raise ValueError(f"{x}: the same line goes on")\n', ["phrase", "phrase"]),
+        ("tests/code.py", '"""Of a run."""\n', []),
+    ],
+)
+def test_words_are_checked(
+    file: str, text: str, rules: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_words = script("check_words")
+    monkeypatch.setattr(check_words, "REPOSITORY", tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert [find.rule for find in check_words.check(file)] == rules

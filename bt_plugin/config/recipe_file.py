@@ -32,7 +32,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: If the file cannot be read or a key is wrong. The message lists every wrong key.
 
-    Example:
+    Examples:
         >>> load_recipe("quickstart", ["optim.epochs=5"]).optim.epochs
         5
     """

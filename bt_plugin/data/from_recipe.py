@@ -14,7 +14,7 @@ from bt_plugin.runtime import collectives
 from dali_pipelines.backend import Backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
-from dali_pipelines.sources import ImageSource, Relabelled, open_source
+from dali_pipelines.sources import ImageSource, Relabeled, open_source
 from dali_pipelines.views.params import Tuning
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def with_classes_of(train: ImageSource, val: ImageSource, val_path: str) -> Imag
         RecipeError: If validation images have a class that the training images do not have.
     """
     try:
-        return val if val.classes == train.classes else Relabelled(val, train.classes)
+        return val if val.classes == train.classes else Relabeled(val, train.classes)
     except ValueError as error:
         raise RecipeError(
             f"data.val: {val_path} has {error}; every class must be in data.train. Rename or remove them, or set"

@@ -52,7 +52,7 @@ def accumulated_backward(
     Returns:
         The terms of the whole batch's loss.
 
-    Example:
+    Examples:
         >>> micro_batches = [(view_a, view_b), (other_view_a, other_view_b)]
         >>> terms = accumulated_backward(model, BarlowTwinsLoss(), micro_batches)
         >>> optimizer.step()

@@ -57,7 +57,7 @@ def build_backbone(
         zero_init_residual: facebookresearch/barlowtwins main.py:194 at 8e8d284.
         Small stem: Chen et al. 2020, SimCLR, appendix B.9.
 
-    Example:
+    Examples:
         >>> backbone, feature_dim = build_backbone("torchvision/resnet18")
         >>> feature_dim
         512

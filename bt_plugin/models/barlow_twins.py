@@ -17,7 +17,7 @@ class BarlowTwins(nn.Module):
         backbone: Network that maps images (n, C, H, W) to features (n, F), such as that of build_backbone.
         projector: Network that maps features (n, F) to embeddings (n, D), such as that of build_projector.
 
-    Example:
+    Examples:
         >>> from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector
         >>> backbone, feature_dim = build_backbone("torchvision/resnet18")
         >>> model = BarlowTwins(backbone, build_projector(feature_dim, (2048, 2048, 2048)))
@@ -83,7 +83,7 @@ def build_projector(feature_dim: int, widths: Sequence[int] = (8192, 8192, 8192)
     Source:
         facebookresearch/barlowtwins main.py:197-204 at 8e8d284.
 
-    Example:
+    Examples:
         >>> build_projector(512, (2048, 2048, 128))(torch.randn(4, 512)).shape
         torch.Size([4, 128])
     """

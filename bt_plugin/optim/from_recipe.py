@@ -33,7 +33,7 @@ def build_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
     Source:
         facebookresearch/barlowtwins main.py:160-173 at 8e8d284.
 
-    Example:
+    Examples:
         >>> optimizer = build_optimizer(recipe.optim, model)
         >>> [group["name"] for group in optimizer.param_groups]
         ['weights', 'biases']

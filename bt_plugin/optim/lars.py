@@ -39,7 +39,7 @@ class LARS(torch.optim.Optimizer):
         You et al. 2017, Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888.
         facebookresearch/barlowtwins main.py:222-253 at 8e8d284.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(8, 4)
         >>> optimizer = LARS(model.parameters(), lr=0.2, weight_decay=1.6e-5)
         >>> model(torch.randn(2, 8)).sum().backward()

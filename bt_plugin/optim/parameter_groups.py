@@ -28,7 +28,7 @@ def parameter_groups(
     Source:
         Vectors count as biases: facebookresearch/barlowtwins main.py:98-104 at 8e8d284.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
         >>> groups = parameter_groups(model, lr_weights=0.2, lr_biases=0.0048, weight_decay=1.6e-5)
         >>> [(group["name"], len(group["params"])) for group in groups]

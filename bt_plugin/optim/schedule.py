@@ -21,7 +21,7 @@ def lr_scale(step: int, total_steps: int, *, warmup_steps: int, final: float = 0
     Source:
         facebookresearch/barlowtwins main.py:160-173 at 8e8d284.
 
-    Example:
+    Examples:
         >>> [round(lr_scale(step, 100, warmup_steps=10), 3) for step in (0, 5, 10, 55)]
         [0.0, 0.5, 1.0, 0.5]
     """

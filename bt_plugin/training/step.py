@@ -41,7 +41,7 @@ class TrainStep:
         optimizer: Function that builds the optimizer. It must fulfill the contract of
             bt_plugin.optim.from_recipe.build_optimizer.
 
-    Example:
+    Examples:
         >>> train_step = TrainStep(recipe, accelerator, build_model(recipe))
         >>> for batch in loader:
         ...     terms = train_step([batch])

@@ -32,8 +32,8 @@ _TENSORS = re.compile(
     r"|torch\.(\w+Storage|Size|Tensor|device|bool|[a-z]+\d+\w*)|torch\.storage\.\w+Storage|torch\.nn\.parameter\.Parameter"
     r"|torch\._utils\._rebuild\w+|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
 )
-# Plain settings, and networks of the libraries that this package is used with. All are classes without effects when they
-# are created. Modules with functions are never allowed as a whole, only single classes of them. Never allow
+# Plain settings, and networks of the libraries that this package is used with. All are classes without effects when
+# they are created. Modules with functions are never allowed as a whole, only single classes of them. Never allow
 # builtins.getattr, functools, operator, copyreg or importlib, which can make any call from harmless names.
 # Seen in: facebookresearch/barlowtwins and dino (argparse), solo-learn (omegaconf), Lightning's AttributeDict and
 # callbacks, detectron2 and fvcore (yacs), mmcv (addict), numpy's random states, LightlyTrain's whole networks.

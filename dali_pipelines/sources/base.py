@@ -118,7 +118,7 @@ class Subset(ImageSource):
         return self._source.fingerprint.encode()
 
 
-class Relabelled(ImageSource):
+class Relabeled(ImageSource):
     """A source of the images of another source with other class numbers, such as those of its training set.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dali_pipelines import array_source, image_folder
-from dali_pipelines.sources import Relabelled, Subset
+from dali_pipelines.sources import Relabeled, Subset
 
 
 def test_a_subset_is_some_of_the_images_in_its_own_order(small_data: Path) -> None:
@@ -26,17 +26,17 @@ def test_a_subset_is_some_of_the_images_in_its_own_order(small_data: Path) -> No
 def test_a_relabelled_source_has_the_class_numbers_of_another() -> None:
     images = np.arange(3 * 8 * 8 * 5, dtype=np.uint8).reshape(3, 8, 8, 5)
     source = array_source(images, [0, 1, 1], ["b", "d"])
-    other = Relabelled(source, ("d", "c", "b", "a"))
+    other = Relabeled(source, ("d", "c", "b", "a"))
     assert other.labels.tolist() == [2, 0, 0]
     assert other.classes == ("d", "c", "b", "a")
     assert (other.kind, other.channels, list(other.names)) == (source.kind, 5, list(source.names))
     assert other.place(2) == source.place(2)
     np.testing.assert_array_equal(other.read(1), images[1])
     assert other.fingerprint != source.fingerprint
-    assert Relabelled(source, source.classes).fingerprint == source.fingerprint
+    assert Relabeled(source, source.classes).fingerprint == source.fingerprint
 
 
 def test_classes_that_the_other_does_not_have_are_named() -> None:
     source = array_source(np.zeros((8, 8, 8, 3), np.uint8), range(8), ["a", "b\n", *"cdefgh"])
     with pytest.raises(ValueError, match=r"unknown classes: 'b\\n', c, d, e, f and 2 others"):
-        Relabelled(source, ("a",))
+        Relabeled(source, ("a",))
