@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import re
 import sys
@@ -157,3 +158,22 @@ def test_words_are_checked(
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(text)
     assert [find.rule for find in check_words.check(file)] == rules
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bt_plugin.config.recipe_file",
+        "bt_plugin.loss.barlow_twins",
+        "bt_plugin.models.backbones",
+        "bt_plugin.models.barlow_twins",
+        "bt_plugin.optim.lars",
+        "bt_plugin.optim.parameter_groups",
+        "bt_plugin.optim.schedule",
+    ],
+)
+def test_examples_of_docstrings_run(module: str) -> None:
+    """Those that need no data; the others are shown with data of the reader's."""
+    failed, attempted = doctest.testmod(importlib.import_module(module))
+    assert failed == 0
+    assert attempted > 0

@@ -75,8 +75,9 @@ class BarlowTwinsLoss(nn.Module):
         Zbontar et al. 2021, Barlow Twins, https://arxiv.org/abs/2103.03230.
 
     Examples:
-        >>> loss_fn = BarlowTwinsLoss(gather_distributed=True)
-        >>> loss = loss_fn(model(view_a), model(view_b))
+        >>> model = nn.Linear(32, 64)
+        >>> view_a, view_b = torch.randn(16, 32), torch.randn(16, 32)
+        >>> loss = BarlowTwinsLoss(gather_distributed=True)(model(view_a), model(view_b))
         >>> loss.backward()
     """
 
