@@ -84,7 +84,7 @@ def find_network(
     parts = _distinct(_preferred(parts))
     if len(parts) > 1:
         raise WeightsError(
-            f"{path} has a network under each of {', '.join(map(shown, parts))}. Choose one of them with --prefix"
+            f"{path} has several networks (under {', '.join(map(shown, parts))}). Choose one of them with --prefix"
         )
     if parts:
         prefix, part = next(iter(parts.items()))

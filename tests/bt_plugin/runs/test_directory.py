@@ -66,10 +66,10 @@ def test_what_does_not_change_the_learning_may_change(small_recipe: Path, recipe
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("optim.lr_weights=0.5", "optim.lr_weights was 0.2 and is 0.5 now"),
+        ("optim.lr_weights=0.5", "optim.lr_weights was 0.2 and is now 0.5"),
         ("views.both.size_px=64", "views.a was"),
         ("model.projector=[8]", "model.projector was"),
-        ("run.seed=4", "run.seed was 0 and is 4 now"),
+        ("run.seed=4", "run.seed was 0 and is now 4"),
         ("run.resume=never", "already contains a run"),
     ],
 )

@@ -79,14 +79,14 @@ def test_a_named_backbone_is_found_behind_its_prefix(tmp_path: Path) -> None:
     assert torch.equal(weights.backbone["cls_token"], teacher.cls_token)
     assert "the classifier, head.weight, head.bias" in weights.dropped
     for backbone in (None, "timm/vit_small_patch16_224"):
-        with pytest.raises(WeightsError, match=r"begin with student \(152 tensors\), teacher .*choose .*--prefix"):
+        with pytest.raises(WeightsError, match=r"begin with student \(152 tensors\), teacher .*Give the prefix .*--prefix"):
             read_weights(path, backbone)
 
 
 def test_networks_without_an_order_are_listed(tmp_path: Path) -> None:
     path = saved({"left": resnet().state_dict(), "right": other().state_dict()}, tmp_path / "a.pth")
     with pytest.raises(
-        WeightsError, match=r"a network under each of left\., right\.\. Choose one of them with --prefix"
+        WeightsError, match=r"several networks \(under left\., right\.\)\. Choose one of them with --prefix"
     ):
         read_weights(path)
     with torch.no_grad():

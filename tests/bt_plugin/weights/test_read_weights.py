@@ -150,7 +150,7 @@ def test_a_backbone_can_be_named(tmp_path: Path) -> None:
     source = randomised(timm.create_model("resnet10t", num_classes=0, in_chans=1))
     path = saved(source.state_dict(), tmp_path / "a.pth")
     with pytest.raises(
-        WeightsError, match=r"a.pth has keys .* no ResNet of torchvision .*name its backbone, --backbone"
+        WeightsError, match=r"a.pth has keys .* no ResNet of torchvision .*Give its backbone with --backbone"
     ):
         read_weights(path)
     with pytest.raises(WeightsError, match=r"not fit --backbone timm/resnet18: it lacks conv1.weight.*; it also has"):
@@ -256,7 +256,7 @@ def test_what_is_no_weights(tmp_path: Path) -> None:
         read_weights(tmp_path / "text.safetensors")
     with pytest.raises(WeightsError, match=r"no tensors under state_dict.*it has epoch, note"):
         read_weights(saved({"epoch": 3, "note": "hello"}, tmp_path / "a.pth"))
-    with pytest.raises(WeightsError, match="holds a Tensor; it must be"):
+    with pytest.raises(WeightsError, match="contains a Tensor; it must be"):
         read_weights(saved(torch.ones(1), tmp_path / "a.pth"))
     with pytest.raises(WeightsError, match="does not exist"):
         read_weights(tmp_path / "nowhere.pth")
