@@ -244,8 +244,8 @@ def test_the_command(run18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("to", "package", "remedy"),
     [
-        ("onnx", "onnxruntime", "needs onnxruntime: pip install onnx onnxscript onnxruntime"),
-        ("onnx", "onnxscript", "needs onnxscript: pip install"),
+        ("onnx", "onnxruntime", "needs onnxruntime. Run pip install onnx onnxscript onnxruntime"),
+        ("onnx", "onnxscript", "needs onnxscript. Run pip install"),
         ("timm", "timm", "pip install timm"),
     ],
 )
