@@ -79,7 +79,8 @@ def test_a_named_backbone_is_found_behind_its_prefix(tmp_path: Path) -> None:
     assert torch.equal(weights.backbone["cls_token"], teacher.cls_token)
     assert "the classifier, head.weight, head.bias" in weights.dropped
     for backbone in (None, "timm/vit_small_patch16_224"):
-        with pytest.raises(WeightsError, match=r"begin with student \(152 tensors\), teacher .*Give the prefix .*--prefix"):
+        message = r"begin with student \(152 tensors\), teacher .*Give the prefix .*--prefix"
+        with pytest.raises(WeightsError, match=message):
             read_weights(path, backbone)
 
 
