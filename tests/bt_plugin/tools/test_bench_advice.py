@@ -33,7 +33,7 @@ WELL = Throughput(
             [
                 "the step is the bottleneck: it waits 1%",
                 "reaches 50%",
-                "the optimizer takes 2.0% of the step",
+                "The optimizer takes 2.0% of the step",
             ],
             ["num_threads", "bf16"],
         ),
