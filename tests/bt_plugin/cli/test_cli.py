@@ -73,7 +73,7 @@ def test_demo_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo-data", str(tmp_path / "demo")]) == 0
     assert "2080 images written" in capsys.readouterr().out
     assert main(["demo-data", str(tmp_path / "demo")]) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "already there" in capsys.readouterr().out
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert main(["demo-data", str(tmp_path / "full")]) == 2
@@ -130,7 +130,7 @@ def test_scan_of_shards_and_of_too_large_images(
     members = {f"{index}.jpg": source.read(index).tobytes() for index in range(3)} | {"3.jpg": b"not an image"}
     shard, found = write_shard(tmp_path / "a.tar", members), tmp_path / "found"
     assert main(["scan", str(shard), "-o", str(found)]) == 0
-    assert "3 good images, which are no files" in capsys.readouterr().out
+    assert "3 good images. They are not files" in capsys.readouterr().out
     assert "a.tar, member 3.jpg" in (found / "bad.csv").read_text()
     assert not (found / "good.csv").exists()
     assert main(["scan", str(shard), "-o", str(tmp_path / "large"), "--max-pixels", "9215"]) == 0
