@@ -303,7 +303,7 @@ def test_without_a_compiler_nothing_is_compiled(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(RecipeError, match=r"run\.compile: true .* no C\+\+ compiler; install g\+\+"):
+    with pytest.raises(RecipeError, match=r"run\.compile: true needs a C\+\+ compiler.* Install g\+\+"):
         train(small_recipe, "run.compile=true")
     assert not (tmp_path / "run").exists()
 
