@@ -245,7 +245,7 @@ def _standardised(z_a: Tensor, z_b: Tensor, gather: bool, check_sizes: Callable[
     means = [z.to(dtype).mean(dim=0) for z in (z_a, z_b)]
     a, b = (z - mean for z, mean in zip((z_a, z_b), means))
     variances = [_column_squares(centred) / n for centred in (a, b)]
-    by_rank = _gathered(torch.cat((means[0].new_tensor([n]), *means, *variances)), gather)
+    by_rank = _gathered(torch.cat((means[0].new_full((1,), n), *means, *variances)), gather)
     check_sizes(n, by_rank[:, 0])
     rank_means, rank_variances = by_rank[:, 1:].unflatten(1, (2, -1)).unbind(dim=1)
     mean = rank_means.mean(dim=0)

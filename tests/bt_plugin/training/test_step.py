@@ -26,7 +26,17 @@ from bt_plugin.training.step import TrainStep
 from dali_pipelines.loaders import Batch
 
 # Whose results the host reads, or whose shapes depend on values.
-_READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_consecutive", "_unique2"}
+# lift_fresh brings a Python number to the device by a copy that the host waits for.
+_READS = {
+    "lift_fresh",
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "unique_consecutive",
+    "_unique2",
+}
 CHOICES = [[], ["optim.accumulation_steps=2"], ["run.mixed_precision=bf16"], ["eval.every_epochs=1"]]
 
 
