@@ -52,7 +52,8 @@ def evaluate_knn(
 
     def top1(embed: Callable[[Tensor], Tensor]) -> float:
         known, queries = (
-            extract_features(embed, build_eval_loader(recipe, source, device), device) for source in (bank, val)
+            extract_features(embed, build_eval_loader(recipe, source, device), device).to(device)
+            for source in (bank, val)
         )
         accuracy = knn_accuracy(known, queries, k=recipe.eval.knn_k, temperature=recipe.eval.knn_temperature)
         return accuracy.top1 / accuracy.n

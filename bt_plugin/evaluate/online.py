@@ -104,7 +104,7 @@ class OnlineEvaluation:
     def _accuracies(self, embed: Callable[[Tensor], Tensor]) -> dict[str, float]:
         recipe = self._recipe
         known, queries = (
-            extract_features(embed, build_eval_loader(recipe, source, self._device), self._device)
+            extract_features(embed, build_eval_loader(recipe, source, self._device), self._device).to(self._device)
             for source in (self._train, self._val)
             if source is not None
         )
@@ -134,7 +134,8 @@ class OnlineEvaluation:
             z_b = model.projector(model.backbone(view_b.to(self._device)))
             parts.append((features, model.projector(features), z_b))
         mine = [torch.cat(columns).float().cpu() for columns in zip(*parts)]
-        features, z_a, z_b = (torch.cat(columns) for columns in zip(*collectives.all_gather_objects(mine)))
+        ranks = zip(*collectives.all_gather_objects(mine))
+        features, z_a, z_b = (torch.cat(columns).to(self._device) for columns in ranks)
         assert picture is not None
         return picture, features, z_a, z_b
 
@@ -150,6 +151,7 @@ def snapshot_of(c: Tensor, spectrum: Tensor) -> CorrelationSnapshot:
         - c: (D, D) float32.
         - spectrum: (min(N, D),) float32, in descending order.
     """
+    c, spectrum = c.cpu(), spectrum.cpu()
     side = min(SIDE, len(c))
     diagonal, everywhere = (
         torch.histc(part.clamp(-1, 1), len(BIN_EDGES) - 1, BIN_EDGES[0], BIN_EDGES[-1]) for part in (c.diagonal(), c)

@@ -67,7 +67,7 @@ class OnlineProbe:
         """
         with torch.no_grad():
             weight = self.classifier.classification_head.weight
-            ranking: Tensor = self.classifier(features.to(weight.device)).argsort(dim=1, descending=True).cpu()
+            ranking: Tensor = self.classifier(features.to(weight.device)).argsort(dim=1, descending=True)
         return ranking
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,11 +54,16 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
     if cpu and precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU. Set it to bf16 or no")
     is_sharded = _is_sharded(precision)
+    # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle; on a GPU, what is left to the host.
+    torch.set_num_threads(cores_per_rank())
     if cpu:
-        # Launchers set OMP_NUM_THREADS to 1, which would leave all other cores of the rank idle.
-        torch.set_num_threads(cores_per_rank())
+    # Launchers set OMP_NUM_THREADS to 1, which would leave a rank's other cores idle, on a GPU run too.
+    torch.set_num_threads(cores_per_rank())
+    if cpu:
         _keep_freed_memory()
-    # If a rank is missing, torch prints pages of C++ frames around the one line of the error.
+    else:
+        # The sizes of a run do not change, so cuDNN searches for its fastest algorithms only once.
+        torch.backends.cudnn.benchmark = not run.deterministic
     with stderr_unless_told():
         # Without cpu=True, each rank on a machine without CUDA would form a group of its own.
         accelerator = _joined(run, {"cpu": cpu, "mixed_precision": precision, **options})
