@@ -54,9 +54,6 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
     if cpu and precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed on a CPU. Set it to bf16 or no")
     is_sharded = _is_sharded(precision)
-    # Launchers set OMP_NUM_THREADS to 1, and half of two cores would idle; on a GPU, what is left to the host.
-    torch.set_num_threads(cores_per_rank())
-    if cpu:
     # Launchers set OMP_NUM_THREADS to 1, which would leave a rank's other cores idle, on a GPU run too.
     torch.set_num_threads(cores_per_rank())
     if cpu:
@@ -64,6 +61,7 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
     else:
         # The sizes of a run do not change, so cuDNN searches for its fastest algorithms only once.
         torch.backends.cudnn.benchmark = not run.deterministic
+    # If a rank is missing, torch prints pages of C++ frames around the one line of the error.
     with stderr_unless_told():
         # Without cpu=True, each rank on a machine without CUDA would form a group of its own.
         accelerator = _joined(run, {"cpu": cpu, "mixed_precision": precision, **options})
