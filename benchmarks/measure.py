@@ -43,11 +43,34 @@ def measure(step: Callable[[], Any], repeats: int) -> dict[str, Any]:
     }
 
 
+class MeasurementError(SystemExit):
+    """A measurement that failed. Where it is not caught, the script ends with its message."""
+
+
+class Deadline:
+    """The time that a benchmark may take.
+
+    Args:
+        minutes: Minutes from now; None is no limit.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end_s = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def has_passed(self) -> bool:
+        """Return whether the time is over."""
+        return self._end_s is not None and time.monotonic() > self._end_s
+
+
 def in_a_process(*arguments: str) -> dict[str, Any]:
-    """Run this script in a new process with these additional arguments, and return the JSON that it prints."""
+    """Run this script in a new process with these additional arguments, and return the JSON that it prints.
+
+    Raises:
+        MeasurementError: If the process fails; the message has its error output.
+    """
     result = subprocess.run([sys.executable, *sys.argv, *arguments], capture_output=True, text=True)
     if result.returncode:
-        sys.exit(f"{' '.join(arguments)}:\n{result.stderr}")
+        raise MeasurementError(f"{' '.join(arguments)}:\n{result.stderr}")
     measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return measured
 

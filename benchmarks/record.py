@@ -16,20 +16,30 @@ from bt_plugin.runs.provenance import hardware, versions
 RECORDS = Path(__file__).parent / "records"
 
 
-def write_record(name: str, results: dict[str, Any]) -> Path:
-    """Write benchmarks/records/DATE_NAME.json. An existing record is never overwritten.
+class Record:
+    """A file in benchmarks/records that is written after each measurement, so that a later failure loses nothing.
 
     Args:
-        name: Name of the measurement.
-        results: Content of the record besides the environment.
+        name: Part of the file's name, DATE_NAME.json. A record of an earlier run is never replaced.
     """
-    now = datetime.now(timezone.utc)
-    path = RECORDS / f"{now:%Y-%m-%d}_{name}.json"
-    if path.exists():
-        path = RECORDS / f"{now:%Y-%m-%d_%H%M%S}_{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
-    return path
+
+    def __init__(self, name: str) -> None:
+        now = datetime.now(timezone.utc)
+        self.path = RECORDS / f"{now:%Y-%m-%d}_{name}.json"
+        if self.path.exists():
+            self.path = RECORDS / f"{now:%Y-%m-%d_%H%M%S}_{name}.json"
+        self._environment = environment()
+
+    def write(self, results: dict[str, Any]) -> Path:
+        """Replace the file's content by these results."""
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps({"environment": self._environment, **results}, indent=1) + "\n")
+        return self.path
+
+
+def write_record(name: str, results: dict[str, Any]) -> Path:
+    """Write benchmarks/records/DATE_NAME.json, and never replace an older record."""
+    return Record(name).write(results)
 
 
 def environment() -> dict[str, Any]:
@@ -47,5 +57,8 @@ def environment() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RECORDS.parent)
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RECORDS.parent)
+    except FileNotFoundError:
+        return ""
     return result.stdout.strip()

@@ -17,8 +17,8 @@ from functools import partial
 
 import torch
 from peers import Step, Views, add_arguments, lightly, official, options, ours, solo_learn
-from record import write_record
-from turns import Action, by_turns, compared
+from record import Record
+from turns import Action, by_turns, compared, ratios_to_ours
 
 from bt_plugin.data.demo_data import write_demo_data
 
@@ -26,13 +26,23 @@ from bt_plugin.data.demo_data import write_demo_data
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument("--minutes", type=float, help="stop after this time; what was measured is kept")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4, help="steps per round")
     arguments = parser.parse_args()
     write_demo_data("data/demo")
+    record = Record("step")
     with tempfile.TemporaryDirectory() as folder:
-        times_s = by_turns(contenders(arguments, folder), arguments.rounds, arguments.steps, ahead=0)
-    print(write_record("step", {"results": compared(times_s, arguments.batch_size)}))
+        times_s = by_turns(
+            contenders(arguments, folder),
+            arguments.rounds,
+            arguments.steps,
+            ahead=0,
+            minutes=arguments.minutes,
+            on_round=lambda times_s: record.write({"results": ratios_to_ours(times_s, arguments.batch_size)}),
+        )
+    compared(times_s, arguments.batch_size)
+    print(record.path)
 
 
 def contenders(arguments: argparse.Namespace, folder: str) -> dict[str, Callable[[], Action]]:

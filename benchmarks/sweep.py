@@ -4,6 +4,7 @@ python benchmarks/sweep.py --data PATH                    on a GPU, with ImageNe
 python benchmarks/sweep.py --device cpu --seconds 2       without a GPU, to check that it runs
 
 The first line is the default. Ratios are to the default, within a repetition. Each measurement runs in its own process.
+The record is written after each measurement. A setting that fails is named, and the others are measured.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any
 
 import torch
 from loader import preset_for, write_images
-from measure import in_a_process
-from record import write_record
+from measure import Deadline, MeasurementError, in_a_process
+from record import Record
 
 from dali_pipelines import Backend, Tuning, TwoViewLoader
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="batch size of the default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="least duration of a measurement, in s")
+    parser.add_argument("--minutes", type=float, help="stop after this time; what was measured is kept")
     parser.add_argument("--one", help="measure these settings (JSON) in this process, and print the rate as JSON")
     arguments = parser.parse_args()
     if arguments.one:
@@ -54,19 +56,41 @@ def main() -> None:
     changes = [{}, *({name: value} for name, values in SETTINGS.items() for value in values)]
     if arguments.device == "cpu":
         changes = [change for change in changes if "hw_decoder_load" not in change]
-    rates: list[list[float]] = [[] for _ in changes]
+    rows: list[dict[str, Any]] = [{"changed": change, "images_per_s": [], "failed": None} for change in changes]
+    record, deadline = Record(f"sweep_{arguments.device}"), Deadline(arguments.minutes)
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or write_images(None, "500x375", Path(folder))
-        for _ in range(arguments.repeats):
-            for change, measured in zip(changes, rates):
-                settings = json.dumps(default | change)
-                measured.append(in_a_process("--data", str(data), "--one", settings)["images_per_s"])
-    for change, measured in zip(changes, rates):
-        ratios = [rate / first for rate, first in zip(measured, rates[0])]
-        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-        print(f"{statistics.median(measured):8.0f}/s x{statistics.median(ratios):.2f} ({spread})  {change or default}")
-    results = [{"changed": change, "images_per_s": measured} for change, measured in zip(changes, rates)]
-    print(write_record(f"sweep_{arguments.device}", {"default": default, "results": results}))
+        for row in chain.from_iterable(repeat(rows, arguments.repeats)):
+            if deadline.has_passed():
+                print(f"stopped after {arguments.minutes} minutes")
+                break
+            if row["failed"] is None:
+                measure_row(row, default, data)
+                record.write({"default": default, "results": rows})
+    print_rows(rows, default)
+    print(record.path)
+
+
+def measure_row(row: dict[str, Any], default: dict[str, Any], data: Path) -> None:
+    """Add a measurement of a setting, or the reason why it cannot be measured."""
+    settings = json.dumps(default | row["changed"])
+    try:
+        row["images_per_s"].append(in_a_process("--data", str(data), "--one", settings)["images_per_s"])
+    except MeasurementError as error:
+        row["failed"] = str(error).strip().splitlines()[-1]
+
+
+def print_rows(rows: list[dict[str, Any]], default: dict[str, Any]) -> None:
+    """Print the median of each setting, and its ratio to the default within a repetition."""
+    for row in rows:
+        name = row["changed"] or default
+        if row["failed"]:
+            print(f"  failed: {row['failed']}  {name}")
+        ratios = [rate / first for rate, first in zip(row["images_per_s"], rows[0]["images_per_s"])]
+        if ratios:
+            spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+            median = statistics.median(row["images_per_s"])
+            print(f"{median:8.0f}/s x{statistics.median(ratios):.2f} ({spread})  {name}")
 
 
 def throughput(settings: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:

@@ -24,10 +24,10 @@ import torch
 from loader import lightlys_transform, write_images
 from omegaconf import OmegaConf
 from peers import Step, add_arguments, lightly, official, options, ours, solo_learn
-from record import write_record
+from record import Record
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
-from turns import Action, by_turns, compared
+from turns import Action, by_turns, compared, ratios_to_ours
 
 from dali_pipelines import PRESETS
 
@@ -36,16 +36,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--data", type=Path, help="folder of images, CLASS/*.jpg")
+    parser.add_argument("--minutes", type=float, help="stop after this time; what was measured is kept")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="steps per round, after the batches that were prefetched")
     arguments = parser.parse_args()
+    record = Record("train")
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or write_images(None, "500x375", Path(folder))
         makers = contenders(arguments, data, folder)
         # The batches that workers and threads prefetched while the others were measured.
         ahead = 2 * cores() + 1
-        times_s = by_turns(makers, arguments.rounds, arguments.steps, ahead)
-    print(write_record("train", {"results": compared(times_s, arguments.batch_size)}))
+        times_s = by_turns(
+            makers,
+            arguments.rounds,
+            arguments.steps,
+            ahead=ahead,
+            minutes=arguments.minutes,
+            on_round=lambda times_s: record.write({"results": ratios_to_ours(times_s, arguments.batch_size)}),
+        )
+    compared(times_s, arguments.batch_size)
+    print(record.path)
 
 
 def contenders(arguments: argparse.Namespace, data: Path, folder: str) -> dict[str, Callable[[], Action]]:
