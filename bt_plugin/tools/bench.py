@@ -23,6 +23,7 @@ from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
 from bt_plugin.tools.bench_advice import Throughput, advice
 from bt_plugin.training.step import TrainStep
+from dali_pipelines.backend import Backend
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.views.params import Preset
 
@@ -210,13 +211,19 @@ def _tiny(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -> Callab
         loader.source,
         shards.batch_size_per_rank,
         Preset((view,)),
-        backend=replace(backend_of(recipe.data, device), prefetch=recipe.data.prefetch),
+        backend=_backend_like(loader, recipe, device),
         rank=shards.rank,
         world_size=shards.world_size,
         max_bad_files=recipe.data.max_bad_files,
     )
     batches = _steps(tiny, 1)
     return lambda: next(batches)
+
+
+def _backend_like(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -> Backend:
+    """Return the backend of a loader, as its arguments: what is measured uses the same decoder."""
+    tuning = loader.backend.tuning if loader.backend.name == "dali" else None
+    return replace(backend_of(recipe.data, device), prefetch=recipe.data.prefetch, tuning=tuning)
 
 
 def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:

@@ -13,7 +13,9 @@ from accelerate.state import AcceleratorState, PartialState
 
 from bt_plugin.cli import main
 from bt_plugin.config.recipe_file import load_recipe
-from bt_plugin.tools.bench import Stopwatch, bench, optimizer_share
+from bt_plugin.data.from_recipe import build_loader, open_sources
+from bt_plugin.runtime.accelerator import build_accelerator
+from bt_plugin.tools.bench import Stopwatch, _backend_like, bench, optimizer_share
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +97,13 @@ def test_weights_stay_where_they_are(small_recipe: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "TrainStep", Kept)
     bench(load_recipe(small_recipe, []), seconds=1.0)
     assert all(torch.equal(p, before) for p, before in zip(kept["model"].parameters(), kept["before"]))
+
+
+def test_decoding_is_measured_with_the_runs_decoder(small_recipe: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    recipe = load_recipe(small_recipe, ["data.backend=dali", "data.hw_decoder_load=0.25", "data.prefetch=3"])
+    source, _ = open_sources(recipe)
+    loader = build_loader(recipe, source, build_accelerator(recipe.run))
+    backend = _backend_like(loader, recipe, torch.device("cpu")).resolve()
+    assert backend == loader.backend
+    assert backend.tuning.hw_decoder_load == 0.25
