@@ -127,7 +127,7 @@ def test_ranks_that_cannot_join_are_refused(small_recipe: Path, tmp_path: Path) 
     """A cluster exports WORLD_SIZE, and no launcher runs."""
     result = launch(CPU, str(small_recipe), WORLD_SIZE="2")
     assert result.returncode != 0
-    assert "$WORLD_SIZE is 2, and $" in result.stderr
+    assert "$WORLD_SIZE is 2, but $" in result.stderr
     assert "or unset WORLD_SIZE" in result.stderr
     assert not (tmp_path / "run").exists()
 
