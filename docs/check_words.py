@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MOST_WORDS = 35
-# History is not rewritten, and two pages are generated from texts that are checked where they are written.
+# History is not rewritten, and this file names the phrases.
 LEFT_OUT = {"benchmarks/LOG.md", "docs/check_words.py"}
 
 # Each phrase, and what to write instead.
@@ -56,6 +56,7 @@ BRITISH = {
     r"whilst": "while",
     r"artefact\w*": "artifact",
 }
+# A line that begins a paragraph of its own.
 _BEGINNING = re.compile(r"\s*(?:[-*] |\d+\. |#|>|\|| {4}\w+: |(?:Args|Returns|Raises|Shape|Source|Examples?):)")
 PREPOSITIONS = ("Of", "In", "For", "From", "By", "With", "To", "At", "On", "As", "That", "Whose", "Where")
 
@@ -165,9 +166,7 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
         if line.lstrip().startswith("```"):
             in_code = not in_code
             line = ""
-        is_new = bool(
-            re.match(r"\s*(?:[-*] |\d+\. |#|>|\|| {4}\w+: |(?:Args|Returns|Raises|Shape|Source|Examples?):)", line)
-        )
+        is_new = _BEGINNING.match(line) is not None
         if gathered and (is_new or not line.strip() or in_code):
             yield begun, without_code(" ".join(gathered))
             gathered = []

@@ -38,7 +38,6 @@ def build_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
         >>> [group["name"] for group in optimizer.param_groups]
         ['weights', 'biases']
     """
-    # The learning rates grow with the batch as in facebookresearch/barlowtwins main.py:160-173 at 8e8d284.
     scale = optim.global_batch_size / 256
     groups = parameter_groups(
         model, lr_weights=optim.lr_weights * scale, lr_biases=optim.lr_biases * scale, weight_decay=optim.weight_decay

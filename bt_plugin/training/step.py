@@ -140,7 +140,7 @@ class TrainStep:
         if self._accelerator.scaler is not None:
             # The gradient scaler checks the gradients itself, skips the update, and lowers its scale.
             self._wrapped_optimizer.step()
-            return torch.full_like(terms.loss, float(self._accelerator.optimizer_step_was_skipped)).detach()
+            return torch.full_like(terms.loss, float(self._accelerator.optimizer_step_was_skipped))
         found_inf = self.nonfinite.found_inf(terms.loss)
         if takes_found_inf(self.optimizer):
             setattr(self.optimizer, "found_inf", found_inf)  # noqa: B010 - torch does not declare it

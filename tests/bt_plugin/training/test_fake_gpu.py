@@ -136,6 +136,7 @@ def _step(
 
 @pytest.mark.parametrize("form", ["gram", "cross"])
 def test_the_host_waits_for_nothing(form: str) -> None:
+    """NoWait and Event fail where it would; the next test plants what they must find."""
     step(form)
 
 
