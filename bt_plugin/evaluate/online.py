@@ -94,12 +94,21 @@ class OnlineEvaluation:
         views, features, z_a, z_b = self._two_views(plain)
         spectrum, c = singular_values(z_a), cross_correlation(z_a, z_b)
         values |= {
-            "rankme": rankme(spectrum),
-            "effective_rank": effective_rank(features),
+            **_ranks(spectrum, features),
             "std_of_l2_normalized": float(std_of_l2_normalized(z_a)),
             **correlation_report(c),
         }
         return Look(values, snapshot_of(c, spectrum), views)
+
+    @torch.no_grad()
+    def spectra(self, model: BarlowTwins) -> dict[str, float]:
+        """Return rankme and effective_rank of a model that is not in training. Call it on every rank.
+
+        Args:
+            model: Model in evaluation mode, on the device.
+        """
+        _, features, z_a, _ = self._two_views(model)
+        return _ranks(singular_values(z_a), features)
 
     def _accuracies(self, embed: Callable[[Tensor], Tensor]) -> dict[str, float]:
         recipe = self._recipe
@@ -138,6 +147,10 @@ class OnlineEvaluation:
         features, z_a, z_b = (torch.cat(columns).to(self._device) for columns in ranks)
         assert picture is not None
         return picture, features, z_a, z_b
+
+
+def _ranks(spectrum: Tensor, features: Tensor) -> dict[str, float]:
+    return {"rankme": rankme(spectrum), "effective_rank": effective_rank(features)}
 
 
 def snapshot_of(c: Tensor, spectrum: Tensor) -> CorrelationSnapshot:

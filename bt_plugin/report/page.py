@@ -37,16 +37,17 @@ class _Chart(NamedTuple):
         title: Title of the chart.
         log: Whether the vertical axis is logarithmic.
         says: Caption: what the metric is, and which direction is good.
+        baselines: Key of the metric's baselines in summary.json, None if it has none.
     """
 
     name: str
     title: str
     log: bool
     says: str
+    baselines: str | None = None
 
 
 # The order of a reader's questions: does the run learn, is it healthy, is it fast, are the features good?
-_KNN = "knn_top1"
 TRAINING = (
     _Chart(
         "loss",
@@ -96,24 +97,33 @@ TRAINING = (
     ),
 )
 EVALUATION = (
-    _Chart(_KNN, "kNN top-1", False, "Accuracy of the backbone's features on images of data.val. Higher is better."),
+    _Chart(
+        "knn_top1",
+        "kNN top-1",
+        False,
+        "Accuracy of the backbone's features on images of data.val. Higher is better.",
+        "knn_top1",
+    ),
     _Chart(
         "probe_top1",
         "online linear probe, top-1",
         False,
         "Accuracy on images of data.val of a linear classifier that is trained during the run. Higher is better.",
+        "linear_top1",
     ),
     _Chart(
         "rankme",
         "RankMe of embeddings",
         False,
         "Number of directions that the embeddings use. Higher is better. Near 1 the embeddings have collapsed.",
+        "rankme",
     ),
     _Chart(
         "effective_rank",
         "effective rank of features",
         False,
         "The same number for the backbone's features, after their mean is subtracted. Higher is better.",
+        "effective_rank",
     ),
     _Chart(
         "off_diagonal_std",
@@ -124,7 +134,19 @@ EVALUATION = (
 )
 # The baselines in summary.json and their labels in the chart.
 _BASELINES = {"raw": "raw pixels", "untrained": "untrained", "calibrated": "calibrated"}
-_BASELINES_SAY = "Dashed lines: the baselines of the final evaluation. The curve should rise above all of them."
+# The final classifier is trained longer than the online probe, so its chart needs the pretrained network too.
+_LEVELS = {"linear_top1": {**_BASELINES, "pretrained": "pretrained"}}
+_RANKS_SAY = (
+    "Dashed lines: networks that have learned nothing. They can use many directions too, so a high value alone does not"
+    " show that a network has learned."
+)
+_BASELINES_SAY = {
+    "knn_top1": "Dashed lines: networks that have learned nothing. The curve should rise above all of them.",
+    "linear_top1": "Dashed lines: linear classifiers that are trained at the end of the run. The line of the pretrained"
+    " network should be above the others.",
+    "rankme": _RANKS_SAY,
+    "effective_rank": _RANKS_SAY,
+}
 _MOST_LEVELS = 6
 _SHARED = "#545b64"
 _FRAMES_SAY = {
@@ -154,7 +176,7 @@ def page(runs: Sequence[RunRecord], maps: Mapping[str, EmbeddingMap | str]) -> s
         names=[run.name for run in runs],
         colors=COLORS,
         summary=summary_rows(runs),
-        has_baselines=bool(baselines(runs)),
+        has_baselines=any(baselines(runs, chart.baselines) for chart in EVALUATION if chart.baselines),
         are_means=any(len(run.metrics) > _MOST_POINTS for run in runs),
         training=charts(runs, TRAINING, RunRecord.metric),
         evaluation=charts(runs, EVALUATION, RunRecord.evaluation),
@@ -181,7 +203,7 @@ def charts(
             continue
         log = chart.log and all(value > 0 for _, values in lines.values() for value in values if math.isfinite(value))
         colors = [COLORS[number % len(COLORS)] for number, run in enumerate(runs) if run.name in lines]
-        levels = baselines(runs) if chart.name == _KNN else []
+        levels = baselines(runs, chart.baselines) if chart.baselines else []
         figure = curves(
             {name: thinned(line) for name, line in lines.items()},
             title=chart.title,
@@ -193,17 +215,17 @@ def charts(
             {
                 "src": data_uri(as_svg(figure), "svg+xml"),
                 "alt": told(chart.title, lines, levels),
-                "says": f"{chart.says} {_BASELINES_SAY}" if levels else chart.says,
+                "says": f"{chart.says} {_BASELINES_SAY[chart.baselines]}" if chart.baselines and levels else chart.says,
             }
         )
     return found
 
 
-def baselines(runs: Sequence[RunRecord]) -> list[Level]:
-    """Return the kNN baselines in the runs' summary.json. A value that all runs share is one gray level."""
-    known = [(run.summary.get(_KNN) or {}, COLORS[number % len(COLORS)]) for number, run in enumerate(runs)]
+def baselines(runs: Sequence[RunRecord], metric: str) -> list[Level]:
+    """Return a metric's baselines in the runs' summary.json. A value that all runs share is one gray level."""
+    known = [(run.summary.get(metric) or {}, COLORS[number % len(COLORS)]) for number, run in enumerate(runs)]
     levels = []
-    for name, label in _BASELINES.items():
+    for name, label in _LEVELS.get(metric, _BASELINES).items():
         having = [(scores[name], color) for scores, color in known if name in scores]
         if len(having) == len(runs) and len({value for value, _ in having}) == 1:
             having = [(having[0][0], _SHARED)]

@@ -17,10 +17,12 @@ def summary_rows(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     lines: dict[str, Callable[[RunRecord], str]] = {
         "steps": _steps,
         "last loss": lambda run: _last(run.metric("loss"), "{:.4g}"),
-        "kNN top-1, pretrained backbone": lambda run: _knn(run, "pretrained"),
-        "kNN top-1, calibrated baseline": lambda run: _knn(run, "calibrated"),
-        "kNN top-1, untrained backbone": lambda run: _knn(run, "untrained"),
-        "kNN top-1, raw pixels": lambda run: _knn(run, "raw"),
+        "kNN top-1, pretrained backbone": lambda run: _final(run, "knn_top1", "pretrained"),
+        "kNN top-1, calibrated baseline": lambda run: _final(run, "knn_top1", "calibrated"),
+        "kNN top-1, untrained backbone": lambda run: _final(run, "knn_top1", "untrained"),
+        "kNN top-1, raw pixels": lambda run: _final(run, "knn_top1", "raw"),
+        "linear top-1, pretrained backbone": lambda run: _final(run, "linear_top1", "pretrained"),
+        "linear top-1, calibrated baseline": lambda run: _final(run, "linear_top1", "calibrated"),
         "last RankMe of embeddings": lambda run: _last(run.evaluation("rankme"), "{:.1f}"),
         "images/s over all ranks, median": lambda run: _median(run.metric("images_per_s"), "{:.0f}"),
         "share of time waiting for views, median": lambda run: _median(run.metric("data_wait"), "{:.1%}"),
@@ -74,6 +76,6 @@ def _median(line: Line, form: str) -> str:
     return form.format(statistics.median(values)) if values else _NONE
 
 
-def _knn(run: RunRecord, name: str) -> str:
-    found = (run.summary.get("knn_top1") or {}).get(name)
+def _final(run: RunRecord, metric: str, network: str) -> str:
+    found = (run.summary.get(metric) or {}).get(network)
     return _NONE if found is None else f"{found:.1%}"

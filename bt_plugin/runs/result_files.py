@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _MOST_BYTES = 2**24
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Result(BaseModel):
@@ -33,6 +34,9 @@ class Summary(Result):
     device: str | None = None
     mixed_precision: str | None = None
     knn_top1: dict[str, Fraction] | None = None
+    linear_top1: dict[str, Fraction] | None = None
+    rankme: dict[str, NonNegative] | None = None
+    effective_rank: dict[str, NonNegative] | None = None
 
 
 class EvaluationResult(Result):

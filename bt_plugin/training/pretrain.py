@@ -12,7 +12,7 @@ from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
 from bt_plugin.errors import LostRankError, RecipeError
-from bt_plugin.evaluate.final_knn import evaluate_knn
+from bt_plugin.evaluate.final_evaluation import evaluate_finally
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.monitoring.collapse_warning import warn_of_lambda
@@ -95,7 +95,15 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
     model = with_weights_of(training.model, build_model(recipe)).to(accelerator.device)
     if accelerator.is_main_process:
         write_run_export(model, recipe, run_dir=training.run_dir, step=training.step)
-    knn = evaluate_knn(recipe, model, untrained=build_model(recipe), train=train, val=val, device=accelerator.device)
+    scores = evaluate_finally(
+        recipe,
+        model,
+        untrained=build_model(recipe),
+        train=train,
+        val=val,
+        online=training.online if recipe.eval.every_epochs else None,
+        device=accelerator.device,
+    )
     summary = {
         "run": str(training.run_dir),
         "step": training.step,
@@ -104,7 +112,7 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
         "best": {name: {"value": value, "step": step} for name, (value, step) in training.best.values.items()},
-        "knn_top1": knn,
+        **scores,
         "versions": versions(),
     }
     if accelerator.is_main_process:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.evaluate.features import Features, RawPixels, extract_features
-from bt_plugin.evaluate.final_knn import calibrate_batch_norm, evaluate_knn
+from bt_plugin.evaluate.final_evaluation import FINAL_METRICS, calibrate_batch_norm, evaluate_finally
 from bt_plugin.evaluate.knn import knn_accuracy
+from bt_plugin.evaluate.online import OnlineEvaluation
 from bt_plugin.models.from_recipe import build_model
 from dali_pipelines import Backend, EvalLoader, EvalParams, image_folder
 from tests.ranks import run_ranks
@@ -85,7 +86,7 @@ def test_features_are_the_same_on_two_ranks(small_data: Path) -> None:
         assert torch.equal(together.targets, alone.targets)
 
 
-def scores_of_rank(rank: int, data: Path) -> dict[str, float] | None:
+def scores_of_rank(rank: int, data: Path) -> dict[str, dict[str, float] | None]:
     """Of a trained network whose BatchNorm has the data's statistics on rank 0 and nonsense on the others."""
     content = {
         "data": {"train": str(data / "train"), "num_threads": 1},
@@ -103,12 +104,13 @@ def scores_of_rank(rank: int, data: Path) -> dict[str, float] | None:
     if rank > 0:
         for buffer in model.buffers():
             buffer.fill_(100 * rank)
-    return evaluate_knn(
+    return evaluate_finally(
         recipe,
         with_weights_of(model, build_model(recipe)),
         untrained=build_model(recipe),
         train=train,
         val=val,
+        online=OnlineEvaluation(recipe, train, val=val, device=cpu, probe=None),
         device=cpu,
     )
 
@@ -116,9 +118,19 @@ def scores_of_rank(rank: int, data: Path) -> dict[str, float] | None:
 @pytest.mark.distributed
 def test_two_ranks_evaluate_rank_0s_network(small_data: Path) -> None:
     alone = scores_of_rank(0, small_data)
-    assert alone is not None
-    assert alone["pretrained"] == alone["calibrated"] > 0.5
-    assert run_ranks(2, scores_of_rank, small_data) == [alone, alone]
+    assert set(alone) == set(FINAL_METRICS)
+    together, others = run_ranks(2, scores_of_rank, small_data)
+    assert together == others, "each rank has the same numbers"
+    networks = {"untrained", "calibrated", "pretrained"}
+    for metric, scores in alone.items():
+        accuracy = metric.endswith("top1")
+        assert scores is not None
+        assert set(scores) == networks | ({"raw"} if accuracy else set())
+        assert together[metric] == (scores if accuracy else pytest.approx(scores, rel=1e-3))
+        if accuracy:
+            assert scores["pretrained"] == scores["calibrated"] > max(0.5, scores["untrained"])
+        else:
+            assert scores["calibrated"] > 1.05 * scores["untrained"] > 1
 
 
 def test_calibration_gives_batchnorm_the_data_s_statistics(small_data: Path) -> None:

@@ -95,17 +95,32 @@ def test_the_summary_is_the_runs(runs: list[Path]) -> None:
     assert rows["steps"] == ["12", "12"]
 
 
-def test_the_knn_chart_has_the_baselines_of_the_summary(copied: Path, page_of_one: Path) -> None:
-    """Each has a dashed line, a label and a text; a run without summary.json has none of them."""
-    scores = json.loads((copied / "summary.json").read_text())["knn_top1"]
-    (image,) = (i for i in Tags(page_of_one.read_text()).of("img") if str(i["alt"]).startswith("Line chart of kNN"))
-    labels = {"raw": "raw pixels", "untrained": "untrained", "calibrated": "calibrated"}
-    said = ", ".join(f"{label} {scores[name]:.4g}" for name, label in labels.items())
+@pytest.mark.parametrize(
+    ("metric", "title", "networks"),
+    [
+        ("knn_top1", "kNN", ["raw", "untrained", "calibrated"]),
+        ("linear_top1", "online linear probe", ["raw", "untrained", "calibrated", "pretrained"]),
+        ("rankme", "RankMe", ["untrained", "calibrated"]),
+        ("effective_rank", "effective rank", ["untrained", "calibrated"]),
+    ],
+)
+def test_a_chart_has_the_baselines_of_the_summary(
+    trained_run: Path, page_of_one: Path, metric: str, title: str, networks: list[str]
+) -> None:
+    """Each has a dashed line, a label and a text."""
+    scores = json.loads((trained_run / "summary.json").read_text())[metric]
+    images = Tags(page_of_one.read_text()).of("img")
+    (image,) = (each for each in images if str(each["alt"]).startswith(f"Line chart of {title}"))
+    labels = {name: name for name in networks} | {"raw": "raw pixels"}
+    said = ", ".join(f"{labels[name]} {scores[name]:.4g}" for name in networks)
     assert str(image["alt"]).endswith(f"Baselines: {said}.")
     svg = base64.b64decode(str(image["src"]).partition(",")[2]).decode()
-    assert all(re.search(rf"<text[^>]*>{label}</text>", svg) for label in labels.values())
-    assert svg.count("stroke-dasharray") == 3
-    assert page_of_one.read_text().count("Baselines:") == 1, "no other metric has baselines"
+    assert all(re.search(rf"<text[^>]*>{labels[name]}</text>", svg) for name in networks)
+    assert svg.count("stroke-dasharray") == len(networks)
+
+
+def test_a_run_without_a_summary_has_no_baselines(copied: Path, page_of_one: Path) -> None:
+    assert page_of_one.read_text().count("Baselines:") == 4, "no other metric has baselines"
     (copied / "summary.json").unlink()
     write_report([copied], copied / "page.html", map_images=0)
     text = (copied / "page.html").read_text()
@@ -119,10 +134,10 @@ def test_a_baseline_that_runs_share_is_drawn_once(runs: list[Path]) -> None:
     scores = {"raw": 0.2, "untrained": 0.3, "calibrated": 0.4}
     one = one._replace(summary={"knn_top1": scores})
     two = two._replace(summary={"knn_top1": {**scores, "calibrated": 0.5}})
-    found = [(level.label, level.value) for level in baselines([one, two])]
+    found = [(level.label, level.value) for level in baselines([one, two], "knn_top1")]
     assert found == [("raw pixels", 0.2), ("untrained", 0.3), ("calibrated", 0.4), ("calibrated", 0.5)]
     many = [one._replace(summary={"knn_top1": {"raw": n / 9, "calibrated": n / 10}}) for n in range(5)]
-    assert {level.label for level in baselines(many)} == {"calibrated"}, "the labels of ten do not fit"
+    assert {level.label for level in baselines(many, "knn_top1")} == {"calibrated"}, "the labels of ten do not fit"
 
 
 def test_two_runs_differ_where_their_recipes_do(runs: list[Path], trained_run: Path) -> None:
