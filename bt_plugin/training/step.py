@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin.config.recipe import Optim, Recipe, Run
 from bt_plugin.errors import DivergenceError
@@ -18,6 +19,7 @@ from bt_plugin.loss.barlow_twins import BarlowTwinsLoss, LossTerms
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.memory_format import lay_out
 from bt_plugin.models.pool_before_relu import pool_before_relu
+from bt_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 from bt_plugin.optim.from_recipe import build_optimizer, make_state, takes_found_inf
 from bt_plugin.training.nonfinite_steps import NonFiniteSteps
 from dali_pipelines.loaders import Batch
@@ -169,8 +171,12 @@ class TrainStep:
 def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowTwins:
     """Return the model with BatchNorm over all ranks on a GPU, laid out and compiled as the recipe says."""
     on_gpu = accelerator.device.type == "cuda"
-    if on_gpu and accelerator.num_processes > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if accelerator.num_processes > 1:
+        model = synchronize_batch_norm(model)
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        if accelerator.ddp_handler is not None and all(isinstance(norm, SyncBatchNorm) for norm in norms):
+            # Their running statistics are equal on all ranks, so DDP need not send them before each forward pass.
+            accelerator.ddp_handler.broadcast_buffers = False
     pool_before_relu(model.backbone)
     if not accelerator.is_fsdp2:  # FSDP shards contiguous weights only
         model = lay_out(model, run.memory_format, by_layer=not (on_gpu or run.compile))

@@ -1,0 +1,111 @@
+"""BatchNorm over the batch of all ranks, exact on CPUs and GPUs, without a wait of the host."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bt_plugin.runtime import collectives
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm whose statistics in training are those of all ranks' samples.
+
+    Every rank must have the same number of samples, which BarlowTwinsLoss checks. So no counts are exchanged, and the
+    host reads nothing. torch.nn.SyncBatchNorm allows other numbers, waits for the GPU twice in each layer for it, and
+    does not run on a CPU. Parameters, buffers and their names are those of nn.BatchNorm.
+
+    Shape:
+        - Input: (n, C, ...) floating point, this rank's samples.
+        - Output: as the input.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # the name is torch's
+        if not self.training or collectives.world_size() == 1:
+            return super().forward(input)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return self._normalized(input)
+
+    @torch.compiler.disable
+    def _normalized(self, input: Tensor) -> Tensor:
+        output: Tensor = _Normalize.apply(input, self.weight, self.bias, self)
+        return output
+
+    def track(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+        """Move the running statistics towards those of a batch of so many samples."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.momentum is not None, "a cumulative average needs the count, which the host would have to read"
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        unbiased = variance * (samples / (samples - 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept any number of dimensions from two on."""
+
+
+def synchronize_batch_norm(model: M) -> M:
+    """Give every BatchNorm of a model the statistics of all ranks, in place; weights and their names stay.
+
+    Layers that do more than BatchNorm, such as timm's BatchNormAct2d, keep their rank's statistics, with a warning.
+    """
+    others = set()
+    for module in model.modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            module.__class__ = SyncBatchNorm
+        elif isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
+            others.add(type(module).__name__)
+    if others and collectives.is_main():
+        logger.warning("Each rank keeps its own statistics in layers of the classes %s.", ", ".join(sorted(others)))
+    return model
+
+
+class _Normalize(torch.autograd.Function):
+    """Standardize by the statistics of all ranks. Forward and backward have one collective each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: SyncBatchNorm) -> Tensor:
+        dims = [0, *range(2, x.ndim)]
+        variance, mean = torch.var_mean(_accumulated(x), dims, correction=0)
+        ranks = collectives.all_gather(torch.stack((mean, variance)))
+        mean = ranks[:, 0].mean(dim=0)
+        # Chan et al. 1983: variances add up around the common mean without cancellation.
+        variance = (ranks[:, 1] + (ranks[:, 0] - mean).square()).mean(dim=0)
+        samples = x.numel() // x.shape[1] * len(ranks)
+        layer.track(mean, variance, samples)
+        ctx.save_for_backward(x, weight, mean, (variance + layer.eps).rsqrt())
+        ctx.samples = samples
+        dtype = x.dtype if weight is None else weight.dtype
+        return functional.batch_norm(x, mean.to(dtype), variance.to(dtype), weight, bias, eps=layer.eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inv_std = ctx.saved_tensors
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        dims = [0, *range(2, x.ndim)]
+        gradient_ = _accumulated(gradient)
+        standardized = (_accumulated(x) - mean.view(shape)) * inv_std.view(shape)
+        of_bias, of_weight = gradient_.sum(dims), (gradient_ * standardized).sum(dims)
+        # Those of the parameters stay the rank's own: DistributedDataParallel averages them.
+        sums = collectives.all_reduce_sum_(torch.stack((of_bias, of_weight))) / ctx.samples
+        scale = inv_std if weight is None else inv_std * weight
+        of_x = (gradient_ - sums[0].view(shape) - standardized * sums[1].view(shape)) * scale.view(shape)
+        parameters = (None, None) if weight is None else (of_weight.to(weight.dtype), of_bias.to(weight.dtype))
+        return of_x.to(x.dtype), *parameters, None
+
+
+def _accumulated(x: Tensor) -> Tensor:
+    """Return the tensor in the precision in which it is summed."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
