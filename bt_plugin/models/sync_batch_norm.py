@@ -35,9 +35,10 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        return self._normalized(input)
+        output: Tensor = self._normalized(input)
+        return output
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # collectives are no part of a compiled graph
     def _normalized(self, input: Tensor) -> Tensor:
         output: Tensor = _Normalize.apply(input, self.weight, self.bias, self)
         return output
