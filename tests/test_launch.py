@@ -67,7 +67,7 @@ def test_rank_0_alone_writes(small_recipe: Path, tmp_path: Path) -> None:
 
 @pytest.mark.distributed
 def test_two_ranks_are_the_run_of_one(small_recipe: Path, tmp_path: Path) -> None:
-    """Images, views, loss and gradient: all but BatchNorm, which a CPU computes by rank, and which is left out here."""
+    """Images, views, loss and gradient. A network without BatchNorm, whose statistics depend on the micro-batches."""
     options = [
         *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=160", "eval.knn=false"),
         *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
@@ -86,6 +86,21 @@ def test_two_ranks_are_the_run_of_one(small_recipe: Path, tmp_path: Path) -> Non
     for other in others:
         assert other == pytest.approx(one, rel=1e-3)
     assert one[-1] < 0.9 * one[0], "and something was learnt"
+
+
+@pytest.mark.distributed
+def test_two_ranks_have_the_batch_norm_of_one(small_recipe: Path, tmp_path: Path) -> None:
+    """Losses, and the running statistics in the export."""
+    losses, backbones = [], []
+    for name, config in (("one", CPU), ("two", CPU_2PROC)):
+        options = ["eval.knn=false", "run.max_steps=3", f"run.output_dir={tmp_path}/{name}"]
+        assert launch(config, str(small_recipe), *options).returncode == 0
+        losses.append([line["loss"] for line in metrics(tmp_path / name)])
+        backbones.append(load_file(tmp_path / name / "export" / "backbone.safetensors"))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    one, two = backbones
+    for key in (key for key in one if "running" in key):
+        torch.testing.assert_close(two[key], one[key], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.distributed

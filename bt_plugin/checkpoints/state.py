@@ -149,5 +149,5 @@ def _taken_out(group: dict[str, Any], place: str, keys: set[str]) -> dict[str, A
 
 
 def _agree_on_buffers(model: nn.Module) -> None:
-    """Give every rank the buffers of rank 0. On a CPU, BatchNorm is not synchronized, so that its statistics differ."""
+    """Give every rank the buffers of rank 0. They differ in layers that synchronize_batch_norm does not know."""
     collectives.broadcast_(model.buffers())

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
 
+# Named and not imported, because timm is imported only where a recipe uses it.
+_TIMM_LAYER = ("timm.layers.norm_act", "BatchNormAct2d")
+
 
 class SyncBatchNorm(_BatchNorm):
     """BatchNorm whose statistics in training are those of all ranks' samples.
@@ -56,15 +59,31 @@ class SyncBatchNorm(_BatchNorm):
         """Accept any number of dimensions from two on."""
 
 
-def synchronize_batch_norm(model: M) -> M:
-    """Give every BatchNorm of a model the statistics of all ranks, in place; weights and their names stay.
+class SyncBatchNormAct(SyncBatchNorm):
+    """The same for timm's BatchNormAct2d, which applies its own dropout and activation after the BatchNorm."""
 
-    Layers that do more than BatchNorm, such as timm's BatchNormAct2d, keep their rank's statistics, with a warning.
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.act(self.drop(super().forward(input)))
+        return output
+
+
+def synchronize_batch_norm(model: M) -> M:
+    """Give every BatchNorm of a model the statistics of all ranks, in place. Weights and their names stay.
+
+    Subclasses of BatchNorm that are not known here keep their rank's statistics, with a warning.
+
+    Args:
+        model: Model to change, before DistributedDataParallel wraps it.
     """
     others = set()
     for module in model.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             module.__class__ = SyncBatchNorm
+        elif (type(module).__module__, type(module).__name__) == _TIMM_LAYER:
+            module.__class__ = SyncBatchNormAct
         elif isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
             others.add(type(module).__name__)
     if others and collectives.is_main():

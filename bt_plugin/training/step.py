@@ -169,7 +169,7 @@ class TrainStep:
 
 
 def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowTwins:
-    """Return the model with BatchNorm over all ranks on a GPU, laid out and compiled as the recipe says."""
+    """Return the model with BatchNorm over all ranks, laid out and compiled as the recipe says."""
     on_gpu = accelerator.device.type == "cuda"
     if accelerator.num_processes > 1:
         model = synchronize_batch_norm(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -93,7 +94,24 @@ def test_one_rank_and_evaluation_are_plain_batch_norm() -> None:
     assert torch.equal(plain.eval()(x), ours.eval()(x))
 
 
-def test_layers_that_do_more_are_left_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+def with_activation(rank: int, world_size: int) -> tuple[str, dict[str, Tensor]]:
+    layer = timm.layers.BatchNormAct2d(5, act_layer="silu").double()
+    model = nn.Sequential(layer)
+    if world_size > 1:
+        synchronize_batch_norm(model)
+    return type(layer).__name__, results(model, whole("images", torch.float64).chunk(world_size)[rank])
+
+
+@pytest.mark.distributed
+def test_timm_s_layer_keeps_its_activation() -> None:
+    _, expected = with_activation(0, 1)
+    ranks = run_ranks(2, with_activation, 2)
+    assert [name for name, _ in ranks] == ["SyncBatchNormAct"] * 2
+    for key in ("output1", "x1"):
+        torch.testing.assert_close(torch.cat([found[key] for _, found in ranks]), expected[key], rtol=0, atol=1e-12)
+
+
+def test_unknown_layers_are_left_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     class WithActivation(nn.BatchNorm2d):
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input).relu()
