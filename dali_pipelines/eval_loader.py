@@ -86,7 +86,7 @@ class EvalLoader:
         self._batch_size = batch_size
         self._backend = resolve_backend(backend)
         samples = min(batch_size, len(self.source))
-        check_memory([self._params], samples=samples, prefetch=self._backend.prefetch, device=self._backend.device)
+        check_memory([self._params], samples=samples, backend=self._backend)
         self.bad_files = BadFiles(len(self.source), max_bad_files) if max_bad_files else None
         self._given = rank, world_size
 

@@ -114,7 +114,7 @@ class TwoViewLoader:
         self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)
         self.backend = resolve_backend(backend)
         samples = batch_size_per_rank // micro_batches
-        check_memory(self.views, samples=samples, prefetch=self.backend.prefetch, device=self.backend.device)
+        check_memory(self.views, samples=samples, backend=self.backend)
         self._shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)

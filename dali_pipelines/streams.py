@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from dali_pipelines.backend import ResolvedBackend
 from dali_pipelines.plans import Plan
@@ -13,6 +15,7 @@ from dali_pipelines.views.params import EvalParams, ViewParams
 
 if TYPE_CHECKING:
     from dali_pipelines.dali.stream import DaliStream
+    from dali_pipelines.native.outputs import Outputs
     from dali_pipelines.native.stream import NativeStream
 
 
@@ -39,8 +42,9 @@ def view_stream(
     if backend.name == "native":
         from dali_pipelines.native.stream import NativeStream, random_view
 
-        makers = [random_view(view, number) for number, view in enumerate(views)]
-        return NativeStream(source, makers, plans=plans, backend=backend)
+        outputs = _outputs_of(views, backend)
+        makers = [random_view(view, number, normalized=not outputs.normalizes) for number, view in enumerate(views)]
+        return NativeStream(source, makers, outputs=outputs, plans=plans, backend=backend)
 
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
@@ -71,13 +75,24 @@ def eval_stream(
     if backend.name == "native":
         from dali_pipelines.native.stream import NativeStream, eval_view
 
-        return NativeStream(source, [eval_view(params)], plans=plans, backend=backend)
+        outputs = _outputs_of([params], backend)
+        maker = eval_view(params, normalized=not outputs.normalizes)
+        return NativeStream(source, [maker], outputs=outputs, plans=plans, backend=backend)
 
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
 
     graph = partial(graphs.eval_view, params=params)
     return DaliStream(source, graph, draws_of=lambda plan: [], plans=plans, batch_size=batch_size, backend=backend)
+
+
+def _outputs_of(views: Sequence[ViewParams | EvalParams], backend: ResolvedBackend) -> Outputs:
+    """Return the memory that the native backend writes to: the host's, or that of this process's GPU."""
+    from dali_pipelines.native.outputs import DeviceOutputs, HostOutputs
+
+    if backend.device == "cpu":
+        return HostOutputs()
+    return DeviceOutputs(views, torch.device("cuda", torch.cuda.current_device()))
 
 
 def import_graphs() -> Any:

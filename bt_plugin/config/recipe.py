@@ -43,8 +43,8 @@ class Data(Section):
     val: PathText | None = None
     """Validation images with classes, in the same formats. `null`: no evaluation that needs labels."""
     backend: Literal["auto", "dali", "native"] = "auto"
-    """The backend that computes the views. `native` uses torch and numba on a CPU and does not need DALI. `auto` is
-    `dali` on a GPU and `native` on a CPU."""
+    """The backend that computes the views. `native` uses torch and numba on the CPU, also for a run on a GPU, and does
+    not need DALI. `auto` is `dali` on a GPU and `native` on a CPU."""
     num_threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Threads per rank that compute the views. `null`: this rank's share of the CPU cores."""
     prefetch: Annotated[int, Field(ge=1, le=256)] = 2

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from bt_plugin.config.recipe import Data, Recipe
 from bt_plugin.errors import RecipeError
 from bt_plugin.runtime import collectives
-from dali_pipelines.backend import Backend
+from dali_pipelines.backend import Backend, resolve_backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource, Relabeled, open_source
@@ -111,7 +111,7 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
     try:
         backend = backend_of(recipe.data, accelerator.device)
-        if backend.device == "gpu" or backend.name == "dali":
+        if resolve_backend(backend).name == "dali":
             backend = replace(backend, tuning=Tuning(hw_decoder_load=recipe.data.hw_decoder_load))
         return TwoViewLoader(
             source,
@@ -160,7 +160,9 @@ def backend_of(data: Data, device: torch.device) -> Backend:
         data: Section ``data`` of the recipe.
         device: Device of the run.
     """
-    on_gpu = device.type == "cuda" and data.backend != "native"
     return Backend(
-        data.backend, device="gpu" if on_gpu else "cpu", num_threads=data.num_threads, max_pixels=data.max_pixels
+        data.backend,
+        device="gpu" if device.type == "cuda" else "cpu",
+        num_threads=data.num_threads,
+        max_pixels=data.max_pixels,
     )

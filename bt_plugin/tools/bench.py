@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -23,13 +24,13 @@ from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
 from bt_plugin.tools.bench_advice import Throughput, advice
 from bt_plugin.training.step import TrainStep
-from dali_pipelines.backend import Backend
+from dali_pipelines.backend import Backend, BackendName
 from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.views.params import Preset
 
 _ROUNDS = 3
-# Share of the measured time for each of loader, step and both. The limits get the rest.
-_SHARE = 0.28
+# Share of the measured time for each of loader, step and both. The limits and the other backend get the rest.
+_SHARE = 0.26
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -104,6 +105,8 @@ def _measured(
         matmul_flops_per_s=_matmul_flops_per_s(accelerator.device, _DTYPES[accelerator.mixed_precision]),
         matmul_bf16_flops_per_s=_matmul_flops_per_s(accelerator.device, torch.bfloat16),
         transfer=_transfer(loader, accelerator.device),
+        backend=loader.backend.name,
+        other_loader=_other_rate(loader, recipe, stopwatch, accelerator.device, phase_s),
     )
     return found, raw
 
@@ -206,18 +209,7 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 def _tiny(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -> Callable[[], object]:
     """Return an action that loads batches of one 8 px view without color steps: only reading and decoding remain."""
     view = replace(loader.views[0], size_px=8, jitter_p=0.0, blur_p=0.0, gray_p=0.0)
-    shards = loader.shards
-    tiny = TwoViewLoader(
-        loader.source,
-        shards.batch_size_per_rank,
-        Preset((view,)),
-        backend=_backend_like(loader, recipe, device),
-        rank=shards.rank,
-        world_size=shards.world_size,
-        max_bad_files=recipe.data.max_bad_files,
-    )
-    batches = _steps(tiny, 1)
-    return lambda: next(batches)
+    return _batches_like(loader, recipe, _backend_like(loader, recipe, device), Preset((view,)))
 
 
 def _backend_like(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -> Backend:
@@ -226,11 +218,42 @@ def _backend_like(loader: TwoViewLoader, recipe: Recipe, device: torch.device) -
     return replace(backend_of(recipe.data, device), prefetch=recipe.data.prefetch, tuning=tuning)
 
 
+def _other_rate(
+    loader: TwoViewLoader, recipe: Recipe, stopwatch: Stopwatch, device: torch.device, seconds: float
+) -> float | None:
+    """Return the rate of the same loader with the other backend, None if that is DALI and is not installed."""
+    name: BackendName = "dali" if loader.backend.name == "native" else "native"
+    backend = replace(_backend_like(loader, recipe, device), name=name, tuning=None)
+    with suppress(ImportError):
+        return stopwatch.rate(_batches_like(loader, recipe, backend, recipe.preset), seconds)
+    return None
+
+
+def _batches_like(loader: TwoViewLoader, recipe: Recipe, backend: Backend, views: Preset) -> Callable[[], object]:
+    """Return an action that loads a batch of the same images with other views or by another backend."""
+    shards = loader.shards
+    batches = _steps(
+        TwoViewLoader(
+            loader.source,
+            shards.batch_size_per_rank,
+            views,
+            backend=backend,
+            rank=shards.rank,
+            world_size=shards.world_size,
+            max_bad_files=recipe.data.max_bad_files,
+        ),
+        1,
+    )
+    return lambda: next(batches)
+
+
 def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
     """Return the images per second over all ranks that copies from pinned memory allow, from one large copy."""
     if device.type != "cuda":
         return None
-    if loader.backend.device == "gpu":
+    if loader.backend.name == "native":  # uint8 views
+        size: float = sum(view.channels * view.size_px**2 for view in loader.views)
+    elif loader.backend.device == "gpu":
         source = loader.source
         size = statistics.mean(source.read(index).nbytes for index in range(min(len(source), 64)))
     else:

@@ -24,6 +24,8 @@ class Throughput:
         matmul_bf16_flops_per_s: FLOP per second of the same product in bfloat16.
         transfer: Rate that copies to the device allow, None on a CPU. If the device decodes, files are copied,
             otherwise views.
+        backend: Backend of the loader, dali or native.
+        other_loader: Rate of the loader alone with the other backend, None if DALI is not installed.
     """
 
     loader: float
@@ -36,6 +38,8 @@ class Throughput:
     matmul_flops_per_s: float
     matmul_bf16_flops_per_s: float
     transfer: float | None = None
+    backend: str = "native"
+    other_loader: float | None = None
 
     def of_matmul(self, world_size: int) -> float:
         """Return the step's FLOP rate as a fraction of the device's rate in large matrix products."""
@@ -86,6 +90,13 @@ def advice(found: Throughput, recipe: Recipe, *, device: str, world_size: int) -
             )
     else:
         said.append(f"the step is the bottleneck: it waits {found.data_wait:.0%} of the time for views")
+    if found.other_loader is not None:
+        other = "dali" if found.backend == "native" else "native"
+        gain = found.other_loader / found.loader
+        said.append(
+            f"the loader alone has {gain:.2f} times the rate with data.backend={other}"
+            + (". Try it" if gain > 1 else f", so {found.backend} is the faster backend here")
+        )
     reached = found.of_matmul(world_size)
     said.append(
         f"the step reaches {reached:.0%} of this device's rate in large matrix products. The optimizer takes"

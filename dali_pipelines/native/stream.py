@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from torch.nn import functional
 from dali_pipelines.backend import ResolvedBackend
 from dali_pipelines.decoding.read_pixels import read_pixels
 from dali_pipelines.native.kernel import augment
+from dali_pipelines.native.outputs import Array, Outputs, Sent, normalization
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.views.crop_windows import Window, center_window, crop_window
@@ -46,23 +46,22 @@ class ViewMaker(NamedTuple):
 
     Args:
         write: Function (pixels, plan, row, out) that writes the view of the sample in the plan's row to out. The pixels
-            are (H, W, C) uint8, out is (S, S, C) float32.
+            are (H, W, C) uint8, out is (S, S, C), float32 or uint8.
         shape: Shape (S, S, C) of the view.
     """
 
-    write: Callable[[Tensor, Plan, int, NDArray[np.float32]], None]
+    write: Callable[[Tensor, Plan, int, Array], None]
     shape: tuple[int, int, int]
 
 
 class _Started(NamedTuple):
     plan: Plan
-    arrays: list[NDArray[np.float32]]
+    arrays: list[Array]
     tasks: list[Future[None]]
 
-
-class _Lent(NamedTuple):
-    array: NDArray[np.float32]
-    borrower: weakref.ref[NDArray[np.float32]]
+    def is_complete(self) -> bool:
+        """Whether all views are written, without an error."""
+        return all(task.done() and task.exception() is None for task in self.tasks)
 
 
 class NativeStream:
@@ -71,6 +70,7 @@ class NativeStream:
     Args:
         source: Source of the images, which the plans' indices refer to.
         makers: Function and shape of each view.
+        outputs: Memory that the views are written to.
         plans: Plans of the batches, in order; may be endless.
         backend: Number of threads, prefetch and limits.
     """
@@ -80,11 +80,13 @@ class NativeStream:
         source: ImageSource,
         makers: list[ViewMaker],
         *,
+        outputs: Outputs,
         plans: Iterator[Plan],
         backend: ResolvedBackend,
     ) -> None:
         self._source = source
         self._makers = makers
+        self._outputs = outputs
         self._plans = plans
         self._backend = backend
         # A thread that returns from C waits up to this long for a thread that runs Python. That happens about ten times
@@ -93,7 +95,8 @@ class NativeStream:
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._threads = ThreadPoolExecutor(backend.num_threads, "dali_pipelines", _work_alone)
         self._started: deque[_Started] = deque()
-        self._lent: list[_Lent] = []
+        # The batch after the last one that was returned, if it was complete by then.
+        self._sent: tuple[Plan, Sent] | None = None
 
     def __iter__(self) -> Iterator[tuple[Plan, tuple[Tensor, ...]]]:
         return self
@@ -105,20 +108,19 @@ class NativeStream:
             The plan, and its views.
 
         Shape:
-            Views: (n, C, S, S) float32 in channels_last. They are safe to keep: their memory is reused only after the
-            last reference to it is gone.
+            Views: (n, C, S, S) float32 in channels_last, on the device of the outputs. They are safe to keep: their
+            memory is reused only after the last reference to it is gone.
 
         Raises:
             BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
         """
-        while len(self._started) < 1 + self._backend.prefetch and (plan := next(self._plans, None)) is not None:
+        ahead = self._backend.prefetch + (self._sent is None)
+        while len(self._started) < ahead and (plan := next(self._plans, None)) is not None:
             self._start(plan)
-        if not self._started:
-            raise StopIteration
-        plan, arrays, tasks = self._started.popleft()
-        for task in tasks:
-            task.result()
-        return plan, tuple(self._lend(array).permute(0, 3, 1, 2) for array in arrays)
+        plan, sent = self._sent or self._send()
+        # A batch that is complete is copied while the training uses the one before.
+        self._sent = self._send() if self._started and self._started[0].is_complete() else None
+        return plan, self._outputs.receive(sent)
 
     def restart(self, plans: Iterator[Plan]) -> None:
         """Continue with other plans, and drop the batches that are computed ahead.
@@ -131,46 +133,43 @@ class NativeStream:
             for task in tasks:
                 task.cancel()
         self._started.clear()
+        self._sent = None
 
     def _start(self, plan: Plan) -> None:
         n = len(plan.indices)
-        arrays = [self._free_array((n, *maker.shape)) for maker in self._makers]
+        arrays = [self._outputs.empty((n, *maker.shape)) for maker in self._makers]
         firsts = range(0, n, _SAMPLES_PER_TASK)
         rows = [range(first, min(first + _SAMPLES_PER_TASK, n)) for first in firsts]
         self._started.append(_Started(plan, arrays, [self._threads.submit(self._make, plan, r, arrays) for r in rows]))
 
-    def _make(self, plan: Plan, rows: range, arrays: list[NDArray[np.float32]]) -> None:
+    def _send(self) -> tuple[Plan, Sent]:
+        """Send the oldest batch, when it is complete."""
+        if not self._started:
+            raise StopIteration
+        plan, arrays, tasks = self._started.popleft()
+        for task in tasks:
+            task.result()
+        return plan, self._outputs.send(arrays)
+
+    def _make(self, plan: Plan, rows: range, arrays: list[Array]) -> None:
         for row in rows:
             index = int(plan.indices[row])
             pixels = read_pixels(self._source, index, self._backend.max_pixels)
             for maker, array in zip(self._makers, arrays):
                 maker.write(pixels, plan, row, array[row])
 
-    def _lend(self, array: NDArray[np.float32]) -> Tensor:
-        # Only the tensor's storage refers to this view, so the weak reference shows when the tensor is gone.
-        view = array[:]
-        self._lent.append(_Lent(array, weakref.ref(view)))
-        return torch.from_numpy(view)
 
-    def _free_array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return a free array, or else a new one. A new one costs time, because the system must clear its pages."""
-        for index, (array, borrower) in enumerate(self._lent):
-            if array.shape == shape and borrower() is None:
-                del self._lent[index]
-                return array
-        return np.empty(shape, dtype=np.float32)
-
-
-def random_view(view: ViewParams, number: int) -> ViewMaker:
+def random_view(view: ViewParams, number: int, *, normalized: bool = True) -> ViewMaker:
     """Return the maker of a random view.
 
     Args:
         view: Parameters of the view.
         number: Position of the view's random numbers in Plan.draws.
+        normalized: Whether the view is normalized. Otherwise its values are whole numbers from 0 to 255.
     """
-    scale, offset = _normalisation(view)
+    scale, offset = normalization(view) if normalized else _whole_numbers(view)
 
-    def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
+    def write(pixels: Tensor, plan: Plan, row: int, out: Array) -> None:
         draws = plan.draws[number]
         height, width, _ = pixels.shape
         window = crop_window(height, width, draws, row, view.crop_ratio)
@@ -194,13 +193,18 @@ def random_view(view: ViewParams, number: int) -> ViewMaker:
     return ViewMaker(write, (view.size_px, view.size_px, view.channels))
 
 
-def eval_view(params: EvalParams) -> ViewMaker:
-    """Return the maker of the evaluation view."""
-    scale, offset = _normalisation(params)
+def eval_view(params: EvalParams, *, normalized: bool = True) -> ViewMaker:
+    """Return the maker of the evaluation view.
+
+    Args:
+        params: Parameters of the view.
+        normalized: Whether the view is normalized. Otherwise its values are whole numbers from 0 to 255.
+    """
+    scale, offset = normalization(params) if normalized else _whole_numbers(params)
     factors = np.ones(len(COLOR_STEPS), dtype=np.float32)
     plain = (False, _NO_STEPS, factors, _IN_HSV, False, _NO_BLUR, False, scale, offset)
 
-    def write(pixels: Tensor, plan: Plan, row: int, out: NDArray[np.float32]) -> None:
+    def write(pixels: Tensor, plan: Plan, row: int, out: Array) -> None:
         height, width, _ = pixels.shape
         resized_size, window = center_window(height, width, params.resize_px, params.size_px)
         cropped = _cut(_resized(pixels, resized_size, params.interpolation), window).contiguous()
@@ -246,12 +250,8 @@ def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tenso
     return resized.squeeze(0).permute(1, 2, 0).contiguous()
 
 
-def _normalisation(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return scale and offset such that value * scale + offset = (value / 255 - mean) / std."""
-    mean, std = np.array(params.mean), np.array(params.std)
-    if params.channels == 1:
-        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
-    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+def _whole_numbers(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return np.ones(params.channels, dtype=np.float32), np.zeros(params.channels, dtype=np.float32)
 
 
 class _OfThread(threading.local):

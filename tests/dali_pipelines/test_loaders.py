@@ -289,7 +289,6 @@ def test_bad_arguments_are_named(small_data: Path) -> None:
     for options, named in (
         ({"device": "tpu"}, "device: 'tpu'"),
         ({"name": "torch"}, "backend: 'torch'"),
-        ({"name": "native", "device": "gpu"}, "backend: native is not allowed with device gpu"),
         ({"num_threads": 0}, "num_threads: 0"),
         ({"prefetch": 0}, "prefetch: 0"),
         ({"max_pixels": 0}, "max_pixels: 0 is not allowed; it must be 1 to 178956970"),

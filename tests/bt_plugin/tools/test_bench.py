@@ -36,6 +36,8 @@ def test_the_rates_are_those_of_the_run(small_recipe: Path, tmp_path: Path, caps
     assert all(len(rounds) == 3 for rounds in found["raw"].values())
     assert 0 < found["of_matmul"] < 1.5
     assert found["matmul_bf16_flops_per_s"] > 0
+    assert found["backend"] == "native"
+    assert found["other_loader"] > 0, "DALI is installed with the tests"
     assert found["recipe"]["optim"]["accumulation_steps"] == 2
     assert found["hardware"]["cores"] >= 1
     assert found["hardware"]["gpu"] == "none" or torch.cuda.is_available()

@@ -64,6 +64,8 @@ WELL = Throughput(
         ({"data_wait": 0.1}, "cuda", ["data.prefetch=3"], ["data.prefetch (now 3)"], ["hw_decoder_load"]),
         ({}, "cuda", [], ["the nearest limit is large matrix products: training reaches 50% of it"], []),
         ({"decode": 1100.0}, "cuda", [], ["the nearest limit is reading and decoding: training reaches 90% of it"], []),
+        ({"other_loader": 6000.0}, "cpu", [], ["2.00 times the rate with data.backend=dali. Try it"], []),
+        ({"other_loader": 600.0}, "cpu", [], ["0.20 times", "native is the faster backend here"], ["Try it"]),
         (
             {"transfer": 1000.0},
             "cuda",

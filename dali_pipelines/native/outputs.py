@@ -1,0 +1,137 @@
+"""Where the native backend's threads write views, and how a finished batch reaches the training."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dali_pipelines.views.params import EvalParams, ViewParams
+
+Array = NDArray[np.float32] | NDArray[np.uint8]
+
+
+class Sent(NamedTuple):
+    """A batch of views on its way to the training.
+
+    Args:
+        views: One tensor (n, S, S, C) for each view.
+        copied: Event after the copies to a GPU, None on a CPU.
+    """
+
+    views: tuple[Tensor, ...]
+    copied: torch.cuda.Event | None = None
+
+
+class Outputs(Protocol):
+    """The memory that a stream's threads write views to.
+
+    A stream calls ``empty`` for each view of a batch, fills the arrays, and then calls ``send`` and ``receive``.
+    """
+
+    normalizes: bool
+    """Whether views are normalized in ``receive``. The threads then write uint8, otherwise float32."""
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """Return an array for one view of a batch."""
+
+    def send(self, arrays: Sequence[Array]) -> Sent:
+        """Begin to move a batch that is complete. It does not wait."""
+
+    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+        """Return the views of a batch, (n, C, S, S) float32 in channels_last."""
+
+
+class _Lent(NamedTuple):
+    array: Array
+    borrower: weakref.ref[Array]
+
+
+class HostOutputs:
+    """Views in the host's memory. The threads write float32, and memory is used again when its tensor is gone."""
+
+    normalizes = False
+
+    def __init__(self) -> None:
+        self._lent: list[_Lent] = []
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """Return a free array, or else a new one. A new one costs time, because the system must clear its pages."""
+        for index, (array, borrower) in enumerate(self._lent):
+            if array.shape == shape and borrower() is None:
+                del self._lent[index]
+                return array
+        return np.empty(shape, dtype=np.float32)
+
+    def send(self, arrays: Sequence[Array]) -> Sent:
+        return Sent(tuple(self._lend(array) for array in arrays))
+
+    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+        return tuple(view.permute(0, 3, 1, 2) for view in sent.views)
+
+    def _lend(self, array: Array) -> Tensor:
+        # Only the tensor's storage refers to this view, so the weak reference shows when the tensor is gone.
+        view = array[:]
+        self._lent.append(_Lent(array, weakref.ref(view)))
+        return torch.from_numpy(view)
+
+
+class DeviceOutputs:
+    """Views on a device. The threads write uint8, which is copied on a stream of its own and normalized there.
+
+    Views are rounded to uint8 before their normalization anyway, so these are the same numbers with a quarter of the
+    bytes. On a GPU the arrays are in pinned memory from torch's allocator, which reuses it only after the copy. A copy
+    to a CPU "device" is no copy, which the tests use.
+
+    Args:
+        views: Parameters of each view.
+        device: Device of the training.
+    """
+
+    normalizes = True
+
+    def __init__(self, views: Sequence[ViewParams | EvalParams], device: torch.device) -> None:
+        self._device = device
+        self._on_gpu = device.type == "cuda"
+        self._side = torch.cuda.Stream(device) if self._on_gpu else None
+        affine = (normalization(view) for view in views)
+        self._affine = [
+            tuple(torch.from_numpy(values).view(1, -1, 1, 1).to(device) for values in pair) for pair in affine
+        ]
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu).numpy()
+        return array
+
+    def send(self, arrays: Sequence[Array]) -> Sent:
+        views = [torch.from_numpy(array) for array in arrays]
+        if self._side is None:
+            return Sent(tuple(views))
+        with torch.cuda.stream(self._side):
+            copies = tuple(view.to(self._device, non_blocking=True) for view in views)
+            return Sent(copies, self._side.record_event())
+
+    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+        if sent.copied is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(sent.copied)
+            for view in sent.views:
+                view.record_stream(current)
+        # Two operations, because one that multiplies and adds would round only once.
+        return tuple(
+            torch.mul(view.permute(0, 3, 1, 2), scale).add_(offset)
+            for view, (scale, offset) in zip(sent.views, self._affine, strict=True)
+        )
+
+
+def normalization(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return scale and offset of each channel such that value * scale + offset = (value / 255 - mean) / std."""
+    mean, std = np.array(params.mean), np.array(params.std)
+    if params.channels == 1:
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
