@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dali_pipelines.views.normalization import scale_and_offset
 from dali_pipelines.views.params import EvalParams, ViewParams
 
 Array = NDArray[np.float32] | NDArray[np.uint8]
@@ -99,7 +100,7 @@ class DeviceOutputs:
         self._device = device
         self._on_gpu = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if self._on_gpu else None
-        affine = (normalization(view) for view in views)
+        affine = (scale_and_offset(view) for view in views)
         self._affine = [
             tuple(torch.from_numpy(values).view(1, -1, 1, 1).to(device) for values in pair) for pair in affine
         ]
@@ -127,11 +128,3 @@ class DeviceOutputs:
             torch.mul(view.permute(0, 3, 1, 2), scale).add_(offset)
             for view, (scale, offset) in zip(sent.views, self._affine, strict=True)
         )
-
-
-def normalization(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return scale and offset of each channel such that value * scale + offset = (value / 255 - mean) / std."""
-    mean, std = np.array(params.mean), np.array(params.std)
-    if params.channels == 1:
-        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
-    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)

@@ -25,11 +25,12 @@ from torch.nn import functional
 from dali_pipelines.backend import ResolvedBackend
 from dali_pipelines.decoding.read_pixels import read_pixels
 from dali_pipelines.native.kernel import augment
-from dali_pipelines.native.outputs import Array, Outputs, Sent, normalization
+from dali_pipelines.native.outputs import Array, Outputs, Sent
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.views.crop_windows import Window, center_window, crop_window
 from dali_pipelines.views.draws import COLOR_STEPS
+from dali_pipelines.views.normalization import scale_and_offset
 from dali_pipelines.views.params import EvalParams, ViewParams
 from dali_pipelines.views.yiq import hue_matrix
 
@@ -167,7 +168,7 @@ def random_view(view: ViewParams, number: int, *, normalized: bool = True) -> Vi
         number: Position of the view's random numbers in Plan.draws.
         normalized: Whether the view is normalized. Otherwise its values are whole numbers from 0 to 255.
     """
-    scale, offset = normalization(view) if normalized else _whole_numbers(view)
+    scale, offset = scale_and_offset(view) if normalized else _whole_numbers(view)
 
     def write(pixels: Tensor, plan: Plan, row: int, out: Array) -> None:
         draws = plan.draws[number]
@@ -200,7 +201,7 @@ def eval_view(params: EvalParams, *, normalized: bool = True) -> ViewMaker:
         params: Parameters of the view.
         normalized: Whether the view is normalized. Otherwise its values are whole numbers from 0 to 255.
     """
-    scale, offset = normalization(params) if normalized else _whole_numbers(params)
+    scale, offset = scale_and_offset(params) if normalized else _whole_numbers(params)
     factors = np.ones(len(COLOR_STEPS), dtype=np.float32)
     plain = (False, _NO_STEPS, factors, _IN_HSV, False, _NO_BLUR, False, scale, offset)
 
