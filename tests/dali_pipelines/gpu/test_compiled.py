@@ -70,7 +70,7 @@ def assert_sound(launches: list[Launch], folder: Path) -> None:
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_arithmetic_is_exact_and_registers_suffice(architecture: int, tmp_path: Path) -> None:
-    launches, _ = record(FULL_SIZE, architecture)
+    launches = record(FULL_SIZE, architecture)
     assert_sound(launches, tmp_path)
     divisions = {launch.name: launch.ptx.count("div.rn.f32") for launch in launches}
     assert divisions["change_colors"] > 0
@@ -82,13 +82,13 @@ def test_arithmetic_is_exact_and_registers_suffice(architecture: int, tmp_path: 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_to_nearest(dtype: torch.dtype, tmp_path: Path) -> None:
-    launches, _ = record(FULL_SIZE, 90, dtype)
+    launches = record(FULL_SIZE, 90, dtype)
     assert_sound(launches, tmp_path)
     assert re.search(r"cvt\.rn\.(bf16|f16)(x2)?\.f32", launches[3].ptx)
 
 
 def test_hue_in_yiq(tmp_path: Path) -> None:
-    launches, _ = record(IN_YIQ, 90)
+    launches = record(IN_YIQ, 90)
     assert_sound(launches, tmp_path)
 
 
