@@ -12,6 +12,7 @@ from dali_pipelines.views.params import MOST_PIXELS, Tuning
 
 BackendName = Literal["auto", "dali", "native"]
 Device = Literal["auto", "cpu", "gpu"]
+Augment = Literal["auto", "dali", "fused"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Backend:
         max_pixels: Largest height times width of an encoded image, in pixels, 1 to 178,956,970. A larger image counts
             as a bad file and is not decoded.
         tuning: Settings of DALI's graph. Allowed only if DALI computes the views.
+        augment: What augments the random views after the images are cropped and resized: "dali", "fused" or "auto".
+            "fused" is four Triton kernels (docs/design.md), on a GPU only. "dali" is DALI's own operators, or the CPU's
+            kernel of the native backend. "fused" has not yet run on a GPU, so "auto" is "dali" for now.
 
     Raises:
         ValueError: If a value is out of range; the message names the setting.
@@ -43,12 +47,15 @@ class Backend:
     prefetch: int = 2
     max_pixels: int = MOST_PIXELS
     tuning: Tuning | None = None
+    augment: Augment = "auto"
 
     def __post_init__(self) -> None:
         if self.name not in ("auto", "dali", "native"):
             raise ValueError(f"backend: {self.name!r} is not allowed; it must be auto, dali or native")
         if self.device not in ("auto", "cpu", "gpu"):
             raise ValueError(f"device: {self.device!r} is not allowed; it must be auto, cpu or gpu")
+        if self.augment not in ("auto", "dali", "fused"):
+            raise ValueError(f"augment: {self.augment!r} is not allowed; it must be auto, dali or fused")
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"num_threads: {self.num_threads} is not allowed; it must be at least 1")
         if self.prefetch < 1:
@@ -62,7 +69,8 @@ class Backend:
         """Return the settings for this machine: the GPU if torch sees one, and DALI if a GPU computes the views.
 
         Raises:
-            ValueError: If this machine does not have the requested device, or tuning is given to the native backend.
+            ValueError: If this machine does not have the requested device, tuning is given to the native backend, or
+                augment is "fused" and no GPU computes the views.
         """
         has_gpu = torch.cuda.is_available()
         if self.device == "gpu" and not has_gpu:
@@ -71,6 +79,11 @@ class Backend:
         by_dali = self.name == "dali" or (on_gpu and self.name == "auto")
         if self.tuning is not None and not by_dali:
             raise ValueError("tuning: applies to backend dali only, and backend native computes the views; remove it")
+        if self.augment == "fused" and not on_gpu:
+            raise ValueError(
+                f"augment: fused is not allowed on a CPU, and backend {'dali' if by_dali else 'native'} computes the"
+                " views on a CPU here; use augment auto, and backend native, which computes the same steps on a CPU"
+            )
         return ResolvedBackend(
             name="dali" if by_dali else "native",
             device="gpu" if on_gpu else "cpu",
@@ -78,6 +91,7 @@ class Backend:
             prefetch=self.prefetch,
             max_pixels=self.max_pixels,
             tuning=self.tuning or Tuning(),
+            augment="fused" if self.augment == "fused" else "dali",
         )
 
 
@@ -90,6 +104,7 @@ class ResolvedBackend(NamedTuple):
     prefetch: int
     max_pixels: int
     tuning: Tuning
+    augment: Literal["dali", "fused"] = "dali"
 
 
 def resolve_backend(backend: Backend | BackendName) -> ResolvedBackend:

@@ -15,6 +15,7 @@ from dali_pipelines.views.params import EvalParams, ViewParams
 
 if TYPE_CHECKING:
     from dali_pipelines.dali.stream import DaliStream
+    from dali_pipelines.gpu.batches import BatchAugmenter
     from dali_pipelines.native.outputs import Outputs
     from dali_pipelines.native.stream import NativeStream
 
@@ -37,7 +38,8 @@ def view_stream(
         backend: Backend that computes the views.
 
     Raises:
-        ImportError: If DALI must compute the views and is not installed.
+        ImportError: If DALI must compute the views and is not installed, or Triton must augment them and is not
+            installed.
     """
     if backend.name == "native":
         from dali_pipelines.native.stream import NativeStream, random_view
@@ -49,12 +51,22 @@ def view_stream(
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
 
+    fused = backend.augment == "fused"
+
     def draws_of(plan: Plan) -> list[Any]:
-        inputs: list[Any] = graphs.inputs_of(views, plan.draws)
+        inputs: list[Any] = graphs.inputs_of(views, plan.draws, only_crops=fused)
         return inputs
 
-    graph = partial(graphs.two_views, views=views)
-    return DaliStream(source, graph, draws_of=draws_of, plans=plans, batch_size=batch_size, backend=backend)
+    dtype = torch.float16 if backend.tuning.float16 else torch.float32
+    return DaliStream(
+        source,
+        partial(graphs.two_views, views=views, only_crops=fused),
+        draws_of=draws_of,
+        plans=plans,
+        batch_size=batch_size,
+        backend=backend,
+        finish=_fused_augmenter()(views, dtype=dtype) if fused else None,
+    )
 
 
 def eval_stream(
@@ -111,3 +123,15 @@ def import_graphs() -> Any:
             " 'bt-plugin[cuda12]' if the driver is older than 580; or use backend native, which does not need DALI"
         ) from error
     return graphs
+
+
+def _fused_augmenter() -> type[BatchAugmenter]:
+    try:
+        from dali_pipelines.gpu.batches import BatchAugmenter
+    except ImportError as error:
+        if error.name is None or not error.name.startswith("triton"):
+            raise
+        raise ImportError(
+            "augment: fused needs Triton, which is not installed; pip install triton, or use augment dali"
+        ) from error
+    return BatchAugmenter

@@ -45,6 +45,10 @@ class Data(Section):
     backend: Literal["auto", "dali", "native"] = "auto"
     """The backend that computes the views. `native` uses torch and numba on the CPU, also for a run on a GPU, and does
     not need DALI. `auto` is `dali` on a GPU and `native` on a CPU."""
+    augment: Literal["auto", "dali", "fused"] = "auto"
+    """What augments training views on a GPU after the images are cropped and resized. `fused` is four kernels of our
+    own, with each backend. `dali` is DALI's operators with backend `dali`, and the CPU's kernel with backend `native`.
+    `fused` has not yet run on a GPU, so `auto` is `dali` for now. Evaluations do not use this key."""
     num_threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Threads per rank that compute the views. `null`: this rank's share of the CPU cores."""
     prefetch: Annotated[int, Field(ge=1, le=256)] = 2
@@ -267,6 +271,15 @@ class Recipe(Section):
                 f"run.static_graph: true is not allowed with optim.accumulation_steps={self.optim.accumulation_steps},"
                 " because the graph differs between micro-batches; set run.static_graph to false, or"
                 " optim.accumulation_steps to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _augments_on_a_gpu(self) -> Recipe:
+        if self.data.augment == "fused" and self.run.device == "cpu":
+            raise ValueError(
+                "data.augment: fused is not allowed with run.device=cpu, because its kernels run on a GPU; set"
+                " data.augment to auto. On a CPU data.backend=native computes the same steps"
             )
         return self
 

@@ -117,7 +117,7 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
             source,
             batch_size,
             views=recipe.preset,
-            backend=replace(backend, prefetch=recipe.data.prefetch),
+            backend=replace(backend, prefetch=recipe.data.prefetch, augment=recipe.data.augment),
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             seed=recipe.run.seed,

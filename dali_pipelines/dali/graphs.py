@@ -17,14 +17,22 @@ from dali_pipelines.views.params import EvalParams, Tuning, ViewParams
 
 # Decoded instead of an image that is refused.
 _ONE_PIXEL = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((1, 1, 3), dtype=np.uint8)), dtype=np.uint8)
-_CROP = ("crop_area", "crop_ratio", "crop_position", "flip")
+_CROP = ("crop_area", "crop_ratio", "crop_position")
 _JITTER = ("jitter", "color_order", *COLOR_STEPS)
 
 
-def draws_used(view: ViewParams) -> tuple[str, ...]:
-    """Return the fields of ViewDraws that a view's graph uses. DALI refuses inputs that the graph does not use."""
+def draws_used(view: ViewParams, only_crops: bool = False) -> tuple[str, ...]:
+    """Return the fields of ViewDraws that a view's graph uses. DALI refuses inputs that the graph does not use.
+
+    Args:
+        view: Parameters of the view.
+        only_crops: Whether the graph ends after the resize.
+    """
+    if only_crops:
+        return _CROP
     return (
         *_CROP,
+        "flip",
         *(_JITTER if view.jitter_p > 0 else ()),
         *(("gray",) if view.gray_p > 0 else ()),
         *(("blur", "blur_sigma_px") if view.blur_p > 0 else ()),
@@ -32,14 +40,15 @@ def draws_used(view: ViewParams) -> tuple[str, ...]:
     )
 
 
-def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...]) -> list[Any]:
+def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...], only_crops: bool = False) -> list[Any]:
     """Return the random numbers of one batch, in the order of the inputs of `two_views` after the images.
 
     Args:
         views: Parameters of each view.
         draws: Random numbers of each view.
+        only_crops: Whether the graph ends after the resize.
     """
-    return [getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view)]
+    return [getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view, only_crops)]
 
 
 @pipeline_def(enable_conditionals=True)
@@ -50,6 +59,7 @@ def two_views(
     views: tuple[ViewParams, ...],
     device: str,
     tuning: Tuning,
+    only_crops: bool = False,
 ) -> tuple[DataNode, ...]:
     """Build the graph of all random views. Each image is decoded once, unless tuning.decode is "region".
 
@@ -60,12 +70,13 @@ def two_views(
         views: Parameters of each view; two for Barlow Twins, any number works.
         device: Device that decodes and augments, "cpu" or "gpu".
         tuning: Settings of the graph.
+        only_crops: Whether the graph ends after the resize, so that other code can augment the crops.
 
     Shape:
-        - Output, one per view: (size_px, size_px, C) float32 or float16 per sample, layout HWC.
+        - Output, one per view: (size_px, size_px, C) float32 or float16 per sample, layout HWC; uint8 for only_crops.
         - Last output: whether the image was refused, one value per sample.
     """
-    names = [draws_used(view) for view in views]
+    names = [draws_used(view, only_crops) for view in views]
     first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
     image, shape, refused = opened(first, kind, max_pixels)
     by_region = tuning.decode == "region" and kind != "pixels"
@@ -78,7 +89,8 @@ def two_views(
             window = augment.decode_window(image, start, end, device, tuning.hw_decoder_load)
         else:
             window = augment.cut(whole, start, end)
-        outputs.append(one_view(augment.resize(window, view), draws, view, tuning.float16))
+        crop = augment.resize(window, view)
+        outputs.append(crop if only_crops else one_view(crop, draws, view, tuning.float16))
     return *outputs, refused
 
 

@@ -38,6 +38,8 @@ class DaliStream:
         plans: Plans of the batches, in order; may be endless.
         batch_size: Largest number of samples per batch.
         backend: Device, prefetch, limits, and the number of threads for decoding and CPU operators.
+        finish: Function that turns the graph's outputs of a plan into views, if the graph ends before. It gets them as
+            (n, H, W, C), and queues its work on the current CUDA stream.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class DaliStream:
         plans: Iterator[Plan],
         batch_size: int,
         backend: ResolvedBackend,
+        finish: Callable[[Plan, tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None,
     ) -> None:
         self._source = source
         self._draws_of = draws_of
         self._plans = plans
         self._backend = backend
+        self._finish = finish or _channels_first
         self._readers = ThreadPoolExecutor(_READERS, "dali_pipelines")
         self._ahead: deque[_Ahead] = deque()
         self._in_flight: deque[Plan] = deque()
@@ -81,30 +85,17 @@ class DaliStream:
         """Return the next batch.
 
         Returns:
-            The plan, and the graph's views.
+            The plan, and its views.
 
         Shape:
-            Views: (n, C, H, W) float32 or float16 in channels_last. They are DALI's own memory, and safe to keep.
+            Views: (n, C, H, W) float32 or float16 in channels_last. They are safe to keep, also if they are DALI's
+            own memory.
 
         Raises:
             BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
         """
-        try:
-            # With torch's current stream, DALI orders its work before whatever torch queues on that stream.
-            outputs = self._pipeline.run(torch.cuda.current_stream()) if self._on_gpu else self._pipeline.run()
-        except RuntimeError as error:
-            if bad := self._bad_image_in(list(self._in_flight)):
-                raise bad from error
-            if not self._decode_on_host():
-                raise
-            return next(self)
-        plan = self._in_flight.popleft()
-        *views, refused = outputs
-        if np.any(refused.as_array()):
-            bad = self._bad_image_in([plan])
-            assert bad, "a refused image is found again"
-            raise bad
-        return plan, tuple(torch.from_dlpack(view.as_tensor()).permute(0, 3, 1, 2) for view in views)
+        plan, outputs = self._take()
+        return plan, self._finish(plan, outputs)
 
     def restart(self, plans: Iterator[Plan]) -> None:
         """Continue with other plans, and drop the batches that are computed ahead.
@@ -115,7 +106,26 @@ class DaliStream:
         self._plans = plans
         self._ahead.clear()
         for _ in range(len(self._in_flight)):
-            next(self)
+            self._take()
+
+    def _take(self) -> tuple[Plan, tuple[Tensor, ...]]:
+        """Return the next plan, and the graph's outputs for it, (n, H, W, C)."""
+        try:
+            # With torch's current stream, DALI orders its work before whatever torch queues on that stream.
+            outputs = self._pipeline.run(torch.cuda.current_stream()) if self._on_gpu else self._pipeline.run()
+        except RuntimeError as error:
+            if bad := self._bad_image_in(list(self._in_flight)):
+                raise bad from error
+            if not self._decode_on_host():
+                raise
+            return self._take()
+        plan = self._in_flight.popleft()
+        *views, refused = outputs
+        if np.any(refused.as_array()):
+            bad = self._bad_image_in([plan])
+            assert bad, "a refused image is found again"
+            raise bad
+        return plan, tuple(torch.from_dlpack(view.as_tensor()) for view in views)
 
     def _feed(self) -> list[Any]:
         """Return the inputs of one batch. DALI calls this in the thread that runs the pipeline."""
@@ -162,3 +172,7 @@ class DaliStream:
         self._ahead.extendleft(_Ahead(plan, self._begin(plan)) for plan in reversed(plans))
         self._pipeline = self._build()
         return True
+
+
+def _channels_first(plan: Plan, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(view.permute(0, 3, 1, 2) for view in views)

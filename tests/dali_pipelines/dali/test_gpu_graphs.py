@@ -53,8 +53,10 @@ TUNINGS = {
 }
 
 
-def two_views(kind: str = "encoded", preset: Preset = PLAIN, tuning: Tuning = TUNINGS["as it is"]) -> Any:
-    return graphs.two_views(kind=kind, views=preset.views, tuning=tuning, **COMMON)
+def two_views(
+    kind: str = "encoded", preset: Preset = PLAIN, tuning: Tuning = TUNINGS["as it is"], only_crops: bool = False
+) -> Any:
+    return graphs.two_views(kind=kind, views=preset.views, tuning=tuning, only_crops=only_crops, **COMMON)
 
 
 def eval_view(kind: str = "encoded", params: EvalParams = EvalParams()) -> Any:  # noqa: B008
@@ -133,6 +135,17 @@ def test_every_kind_of_source(kind: str) -> None:
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_every_tuning(tuning: str) -> None:
     assert faults(two_views(tuning=TUNINGS[tuning])) == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", ["files", "encoded", "pixels"])
+def test_graphs_that_end_after_the_resize(preset: str, kind: str) -> None:
+    for tuning in TUNINGS.values():
+        short = two_views(kind, PRESETS[preset], tuning, only_crops=True)
+        assert faults(short) == []
+        names = {_schema_name(operator) for operator in short._ops}
+        assert "Resize" in names
+        assert not names & {"GaussianBlur", "ColorSpaceConversion", "BrightnessContrast", "CropMirrorNormalize"}
 
 
 def test_other_channels_and_colors() -> None:
