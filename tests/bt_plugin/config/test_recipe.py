@@ -123,6 +123,14 @@ def test_a_graph_that_changes_is_not_static(tmp_path: Path) -> None:
         recipe(tmp_path, MINIMAL, "run.static_graph=true", "optim.accumulation_steps=2")
 
 
+def test_kernels_for_a_gpu_are_refused_on_a_cpu(tmp_path: Path) -> None:
+    fused = "data.augment=fused"
+    assert recipe(tmp_path, MINIMAL, fused).data.augment == "fused"
+    for reason in ("run.device=cpu", "data.backend=native"):
+        with pytest.raises(RecipeError, match=rf"data\.augment: fused is not allowed with {reason}.*set data"):
+            recipe(tmp_path, MINIMAL, fused, reason)
+
+
 def test_the_global_batch_is_divided_or_refused(tmp_path: Path) -> None:
     batch = recipe(tmp_path, MINIMAL, "optim.global_batch_size=100")
     assert batch.batch_size_per_rank(4) == 25

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.data.from_recipe import open_sources, with_classes_of
+from bt_plugin.data.from_recipe import build_loader, open_sources, with_classes_of
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluate import run
 from dali_pipelines import open_source
@@ -99,3 +101,17 @@ def test_labels_are_needed_on_both_sides_only_for_an_evaluation(tmp_path: Path) 
     assert not open_sources(recipe(train, flat))[1].has_labels  # type: ignore[union-attr]
     with pytest.raises(RecipeError, match=r"data\.val: the images of .* have no classes; use a folder"):
         run._sources(protocol(train, flat))
+
+
+def test_kernels_for_a_gpu_are_refused_on_a_cpu(tmp_path: Path) -> None:
+    source = open_source(write_tree(tmp_path / "train", "a", "b"))
+    on_cpu: Any = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
+
+    def augment_of(augment: str) -> str:
+        whole = recipe("unused", None, augment=augment)
+        small = whole.model_copy(update={"optim": whole.optim.model_copy(update={"global_batch_size": 2})})
+        return build_loader(small, source, on_cpu).backend.augment
+
+    assert augment_of("auto") == augment_of("dali") == "dali"
+    with pytest.raises(RecipeError, match=r"data\.augment: fused is not allowed on a CPU.*native, which computes"):
+        augment_of("fused")

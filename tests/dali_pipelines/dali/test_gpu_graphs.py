@@ -148,6 +148,16 @@ def test_graphs_that_end_after_the_resize(preset: str, kind: str) -> None:
         assert not names & {"GaussianBlur", "ColorSpaceConversion", "BrightnessContrast", "CropMirrorNormalize"}
 
 
+def test_a_crop_is_two_operators_on_the_gpu() -> None:
+    """A slice and a resize. docs/design.md has the counts of DALI 2.4."""
+    whole, short = two_views(), two_views(only_crops=True)
+    for pipeline in (whole, short):
+        pipeline._build_graph()
+    assert len(whole._ops) > 5 * len(short._ops)
+    on_gpu = [_schema_name(operator) for operator in short._ops if operator._op.device == "gpu"]
+    assert sorted(on_gpu) == ["Resize", "Resize", "Slice", "Slice"]
+
+
 def test_other_channels_and_colors() -> None:
     assert faults(two_views(preset=PLAIN.changed(hue_space="yiq"))) == []
     assert faults(two_views(preset=PLAIN.changed(channels=1))) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA wheels for Linux only")
 pytest.importorskip("nvidia.dali")
 
-from dali_pipelines import PRESETS, Backend, TwoViewLoader
+from dali_pipelines import PRESETS, Backend, TwoViewLoader, streams
 from dali_pipelines.gpu import batches
 from dali_pipelines.plans import Plan
 from dali_pipelines.views.draws import draw_views
@@ -35,8 +36,8 @@ def test_views_are_those_of_the_native_kernel_and_near_dalis(
     found = interpreted("from_dali", str(small_data / "train"), preset, json.dumps(changes))
     assert found["bits"] == 0, "values that differ from those of the native kernel for the same crops"
     # In levels. All operators of DALI together, whose bounds are those of dali/test_augment.py.
-    assert found["mean"] <= 0.1
-    assert found["largest"] <= 4
+    assert found["mean"] <= 0.02
+    assert found["largest"] <= 2.1
     assert found["mean"] > 0, "they are not the same code"
 
 
@@ -64,12 +65,20 @@ def test_crops_are_kept_until_the_kernels_are_done(monkeypatch: pytest.MonkeyPat
     assert [each.crops for each in augmenter._in_use] == [kept[1], kept[2], kept[0]], "in the order of the stream"
 
 
+def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("batches", "augment", "kernels", "colors"):
+        monkeypatch.delitem(sys.modules, f"dali_pipelines.gpu.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(
+        ImportError, match="augment: fused needs Triton, which is not installed; pip install triton, or use"
+    ):
+        streams._fused_augmenter()
+
+
 def test_a_cpu_is_refused(small_data: Path) -> None:
     for name in ("dali", "native", "auto"):
         backend = Backend(name, device="cpu", augment="fused")  # type: ignore[arg-type]
-        with pytest.raises(
-            ValueError, match=r"augment: fused is not allowed on a CPU.*use augment auto, and"
-        ):
+        with pytest.raises(ValueError, match=r"augment: fused is not allowed on a CPU.*use augment auto, and"):
             TwoViewLoader(small_data / "train", 8, backend=backend)
     with pytest.raises(ValueError, match="augment: 'both' is not allowed; it must be auto, dali or fused"):
         Backend(augment="both")  # type: ignore[arg-type]
