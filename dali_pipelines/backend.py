@@ -33,6 +33,9 @@ class Backend:
         augment: What augments the random views after the images are cropped and resized: "dali", "fused" or "auto".
             "fused" is four Triton kernels (docs/design.md), on a GPU only. "dali" is DALI's own operators, or the CPU's
             kernel of the native backend. "fused" has not yet run on a GPU, so "auto" is "dali" for now.
+        on_device: Whether all training images are kept on the GPU, which crops, resizes and augments them by kernels.
+            Allowed only for images that are one array of pixels and fill at most half of its memory. This has not yet
+            run on a GPU, so "auto" is False for now.
 
     Raises:
         ValueError: If a value is out of range; the message names the setting.
@@ -48,6 +51,7 @@ class Backend:
     max_pixels: int = MOST_PIXELS
     tuning: Tuning | None = None
     augment: Augment = "auto"
+    on_device: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if self.name not in ("auto", "dali", "native"):
@@ -84,6 +88,8 @@ class Backend:
                 f"augment: fused is not allowed on a CPU, and backend {'dali' if by_dali else 'native'} computes the"
                 " views on a CPU here; use augment auto, and backend native, which computes the same steps on a CPU"
             )
+        if self.on_device is True and not on_gpu:
+            raise ValueError("on_device: true is not allowed on a CPU, where images are in memory anyway; use auto")
         return ResolvedBackend(
             name="dali" if by_dali else "native",
             device="gpu" if on_gpu else "cpu",
@@ -92,6 +98,7 @@ class Backend:
             max_pixels=self.max_pixels,
             tuning=self.tuning or Tuning(),
             augment="fused" if self.augment == "fused" else "dali",
+            on_device=self.on_device is True,
         )
 
 
@@ -105,6 +112,7 @@ class ResolvedBackend(NamedTuple):
     max_pixels: int
     tuning: Tuning
     augment: Literal["dali", "fused"] = "dali"
+    on_device: bool = False
 
 
 def resolve_backend(backend: Backend | BackendName) -> ResolvedBackend:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dali_pipelines.backend import Backend, BackendName, resolve_backend
 from dali_pipelines.decoding.bad_files import BadFiles
 from dali_pipelines.errors import BadImageError
+from dali_pipelines.gpu.pixels import check_fits
 from dali_pipelines.memory import check_memory
 from dali_pipelines.plans import Plan
 from dali_pipelines.ranks import rank_and_world_size
@@ -27,6 +28,7 @@ from dali_pipelines.views.params import Preset, resolve_views
 
 if TYPE_CHECKING:
     from dali_pipelines.dali.stream import DaliStream
+    from dali_pipelines.gpu.pixels import PixelStream
     from dali_pipelines.native.stream import NativeStream
 
 
@@ -115,10 +117,12 @@ class TwoViewLoader:
         self.backend = resolve_backend(backend)
         samples = batch_size_per_rank // micro_batches
         check_memory(self.views, samples=samples, backend=self.backend)
+        if self.backend.on_device:
+            check_fits(self.source, torch.cuda.mem_get_info()[1])
         self._shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
-        self._stream: DaliStream | NativeStream | None = None
+        self._stream: DaliStream | NativeStream | PixelStream | None = None
         self._stream_at = 0
         # Number of the next batch, counted over all epochs.
         self._position = 0
@@ -200,7 +204,7 @@ class TwoViewLoader:
                 self._stream_at = position + 1
                 return batch
 
-    def _open_stream(self, position: int) -> DaliStream | NativeStream:
+    def _open_stream(self, position: int) -> DaliStream | NativeStream | PixelStream:
         size = self.shards.batch_size_per_rank // self.micro_batches
         plans = self._plans(position)
         return view_stream(self.source, self.views, plans=plans, batch_size=size, backend=self.backend)

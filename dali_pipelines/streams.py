@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from dali_pipelines.views.params import EvalParams, ViewParams
 if TYPE_CHECKING:
     from dali_pipelines.dali.stream import DaliStream
     from dali_pipelines.gpu.batches import BatchAugmenter
+    from dali_pipelines.gpu.pixels import PixelStream
     from dali_pipelines.native.outputs import Outputs
     from dali_pipelines.native.stream import NativeStream
 
@@ -27,7 +28,7 @@ def view_stream(
     plans: Iterator[Plan],
     batch_size: int,
     backend: ResolvedBackend,
-) -> DaliStream | NativeStream:
+) -> DaliStream | NativeStream | PixelStream:
     """Return an iterator over (plan, random views).
 
     Args:
@@ -41,12 +42,12 @@ def view_stream(
         ImportError: If DALI must compute the views and is not installed, or Triton must augment them and is not
             installed.
     """
-    if backend.name == "native":
-        from dali_pipelines.native.stream import NativeStream, random_view
+    if backend.on_device:
+        from dali_pipelines.gpu.pixels import PixelStream, pixels_on
 
-        outputs = _outputs_of(views, backend)
-        makers = [random_view(view, number, normalized=not outputs.normalizes) for number, view in enumerate(views)]
-        return NativeStream(source, makers, outputs=outputs, plans=plans, backend=backend)
+        return PixelStream(pixels_on(_gpu(), source), views, plans=plans, finish=_fused_augmenter()(views))
+    if backend.name == "native":
+        return _native_stream(source, views, plans=plans, backend=backend)
 
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
@@ -85,10 +86,12 @@ def eval_stream(
         ImportError: If DALI must compute the views and is not installed.
     """
     if backend.name == "native":
+        from dali_pipelines.native.outputs import DeviceOutputs, HostOutputs, Normalizer
         from dali_pipelines.native.stream import NativeStream, eval_view
 
-        outputs = _outputs_of([params], backend)
-        maker = eval_view(params, normalized=not outputs.normalizes)
+        on_gpu = backend.device == "gpu"
+        outputs: Outputs = DeviceOutputs(Normalizer([params], _gpu()), _gpu()) if on_gpu else HostOutputs()
+        maker = eval_view(params, normalized=not on_gpu)
         return NativeStream(source, [maker], outputs=outputs, plans=plans, backend=backend)
 
     graphs = import_graphs()
@@ -98,13 +101,28 @@ def eval_stream(
     return DaliStream(source, graph, draws_of=lambda plan: [], plans=plans, batch_size=batch_size, backend=backend)
 
 
-def _outputs_of(views: Sequence[ViewParams | EvalParams], backend: ResolvedBackend) -> Outputs:
-    """Return the memory that the native backend writes to: the host's, or that of this process's GPU."""
-    from dali_pipelines.native.outputs import DeviceOutputs, HostOutputs
+def _native_stream(
+    source: ImageSource, views: tuple[ViewParams, ...], *, plans: Iterator[Plan], backend: ResolvedBackend
+) -> NativeStream:
+    """Return the native backend's stream. On a GPU the threads leave the last steps to it, or all after the resize."""
+    from dali_pipelines.native.outputs import DeviceOutputs, HostOutputs, Normalizer
+    from dali_pipelines.native.stream import NativeStream, random_view, resized_crop
 
+    numbered = list(enumerate(views))
     if backend.device == "cpu":
-        return HostOutputs()
-    return DeviceOutputs(views, torch.device("cuda", torch.cuda.current_device()))
+        makers = [random_view(view, number) for number, view in numbered]
+        return NativeStream(source, makers, outputs=HostOutputs(), plans=plans, backend=backend)
+    if backend.augment == "fused":
+        makers = [resized_crop(view, number) for number, view in numbered]
+        outputs = DeviceOutputs(_fused_augmenter()(views), _gpu())
+    else:
+        makers = [random_view(view, number, normalized=False) for number, view in numbered]
+        outputs = DeviceOutputs(Normalizer(views, _gpu()), _gpu())
+    return NativeStream(source, makers, outputs=outputs, plans=plans, backend=backend)
+
+
+def _gpu() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def import_graphs() -> Any:

@@ -49,6 +49,10 @@ class Data(Section):
     """What augments training views on a GPU after the images are cropped and resized. `fused` is four kernels of our
     own, with each backend. `dali` is DALI's operators with backend `dali`, and the CPU's kernel with backend `native`.
     `fused` has not yet run on a GPU, so `auto` is `dali` for now. Evaluations do not use this key."""
+    on_device: bool | Literal["auto"] = "auto"
+    """Whether all training images are kept on the GPU, and cropped, resized and augmented there. Only for images that
+    are one array of pixels, such as a .npy file, of at most half of the GPU's memory. `auto` is `false` for now,
+    because this has not yet run on a GPU."""
     num_threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Threads per rank that compute the views. `null`: this rank's share of the CPU cores."""
     prefetch: Annotated[int, Field(ge=1, le=256)] = 2
@@ -280,6 +284,11 @@ class Recipe(Section):
             raise ValueError(
                 "data.augment: fused is not allowed with run.device=cpu, because its kernels run on a GPU; set"
                 " data.augment to auto. On a CPU data.backend=native computes the same steps"
+            )
+        if self.data.on_device is True and self.run.device == "cpu":
+            raise ValueError(
+                "data.on_device: true is not allowed with run.device=cpu, where images are in memory anyway; set"
+                " data.on_device to auto"
             )
         return self
 

@@ -117,7 +117,9 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
             source,
             batch_size,
             views=recipe.preset,
-            backend=replace(backend, prefetch=recipe.data.prefetch, augment=recipe.data.augment),
+            backend=replace(
+                backend, prefetch=recipe.data.prefetch, augment=recipe.data.augment, on_device=recipe.data.on_device
+            ),
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             seed=recipe.run.seed,

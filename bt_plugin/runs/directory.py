@@ -39,8 +39,10 @@ _LOCK = ".lock"
 # Keys that may change when a run resumes, because images, views and loss stay the same.
 _FREE_KEYS = {
     "optim": {"accumulation_steps"},
-    "data": {"train", "val", "backend", "augment", "num_threads", "prefetch", "hw_decoder_load", "max_bad_files",
-             "max_pixels"},
+    "data": {
+        "train", "val", "backend", "augment", "on_device", "num_threads", "prefetch", "hw_decoder_load",
+        "max_bad_files", "max_pixels",
+    },
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
         "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic", "trackers", "gradient_as_bucket_view",

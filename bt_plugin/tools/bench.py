@@ -249,7 +249,7 @@ def _batches_like(loader: TwoViewLoader, recipe: Recipe, backend: Backend, views
 
 def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
     """Return the images per second over all ranks that copies from pinned memory allow, from one large copy."""
-    if device.type != "cuda":
+    if device.type != "cuda" or loader.backend.on_device:
         return None
     if loader.backend.name == "native":  # uint8 views
         size: float = sum(view.channels * view.size_px**2 for view in loader.views)

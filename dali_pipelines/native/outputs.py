@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dali_pipelines.plans import Plan
 from dali_pipelines.views.normalization import scale_and_offset
 from dali_pipelines.views.params import EvalParams, ViewParams
 
 Array = NDArray[np.float32] | NDArray[np.uint8]
+Finish = Callable[[Plan, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
 class Sent(NamedTuple):
@@ -35,17 +37,14 @@ class Outputs(Protocol):
     A stream calls ``empty`` for each view of a batch, fills the arrays, and then calls ``send`` and ``receive``.
     """
 
-    normalizes: bool
-    """Whether views are normalized in ``receive``. The threads then write uint8, otherwise float32."""
-
     def empty(self, shape: tuple[int, ...]) -> Array:
         """Return an array for one view of a batch."""
 
     def send(self, arrays: Sequence[Array]) -> Sent:
         """Begin to move a batch that is complete. It does not wait."""
 
-    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
-        """Return the views of a batch, (n, C, S, S) float32 in channels_last."""
+    def receive(self, plan: Plan, sent: Sent) -> tuple[Tensor, ...]:
+        """Return the views of the plan's batch, (n, C, S, S) float32 in channels_last."""
 
 
 class _Lent(NamedTuple):
@@ -55,8 +54,6 @@ class _Lent(NamedTuple):
 
 class HostOutputs:
     """Views in the host's memory. The threads write float32, and memory is used again when its tensor is gone."""
-
-    normalizes = False
 
     def __init__(self) -> None:
         self._lent: list[_Lent] = []
@@ -72,7 +69,7 @@ class HostOutputs:
     def send(self, arrays: Sequence[Array]) -> Sent:
         return Sent(tuple(self._lend(array) for array in arrays))
 
-    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+    def receive(self, plan: Plan, sent: Sent) -> tuple[Tensor, ...]:
         return tuple(view.permute(0, 3, 1, 2) for view in sent.views)
 
     def _lend(self, array: Array) -> Tensor:
@@ -83,27 +80,23 @@ class HostOutputs:
 
 
 class DeviceOutputs:
-    """Views on a device. The threads write uint8, which is copied on a stream of its own and normalized there.
+    """Views on a device. The threads write uint8, which is copied on a stream of its own and finished there.
 
     Views are rounded to uint8 before their normalization anyway, so these are the same numbers with a quarter of the
     bytes. On a GPU the arrays are in pinned memory from torch's allocator, which reuses it only after the copy. A copy
     to a CPU "device" is no copy, which the tests use.
 
     Args:
-        views: Parameters of each view.
+        finish: Function that turns what the threads wrote for a plan, (n, S, S, C) uint8, into views: a Normalizer, or
+            a BatchAugmenter for crops.
         device: Device of the training.
     """
 
-    normalizes = True
-
-    def __init__(self, views: Sequence[ViewParams | EvalParams], device: torch.device) -> None:
+    def __init__(self, finish: Finish, device: torch.device) -> None:
+        self._finish = finish
         self._device = device
         self._on_gpu = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if self._on_gpu else None
-        affine = (scale_and_offset(view) for view in views)
-        self._affine = [
-            tuple(torch.from_numpy(values).view(1, -1, 1, 1).to(device) for values in pair) for pair in affine
-        ]
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu).numpy()
@@ -117,14 +110,38 @@ class DeviceOutputs:
             copies = tuple(view.to(self._device, non_blocking=True) for view in views)
             return Sent(copies, self._side.record_event())
 
-    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+    def receive(self, plan: Plan, sent: Sent) -> tuple[Tensor, ...]:
         if sent.copied is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(sent.copied)
             for view in sent.views:
                 view.record_stream(current)
+        return self._finish(plan, sent.views)
+
+
+class Normalizer:
+    """Normalize whole views on a device.
+
+    Args:
+        views: Parameters of each view.
+        device: The device.
+    """
+
+    def __init__(self, views: Sequence[ViewParams | EvalParams], device: torch.device) -> None:
+        affine = (scale_and_offset(view) for view in views)
+        self._affine = [
+            tuple(torch.from_numpy(values).view(1, -1, 1, 1).to(device) for values in pair) for pair in affine
+        ]
+
+    def __call__(self, plan: Plan, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the views of a batch.
+
+        Shape:
+            - views: (n, S, S, C) uint8 each.
+            - Output: (n, C, S, S) float32 each, channels_last.
+        """
         # Two operations, because one that multiplies and adds would round only once.
         return tuple(
             torch.mul(view.permute(0, 3, 1, 2), scale).add_(offset)
-            for view, (scale, offset) in zip(sent.views, self._affine, strict=True)
+            for view, (scale, offset) in zip(views, self._affine, strict=True)
         )

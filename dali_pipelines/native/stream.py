@@ -121,7 +121,7 @@ class NativeStream:
         plan, sent = self._sent or self._send()
         # A batch that is complete is copied while the training uses the one before.
         self._sent = self._send() if self._started and self._started[0].is_complete() else None
-        return plan, self._outputs.receive(sent)
+        return plan, self._outputs.receive(plan, sent)
 
     def restart(self, plans: Iterator[Plan]) -> None:
         """Continue with other plans, and drop the batches that are computed ahead.
@@ -172,9 +172,7 @@ def random_view(view: ViewParams, number: int, *, normalized: bool = True) -> Vi
 
     def write(pixels: Tensor, plan: Plan, row: int, out: Array) -> None:
         draws = plan.draws[number]
-        height, width, _ = pixels.shape
-        window = crop_window(height, width, draws, row, view.crop_ratio)
-        resized = _resized(_cut(pixels, window), (view.size_px, view.size_px), view.interpolation)
+        resized = _cropped(pixels, plan, row, view, number)
         factors = np.array([draws.brightness[row], draws.contrast[row], draws.saturation[row], 6 * draws.hue[row]])
         augment(
             resized.numpy(),
@@ -192,6 +190,21 @@ def random_view(view: ViewParams, number: int, *, normalized: bool = True) -> Vi
         )
 
     return ViewMaker(write, (view.size_px, view.size_px, view.channels))
+
+
+def resized_crop(view: ViewParams, number: int) -> ViewMaker:
+    """Return the maker of the crop of a random view after its resize, for code that computes the rest of the view.
+
+    Args:
+        view: Parameters of the view.
+        number: Position of the view's random numbers in Plan.draws.
+    """
+
+    def write(pixels: Tensor, plan: Plan, row: int, out: Array) -> None:
+        out[...] = _cropped(pixels, plan, row, view, number).numpy()
+
+    # A view of one channel is made from an image of three.
+    return ViewMaker(write, (view.size_px, view.size_px, 3 if view.channels == 1 else view.channels))
 
 
 def eval_view(params: EvalParams, *, normalized: bool = True) -> ViewMaker:
@@ -233,6 +246,13 @@ def _work_alone() -> None:
     # torch sets the number of threads again at a thread's first work. This call makes that happen before the limit.
     torch.get_num_threads()
     threadpool_limits(1, user_api="openmp")
+
+
+def _cropped(pixels: Tensor, plan: Plan, row: int, view: ViewParams, number: int) -> Tensor:
+    """Return the crop of a random view, resized to (S, S, C) uint8."""
+    height, width, _ = pixels.shape
+    window = crop_window(height, width, plan.draws[number], row, view.crop_ratio)
+    return _resized(_cut(pixels, window), (view.size_px, view.size_px), view.interpolation)
 
 
 def _cut(pixels: Tensor, window: Window) -> Tensor:

@@ -29,14 +29,14 @@ class ArraySource(ImageSource):
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
         super().__init__([str(index) for index in range(len(images))], labels, classes)
-        self._images = images
+        self.images = images
         # One channel is gray. It is read as RGB, like a gray file.
         self.channels = 3 if images.shape[3] == 1 else images.shape[3]
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the pixels of an image, (H, W, C) uint8; gray as RGB."""
         # The pixels are copied, because torch warns of read-only memory, such as that of a mapped file.
-        pixels = np.array(self._images[index])
+        pixels = np.array(self.images[index])
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
     def place(self, index: int) -> str:
@@ -44,8 +44,8 @@ class ArraySource(ImageSource):
         return f"image {index} of the array"
 
     def _content_sample(self) -> bytes:
-        sampled = self._images[:: max(1, len(self._images) // _SAMPLED_IMAGES)]
-        return repr(self._images.shape).encode() + np.ascontiguousarray(sampled).tobytes()
+        sampled = self.images[:: max(1, len(self.images) // _SAMPLED_IMAGES)]
+        return repr(self.images.shape).encode() + np.ascontiguousarray(sampled).tobytes()
 
 
 def array_source(

@@ -16,7 +16,7 @@ from dali_pipelines import PRESETS, Backend, EvalParams, Preset, TwoViewLoader
 from dali_pipelines.backend import resolve_backend
 from dali_pipelines.errors import BadImageError
 from dali_pipelines.memory import check_memory
-from dali_pipelines.native.outputs import Array, DeviceOutputs, HostOutputs, Outputs, Sent
+from dali_pipelines.native.outputs import Array, DeviceOutputs, HostOutputs, Normalizer, Outputs, Sent
 from dali_pipelines.native.stream import NativeStream, eval_view, random_view
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource, flat_folder, image_folder
@@ -34,7 +34,9 @@ def five_channels() -> ImageSource:
 
 def stream_of(source: ImageSource, views: tuple[ViewParams, ...], outputs: Outputs, steps: int = 3) -> NativeStream:
     plans = (Plan(np.arange(step * N, (step + 1) * N), draw_views(views, N, step)) for step in range(steps))
-    makers = [random_view(view, number, normalized=not outputs.normalizes) for number, view in enumerate(views)]
+    makers = [
+        random_view(view, number, normalized=isinstance(outputs, HostOutputs)) for number, view in enumerate(views)
+    ]
     return NativeStream(source, makers, outputs=outputs, plans=plans, backend=resolve_backend(Backend("native")))
 
 
@@ -56,7 +58,7 @@ def test_the_numbers_are_those_of_the_host(small_data: Path, preset: str, channe
     source = five_channels() if channels == 5 else image_folder(small_data / "train")
     views = small(resolve_views(preset).views, channels)
     on_host = batches(source, views, HostOutputs())
-    sent = batches(source, views, DeviceOutputs(views, CPU))
+    sent = batches(source, views, DeviceOutputs(Normalizer(views, CPU), CPU))
     assert len(on_host) == len(sent) == 3
     for ours, theirs in zip(sent, on_host):
         for view, expected in zip(ours, theirs, strict=True):
@@ -68,9 +70,9 @@ def test_the_numbers_are_those_of_the_host(small_data: Path, preset: str, channe
 def test_the_evaluation_view_too(small_data: Path) -> None:
     source, params = image_folder(small_data / "val"), EvalParams(32, 36)
     found = []
-    for outputs in (HostOutputs(), DeviceOutputs([params], CPU)):
+    for outputs in (HostOutputs(), DeviceOutputs(Normalizer([params], CPU), CPU)):
         plans: Iterator[Plan] = iter([Plan(np.arange(N))])
-        maker = eval_view(params, normalized=not outputs.normalizes)
+        maker = eval_view(params, normalized=isinstance(outputs, HostOutputs))
         stream = NativeStream(source, [maker], outputs=outputs, plans=plans, backend=resolve_backend("native"))
         found += [images for _, (images,) in stream]
     assert torch.equal(*found)
@@ -80,7 +82,7 @@ class Slow(DeviceOutputs):
     """Outputs that note what is asked of them, and send slowly, so that the next batch is complete by then."""
 
     def __init__(self, views: tuple[ViewParams, ...]) -> None:
-        super().__init__(views, CPU)
+        super().__init__(Normalizer(views, CPU), CPU)
         self.calls: list[str] = []
 
     def send(self, arrays: Sequence[Array]) -> Sent:
@@ -88,9 +90,9 @@ class Slow(DeviceOutputs):
         time.sleep(0.3)
         return super().send(arrays)
 
-    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+    def receive(self, plan: Plan, sent: Sent) -> tuple[Tensor, ...]:
         self.calls.append("receive")
-        return super().receive(sent)
+        return super().receive(plan, sent)
 
 
 def test_a_complete_batch_is_sent_before_the_one_before_it_is_used(small_data: Path) -> None:
