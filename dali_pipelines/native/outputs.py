@@ -1,4 +1,4 @@
-"""Where the native backend's threads write views, and how a finished batch reaches the training."""
+"""Memory that the native backend's threads write views to, on the host or on the way to a device."""
 
 from __future__ import annotations
 
