@@ -30,9 +30,9 @@ class Backend:
         max_pixels: Largest height times width of an encoded image, in pixels, 1 to 178,956,970. A larger image counts
             as a bad file and is not decoded.
         tuning: Settings of DALI's graph. Allowed only if DALI computes the views.
-        augment: Augmentation after the crop and the resize: "dali", "fused" or "auto". "fused" is four Triton kernels
-            on a GPU (docs/design.md). "dali" is DALI's operators, or the CPU's kernel of the native backend. "fused"
-            has not yet run on a GPU, so "auto" is "dali" for now.
+        augment: Augmentation after the crop and the resize. "fused" is four Triton kernels on a GPU (docs/design.md).
+            "dali" is DALI's operators, or the CPU's kernel of the native backend. The kernels have not yet run on a
+            GPU, so "auto" is "dali" for now.
         on_device: Whether all training images are kept on the GPU, which crops, resizes and augments them by kernels.
             Allowed only for images that are one array of pixels and fill at most half of its memory. This has not yet
             run on a GPU, so "auto" is False for now.
