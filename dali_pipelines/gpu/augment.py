@@ -16,6 +16,8 @@ from dali_pipelines.views.params import ViewParams
 MOST_SIZE_PX = 2048
 # CUDA's limit for the second dimension of a grid.
 MOST_SAMPLES = 65_535
+# Positions in a crop are int32, and those of the last tile may be up to a tile behind its end.
+MOST_VALUES = 2**30
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # With the default, True, multiplications and additions are fused, and views differ from those of the CPU.
 _EXACT = {"enable_fp_fusion": False}
@@ -155,10 +157,10 @@ def _check(pixels: Tensor, table: ViewTable, view: ViewParams, dtype: torch.dtyp
         raise ValueError(f"pixels: {pixels.dtype}, {layout}, is not allowed; it must be torch.uint8 and contiguous")
     if dtype not in DTYPES:
         raise ValueError(f"dtype: {dtype} is not allowed; it must be one of {', '.join(map(str, DTYPES))}")
-    if size > MOST_SIZE_PX or n > MOST_SAMPLES:
+    if size > MOST_SIZE_PX or n > MOST_SAMPLES or size * size * channels > MOST_VALUES:
         raise ValueError(
-            f"pixels: {n} crops of {size} px are not allowed; use at most {MOST_SAMPLES} crops and {MOST_SIZE_PX} px,"
-            " or let DALI augment them"
+            f"pixels: {n} crops of {size} px and {channels} channels are not allowed; use at most {MOST_SAMPLES} crops,"
+            f" {MOST_SIZE_PX} px and {MOST_VALUES} values per crop, or let DALI augment them"
         )
     if pixels.device.type != "cuda" and isinstance(kernels.write_views, triton.JITFunction):
         raise ValueError(

@@ -14,7 +14,7 @@ from dali_pipelines.gpu.augment import Tiles, augment
 from tests.dali_pipelines.gpu.cases import CASES, Case
 
 # Several tiles in each direction, of which the last are not full.
-SMALL = Tiles(pixels=256, values=512, lines=8, line_values=32, warps=4)
+SMALL = Tiles(pixels=512, values=1024, lines=16, line_values=64, warps=4)
 
 
 def differing(case: Case, tiles: Tiles, dtype: torch.dtype = torch.float32) -> int:

@@ -14,10 +14,12 @@ import operator
 import re
 from collections.abc import Callable
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.dali_pipelines.gpu.ptx_program import Instruction, Program
 
 Lanes = NDArray[Any]
 
@@ -45,46 +47,6 @@ _ON_INTEGERS: dict[str, Callable[..., Lanes]] = {
     "max": lambda *x: reduce(np.maximum, x), "min": lambda *x: reduce(np.minimum, x),
     "div": np.floor_divide, "rem": np.remainder, "bfe": lambda x, at, bits: (x >> at) & ((1 << bits) - 1),
 }  # fmt: skip
-
-
-class Instruction(NamedTuple):
-    """An instruction: `@!%p1 add.s32 %r1, %r2, 3;` has name add, kinds (s32,), and three operands."""
-
-    name: str
-    kinds: tuple[str, ...]
-    operands: list[str]
-    predicate: str | None
-    negated: bool
-    text: str
-
-
-class Program:
-    """A kernel's PTX, parsed."""
-
-    def __init__(self, ptx: str) -> None:
-        found = re.search(r"\.reqntid (\d+)", ptx)
-        assert found, "the number of threads"
-        self.threads = int(found[1])
-        self.instructions: list[Instruction] = []
-        self.labels: dict[str, int] = {}
-        pending = ""
-        for text in ptx[ptx.index("\n{") + 2 : ptx.index("\n}")].splitlines():
-            line = text.split("//")[0].strip()
-            if label := re.fullmatch(r"(\$\w+):", line):
-                self.labels[label[1]] = len(self.instructions)
-            elif line not in ("", "{", "}") and not line.startswith((".loc", ".reg")):
-                pending += " " + line
-                if line.endswith(";"):
-                    self.instructions.append(_parsed(pending.strip(" ;")))
-                    pending = ""
-
-
-def _parsed(line: str) -> Instruction:
-    found = re.fullmatch(r"(?:@(!?)(%p\d+)\s+)?([\w.:]+)\s*(.*)", line, flags=re.DOTALL)
-    assert found, line
-    name, *kinds = found[3].split(".")
-    operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", found[4])
-    return Instruction(name, tuple(kinds), operands, found[2], found[1] == "!", line)
 
 
 def _dtype(kind: str) -> np.dtype[Any]:
@@ -169,11 +131,12 @@ class Block:
             assert kinds[0] == "rn", one.text
             pairs = [self._read(operand, np.dtype(np.uint64)).view(np.float32) for operand in inputs]
             return _ON_FLOATS[name](*pairs).view(np.uint64)
+        if name == "add" and kind in ("s16x2", "u16x2"):
+            pairs = [self._read(operand, np.dtype(np.uint32)).view(np.uint16) for operand in inputs]
+            return (pairs[0] + pairs[1]).view(np.uint32)
         table = _ON_FLOATS if kind == "f32" else _ON_INTEGERS
-        if name not in table or (kind == "f32" and kinds[0] not in ("rn", "f32")) or kind.endswith("x2"):
-            if name == "add" and kind in ("s16x2", "u16x2"):
-                pairs = [self._read(operand, np.dtype(np.uint32)).view(np.uint16) for operand in inputs]
-                return (pairs[0] + pairs[1]).view(np.uint32)
+        is_approximate = kind == "f32" and kinds[0] not in ("rn", "f32")
+        if name not in table or is_approximate or kind.endswith("x2"):
             raise NotImplementedError(one.text)
         values = [self._read(operand, _dtype(kind)) for operand in inputs]
         if name in ("div", "rem") and kind != "f32":

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA wheels for Linux only")
 
-from dali_pipelines.gpu.augment import augment
+from dali_pipelines.gpu.augment import MOST_SIZE_PX, MOST_VALUES, augment
 from dali_pipelines.gpu.table import view_table
 from dali_pipelines.views.draws import draw_views
 from dali_pipelines.views.params import ViewParams
@@ -45,7 +45,7 @@ def test_other_bad_arguments_are_named() -> None:
         augment(PIXELS[..., [0, 1, 2, 0, 1]].contiguous(), TABLE, view=replace(VIEW, **FIVE))
     large = ViewParams(size_px=2056)
     pixels = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 2056, 2056, 3).contiguous()
-    with pytest.raises(ValueError, match="pixels: 1 crops of 2056 px are not allowed"):
+    with pytest.raises(ValueError, match="pixels: 1 crops of 2056 px and 3 channels are not allowed"):
         augment(pixels, view_table(draw_views((large,), 1, 0)[0], large), view=large)
 
 
@@ -57,3 +57,9 @@ def test_kernels_that_no_sample_needs_are_not_launched() -> None:
     ):
         launches = record(Case(2, {**OFF, **changes}), 90)
         assert [launch.name for launch in launches] == names
+
+
+def test_whole_numbers_fit_into_int32() -> None:
+    pixels = MOST_SIZE_PX**2
+    assert 2 * 255 * pixels + pixels < 2**31, "a white crop, of which change_colors computes the mean"
+    assert 2 * MOST_VALUES <= 2**31

@@ -69,9 +69,7 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("batches", "augment", "kernels", "colors"):
         monkeypatch.delitem(sys.modules, f"dali_pipelines.gpu.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    with pytest.raises(
-        ImportError, match="augment: fused needs Triton, which is not installed; pip install triton, or use"
-    ):
+    with pytest.raises(ImportError, match="augment: fused needs Triton, which is not installed; pip"):
         streams._fused_augmenter()
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA wheels for Linux only")
 
 from tests.dali_pipelines.gpu.cases import FIVE, NO_COLORS, Case, in_all_orders
-from tests.dali_pipelines.gpu.ptx import Block, Program
+from tests.dali_pipelines.gpu.ptx import Block
+from tests.dali_pipelines.gpu.ptx_program import Program
 from tests.dali_pipelines.gpu.recorded import Launch, record
 
 pytestmark = pytest.mark.slow
