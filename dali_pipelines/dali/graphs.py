@@ -21,7 +21,7 @@ _CROP = ("crop_area", "crop_ratio", "crop_position")
 _JITTER = ("jitter", "color_order", *COLOR_STEPS)
 
 
-def draws_used(view: ViewParams, only_crops: bool = False) -> tuple[str, ...]:
+def draws_used(view: ViewParams, *, only_crops: bool = False) -> tuple[str, ...]:
     """Return the fields of ViewDraws that a view's graph uses. DALI refuses inputs that the graph does not use.
 
     Args:
@@ -40,7 +40,7 @@ def draws_used(view: ViewParams, only_crops: bool = False) -> tuple[str, ...]:
     )
 
 
-def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...], only_crops: bool = False) -> list[Any]:
+def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...], *, only_crops: bool = False) -> list[Any]:
     """Return the random numbers of one batch, in the order of the inputs of `two_views` after the images.
 
     Args:
@@ -48,7 +48,9 @@ def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...], only_
         draws: Random numbers of each view.
         only_crops: Whether the graph ends after the resize.
     """
-    return [getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view, only_crops)]
+    return [
+        getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view, only_crops=only_crops)
+    ]
 
 
 @pipeline_def(enable_conditionals=True)
@@ -76,7 +78,7 @@ def two_views(
         - Output, one per view: (size_px, size_px, C) float32 or float16 per sample, layout HWC; uint8 for only_crops.
         - Last output: whether the image was refused, one value per sample.
     """
-    names = [draws_used(view, only_crops) for view in views]
+    names = [draws_used(view, only_crops=only_crops) for view in views]
     first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
     image, shape, refused = opened(first, kind, max_pixels)
     by_region = tuning.decode == "region" and kind != "pixels"
