@@ -5,6 +5,7 @@ Triton's interpreter cannot see what is checked here: fused or approximate arith
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -47,12 +48,18 @@ def inexact(ptx: str) -> list[str]:
     return [one for one in instructions(ptx) if refused.match(one) and not allowed.match(one)]
 
 
-def resources(launch: Launch, folder: Path) -> dict[str, int]:
-    """Return registers and bytes of stack and local memory, as the driver would read them."""
+def machine_code(launch: Launch, folder: Path, option: str) -> str:
+    """Return what NVIDIA's cuobjdump, which comes with Triton, prints about the machine code."""
     file = folder / f"{launch.name}.cubin"
     file.write_bytes(launch.compiled.asm["cubin"])
-    command = [str(TOOLS / "cuobjdump"), "--dump-resource-usage", str(file)]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [str(TOOLS / "cuobjdump"), option, str(file)]
+    environment = {**os.environ, "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}  # it calls nvdisasm
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+def resources(launch: Launch, folder: Path) -> dict[str, int]:
+    """Return registers and bytes of stack and local memory, as the driver would read them."""
+    listed = machine_code(launch, folder, "--dump-resource-usage")
     found = {name: int(re.findall(rf"{name}:(\d+)", listed)[-1]) for name in ("REG", "STACK", "LOCAL")}
     assert found["REG"] > 0
     return found
@@ -66,6 +73,10 @@ def assert_sound(launches: list[Launch], folder: Path) -> None:
         assert used["STACK"] == used["LOCAL"] == 0, f"{launch.name} spills registers"
         assert used["REG"] <= MOST_REGISTERS, launch.name
         assert not re.search(r"\b(ld|st)\.local", launch.ptx)
+        code = machine_code(launch, folder, "-sass")
+        assert "FMUL" in code
+        # An exact division is made of fused operations. Only the color kernels have divisions.
+        assert ("FFMA" in code) == ("div.rn.f32" in launch.ptx), launch.name
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
