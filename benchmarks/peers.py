@@ -123,6 +123,9 @@ def solo_learn(clone: Path, backbone: str, widths: list[int], device: torch.devi
 
 
 def _step(loss: Callable[..., Tensor], optimizer: torch.optim.Optimizer, device: torch.device, bf16: bool) -> Step:
+    # The official main.py sets it and so does our accelerator. Every contender shall have it.
+    torch.backends.cudnn.benchmark = True
+
     def step(views: Views) -> None:
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

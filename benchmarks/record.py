@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -13,7 +14,8 @@ from typing import Any
 
 from bt_plugin.runs.provenance import hardware, versions
 
-RECORDS = Path(__file__).parent / "records"
+# gpu_day.py names another folder, where its parts then write.
+RECORDS = Path(os.environ.get("BENCHMARK_RECORDS", Path(__file__).parent / "records"))
 
 
 class Record:
@@ -21,18 +23,20 @@ class Record:
 
     Args:
         name: Part of the file's name, DATE_NAME.json. A record of an earlier run is never replaced.
+        folder: Folder of the file. Default: RECORDS.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path | None = None) -> None:
         now = datetime.now(timezone.utc)
-        self.path = RECORDS / f"{now:%Y-%m-%d}_{name}.json"
+        folder = RECORDS if folder is None else folder
+        self.path = folder / f"{now:%Y-%m-%d}_{name}.json"
         if self.path.exists():
-            self.path = RECORDS / f"{now:%Y-%m-%d_%H%M%S}_{name}.json"
+            self.path = folder / f"{now:%Y-%m-%d_%H%M%S}_{name}.json"
         self._environment = environment()
 
     def write(self, results: dict[str, Any]) -> Path:
         """Replace the file's content by these results."""
-        self.path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps({"environment": self._environment, **results}, indent=1) + "\n")
         return self.path
 
@@ -58,7 +62,7 @@ def environment() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RECORDS.parent)
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
     except FileNotFoundError:
         return ""
     return result.stdout.strip()
