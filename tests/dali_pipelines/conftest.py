@@ -1,7 +1,8 @@
-"""Loaders on either backend, and batches that must be the same."""
+"""Loaders on every backend, and batches that must be the same."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,28 @@ from dali_pipelines import PRESETS, Backend, TwoViewLoader
 from dali_pipelines.loaders import Batch
 
 SMALL = PRESETS["barlow_twins"].changed(size_px=32)
-_CHOSEN: dict[str, Any] = {"name": "auto"}
+_CPU = {"name": "auto", "device": "cpu"}
+_CHOSEN: dict[str, Any] = dict(_CPU)
 
 
-@pytest.fixture(params=["dali", "native"])
-def each_backend(request: pytest.FixtureRequest) -> None:
-    """Runs a test on both backends, by means of `cpu`."""
-    if request.param == "dali":
+@pytest.fixture(params=["dali", "native", pytest.param("dali on a gpu", marks=pytest.mark.gpu)])
+def each_backend(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Runs a test on every backend, by means of `chosen`."""
+    name, _, device = request.param.partition(" on a ")
+    if name == "dali":
         pytest.importorskip("nvidia.dali")
-    _CHOSEN["name"] = request.param
+    _CHOSEN.update(name=name, device=device or "cpu")
+    yield
+    _CHOSEN.update(_CPU)
 
 
-def cpu(**options: Any) -> Backend:
-    """The backend of the test, on the CPU."""
-    return Backend(**_CHOSEN, device="cpu", **options)
+def chosen(**options: Any) -> Backend:
+    """The backend of the test; without `each_backend` that of a CPU."""
+    return Backend(**_CHOSEN, **options)
 
 
 def loader(data: Path, batch_size: int = 8, **options: object) -> TwoViewLoader:
-    return TwoViewLoader(data / "train", batch_size, SMALL, **{"backend": cpu(num_threads=2), **options})  # type: ignore[arg-type]
+    return TwoViewLoader(data / "train", batch_size, SMALL, **{"backend": chosen(num_threads=2), **options})  # type: ignore[arg-type]
 
 
 def assert_same(first: list[Batch], second: list[Batch]) -> None:

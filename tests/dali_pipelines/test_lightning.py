@@ -15,7 +15,7 @@ from bt_plugin import BarlowTwinsLoss
 from dali_pipelines import EvalLoader, EvalParams, TwoViewLoader
 from dali_pipelines.eval_loader import EvalBatch
 from dali_pipelines.loaders import Batch
-from tests.dali_pipelines.conftest import SMALL, cpu
+from tests.dali_pipelines.conftest import SMALL, chosen
 
 pytestmark = [
     pytest.mark.usefixtures("each_backend"),
@@ -53,14 +53,15 @@ def fit(data: Path, folder: Path, checkpoint: Path | None = None, **options: obj
     module = Module()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=chosen().device,
+        devices=1,
         default_root_dir=folder,
         **{"max_epochs": 2, "enable_checkpointing": False, **quiet, **options},  # type: ignore[arg-type]
     )
     trainer.fit(
         module,
-        TwoViewLoader(data / "train", 8, SMALL, backend=cpu()),
-        EvalLoader(data / "val", 5, EvalParams(32, 32), backend=cpu()),
+        TwoViewLoader(data / "train", 8, SMALL, backend=chosen()),
+        EvalLoader(data / "val", 5, EvalParams(32, 32), backend=chosen()),
         ckpt_path=checkpoint,
     )
     return module
@@ -79,7 +80,7 @@ def test_fit_sees_every_image_once_an_epoch(small_data: Path, tmp_path: Path) ->
 def test_limits(small_data: Path, tmp_path: Path) -> None:
     """An epoch that is left early is over: the next one is another."""
     module = fit(small_data, tmp_path, limit_train_batches=2, limit_val_batches=1, num_sanity_val_steps=0)
-    whole = TwoViewLoader(small_data / "train", 8, SMALL, backend=cpu())
+    whole = TwoViewLoader(small_data / "train", 8, SMALL, backend=chosen())
     expected = [[batch.filenames for batch in whole][:2] for _ in range(2)]
     assert module.trained == expected[0] + expected[1]
     assert len(module.validated) == 2 * 5

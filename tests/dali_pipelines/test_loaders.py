@@ -17,7 +17,7 @@ from dali_pipelines.loaders import Batch
 from dali_pipelines.sources import Subset
 from dali_pipelines.views.draws import draw_views
 from tests.dali_pipelines import reference
-from tests.dali_pipelines.conftest import SMALL, assert_same, cpu, loader
+from tests.dali_pipelines.conftest import SMALL, assert_same, chosen, loader
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -38,11 +38,11 @@ def test_batch_is_lightlys_structure_in_channels_last(small_data: Path) -> None:
 def test_views_are_the_official_transforms(demo_data: Path, name: str) -> None:
     """The whole graph equals PIL for the same random numbers: every step runs, in its drawn order."""
     preset = PRESETS[name].changed(size_px=64)
-    ours = TwoViewLoader(demo_data / "train", 48, preset, backend=cpu(), seed=3)
+    ours = TwoViewLoader(demo_data / "train", 48, preset, backend=chosen(), seed=3)
     batch = next(iter(ours))
     for params, view, draws in zip(preset.views, batch.views, draw_views(preset.views, 48, 3, 0, 0)):
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (params.mean, params.std))
-        levels = ((view * std + mean) * 255).round().permute(0, 2, 3, 1).numpy()
+        levels = ((view.cpu() * std + mean) * 255).round().permute(0, 2, 3, 1).numpy()
         distances = []
         for row, name in enumerate(batch.filenames):
             expected = reference.view(Image.open(demo_data / "train" / name), draws, row, params)
@@ -53,7 +53,7 @@ def test_views_are_the_official_transforms(demo_data: Path, name: str) -> None:
 
 
 def test_one_channel_is_gray(small_data: Path) -> None:
-    ours = TwoViewLoader(small_data / "train", 4, SMALL.changed(channels=1), backend=cpu())
+    ours = TwoViewLoader(small_data / "train", 4, SMALL.changed(channels=1), backend=chosen())
     batch = next(iter(ours))
     assert batch.views[0].shape == (4, 1, 32, 32)
     assert -3 < batch.views[0].min() < batch.views[0].max() < 3
@@ -61,7 +61,7 @@ def test_one_channel_is_gray(small_data: Path) -> None:
 
 @pytest.mark.parametrize(("name", "sizes"), [("swav", [224] * 2 + [96] * 6), ("dino", [224] * 2 + [96] * 8)])
 def test_multi_crop(small_data: Path, name: str, sizes: list[int]) -> None:
-    batch = next(iter(TwoViewLoader(small_data / "train", 2, name, backend=cpu())))
+    batch = next(iter(TwoViewLoader(small_data / "train", 2, name, backend=chosen())))
     assert [tuple(view.shape) for view in batch.views] == [(2, 3, size, size) for size in sizes]
     assert len({view.sum().item() for view in batch.views}) == len(sizes), "each drawn by itself"
 
@@ -130,7 +130,7 @@ def test_epochs_differ_in_order_and_views(small_data: Path) -> None:
 def test_every_image_once_where_dalis_reader_fails(demo_data: Path, n: int, world_size: int, batch_size: int) -> None:
     source = Subset(image_folder(demo_data / "train"), np.arange(n))
     ranks = [
-        TwoViewLoader(source, batch_size, SMALL, backend=cpu(), rank=rank, world_size=world_size)
+        TwoViewLoader(source, batch_size, SMALL, backend=chosen(), rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     for _ in range(2):
@@ -163,7 +163,7 @@ def test_a_resumed_stream_is_the_uninterrupted_one(small_data: Path, stop: int) 
         small_data / "train",
         8,
         SMALL,
-        backend=cpu(num_threads=1, prefetch=1),
+        backend=chosen(num_threads=1, prefetch=1),
     )
     second.load_state_dict(state)
     tail = list(itertools.islice(itertools.chain.from_iterable(itertools.repeat(second)), 12 - stop))
@@ -203,7 +203,7 @@ def test_a_state_of_another_stream_is_refused(small_data: Path, key: str, option
         small_data / str(options.get("split", "train")),
         options.get("batch_size", 8),
         SMALL.changed(size_px=options.get("size", 32)),
-        backend=cpu(),
+        backend=chosen(),
         seed=options.get("seed", 0),
     )
     with pytest.raises(ValueError, match=rf"{key}\)? was"):
@@ -237,7 +237,7 @@ def test_a_state_goes_on_on_another_number_of_ranks(small_data: Path) -> None:
 
 def test_eval_loader_sees_everything_in_order(small_data: Path) -> None:
     params = EvalParams(32, 36)
-    ours = EvalLoader(small_data / "train", 10, params, backend=cpu())
+    ours = EvalLoader(small_data / "train", 10, params, backend=chosen())
     batches = list(ours)
     assert [len(batch.images) for batch in batches] == [10, 10, 10, 6]
     assert len(ours) == 4
@@ -252,7 +252,7 @@ def test_eval_loader_shares_what_does_not_divide(small_data: Path) -> None:
     names = [
         name
         for rank in range(5)
-        for batch in EvalLoader(small_data / "train", 4, EvalParams(32, 36), backend=cpu(), rank=rank, world_size=5)
+        for batch in EvalLoader(small_data / "train", 4, EvalParams(32, 36), backend=chosen(), rank=rank, world_size=5)
         for name in batch.filenames
     ]
     assert sorted(names) == sorted(image_folder(small_data / "train").names)
@@ -275,7 +275,7 @@ def test_formats_that_count_as_images_are_read(tmp_path: Path, suffix: str, mode
     elif mode != "RGB":
         image = image.convert(mode)
     image.save(tmp_path / f"ramp{suffix}")
-    (batch,) = EvalLoader(tmp_path, 1, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), backend=cpu())
+    (batch,) = EvalLoader(tmp_path, 1, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), backend=chosen())
     row = batch.images[0, :, 16].mean(0)
     assert batch.images.shape == (1, 3, 32, 32)
     # The centre of the ramp, from 1/6 to 5/6 of it; palettes and lossy formats are a few levels off.
@@ -301,7 +301,7 @@ def test_bad_arguments_are_named(small_data: Path) -> None:
     with pytest.raises(ValueError, match="max_bad_files: -1"):
         loader(small_data, 2, max_bad_files=-1)
     with pytest.raises(ValueError, match="batch_size: 0"):
-        EvalLoader(small_data / "train", 0, backend=cpu())
+        EvalLoader(small_data / "train", 0, backend=chosen())
 
 
 def test_without_dali(small_data: Path) -> None:
@@ -312,26 +312,14 @@ sys.modules["nvidia.dali"] = None
 import bt_plugin, dali_pipelines
 bt_plugin.BarlowTwinsLoss()
 try:
-    for batch in dali_pipelines.TwoViewLoader({str(small_data / "train")!r}, 36, backend=dali_pipelines.{cpu()!r}):
+    for batch in dali_pipelines.TwoViewLoader({str(small_data / "train")!r}, 36, backend=dali_pipelines.{chosen()!r}):
         print(len(batch.filenames), "images")
 except ImportError as error:
     print(error)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     expected = {"dali": "pip install 'bt-plugin[cuda13]'", "native": "36 images"}
-    assert expected[cpu().name] in result.stdout
-
-
-@pytest.mark.gpu
-def test_gpu_batches_are_near_the_cpus(demo_data: Path) -> None:
-    preset = PRESETS["barlow_twins"].changed(size_px=64)
-    here = next(iter(TwoViewLoader(demo_data / "train", 32, preset, backend=cpu())))
-    gpu = next(iter(TwoViewLoader(demo_data / "train", 32, preset, backend=Backend(device="gpu"))))
-    assert here.filenames == gpu.filenames
-    for first, second in zip(here.views, gpu.views):
-        assert second.is_cuda
-        assert second.is_contiguous(memory_format=torch.channels_last)
-        assert (first - second.cpu()).abs().mean() < 0.05
+    assert expected[chosen().name] in result.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -17,6 +17,7 @@ from bt_plugin.evaluate.knn import knn_accuracy
 from bt_plugin.evaluate.online import OnlineEvaluation
 from bt_plugin.models.from_recipe import build_model
 from dali_pipelines import Backend, EvalLoader, EvalParams, image_folder
+from tests.devices import on_each_device
 from tests.ranks import run_ranks
 from tests.tolerance import assert_rounded
 
@@ -41,7 +42,8 @@ def top1(bank: Features, queries: Features, k: int, temperature: float = 0.1) ->
     return accuracy.top1 / accuracy.n
 
 
-def test_knn_is_the_weighted_vote() -> None:
+@on_each_device
+def test_knn_is_the_weighted_vote(device: str) -> None:
     generator = torch.Generator().manual_seed(0)
     centres = 0.8 * torch.randn(5, 16, generator=generator)
 
@@ -52,8 +54,9 @@ def test_knn_is_the_weighted_vote() -> None:
     bank, queries = sample(200), sample(600)
     expected = by_hand(bank, queries, 20, 0.1)
     assert 0.4 < expected < 0.98
-    assert top1(bank, queries, k=20, temperature=0.1) == pytest.approx(expected)
-    assert top1(bank, queries, k=1000) == pytest.approx(by_hand(bank, queries, 200, 0.1))
+    there = [features.to(torch.device("cuda" if device == "gpu" else "cpu")) for features in (bank, queries)]
+    assert top1(*there, k=20, temperature=0.1) == pytest.approx(expected)
+    assert top1(*there, k=1000) == pytest.approx(by_hand(bank, queries, 200, 0.1))
 
 
 def test_knn_without_labels_is_refused() -> None:

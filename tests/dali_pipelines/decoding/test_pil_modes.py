@@ -17,6 +17,7 @@ from dali_pipelines.decoding.pil_modes import to_rgb
 from dali_pipelines.decoding.read_pixels import for_dali, why_unreadable
 from dali_pipelines.pil.transform import BarlowTwinsTransform
 from dali_pipelines.sources import open_source
+from tests.devices import on_each_device
 
 WIDE = np.linspace(0, 1, 64 * 64).reshape(64, 64)
 PLAIN = EvalParams(64, 64, "bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -38,6 +39,12 @@ def in_mode(mode: str, suffix: str) -> bytes:
     if mode in ("RGBA", "LA", "PA"):
         image.putalpha(Image.fromarray(255 - ramp[..., 0]))
     image.convert(mode).save(buffer, suffix)
+    return buffer.getvalue()
+
+
+def saved_progressive() -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(in_mode("RGB", "jpeg"))).save(buffer, "jpeg", progressive=True)
     return buffer.getvalue()
 
 
@@ -118,6 +125,7 @@ CASES = {
     **{f"{mode}.png": (in_mode(mode, "png"), True) for mode in ("L", "LA", "P", "RGB", "RGBA")},
     **{f"{mode}.tiff": (in_mode(mode, "tiff"), True) for mode in ("L", "LA", "P", "RGB", "RGBA", "CMYK")},
     **{f"{mode}.jpg": (in_mode(mode, "jpeg"), True) for mode in ("L", "RGB", "CMYK", "YCbCr")},
+    "progressive.jpg": (saved_progressive(), True),
     **{f"{mode}.webp": (in_mode(mode, "webp"), True) for mode in ("RGB", "RGBA")},
     **{f"{mode}.bmp": (in_mode(mode, "bmp"), True) for mode in ("L", "P", "RGB", "1")},
     "1.png": (in_mode("1", "png"), True),
@@ -125,21 +133,22 @@ CASES = {
 }
 
 
-def shown(path: Path, backend: str) -> NDArray[np.float64] | str:
+def shown(path: Path, backend: str, device: str = "cpu") -> NDArray[np.float64] | str:
     """The ramp as it is shown, (64, 64) of 0 to 255; or the refusal."""
     try:
-        ((images, _, _),) = EvalLoader(path, 1, PLAIN, backend=Backend(backend, device="cpu"))  # type: ignore[arg-type]
+        ((images, _, _),) = EvalLoader(path, 1, PLAIN, backend=Backend(backend, device=device))  # type: ignore[arg-type]
     except BadImageError as error:
         return str(error)
-    return 255 * images[0].double().mean(0).numpy()
+    return 255 * images[0].double().mean(0).cpu().numpy()
 
 
+@on_each_device
 @pytest.mark.parametrize("name", CASES)
-def test_both_backends_and_the_transform_agree(tmp_path: Path, name: str) -> None:
+def test_both_backends_and_the_transform_agree(tmp_path: Path, name: str, device: str) -> None:
     content, is_read = CASES[name]
     path = tmp_path / f"file.{name.rpartition('.')[2]}"
     path.write_bytes(content)
-    native, dali = shown(tmp_path, "native"), shown(tmp_path, "dali")
+    native, dali = shown(tmp_path, "native"), shown(tmp_path, "dali", device)
     try:
         transformed = BarlowTwinsTransform(WHOLE)(Image.open(path))[0].mean(0).double().numpy() * 255
     except (ValueError, OSError) as error:
@@ -159,7 +168,8 @@ def test_both_backends_and_the_transform_agree(tmp_path: Path, name: str) -> Non
     assert not isinstance(native, str), native
     assert not isinstance(dali, str), dali
     assert not isinstance(transformed, str), transformed
-    assert np.abs(native - dali).max() < 1
+    # nvJPEG rounds the colors of single pixels otherwise than libjpeg-turbo.
+    assert (np.abs(native - dali).max() if device == "cpu" else np.abs(native - dali).mean()) < 1
     assert np.abs(native - transformed).max() < 1
     if not name.startswith(("1.", "P.")) and not name.endswith(".webp"):
         assert np.abs(native - WIDE * 255).max() < 6

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dali_pipelines import EvalLoader, EvalParams, TwoViewLoader, array_source, flat_folder, open_source
-from tests.dali_pipelines.conftest import SMALL, cpu
+from tests.dali_pipelines.conftest import SMALL, chosen
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def images(photographs: list[Image.Image]) -> NDArray[np.uint8]:
 def test_views_are_those_of_the_files(images: NDArray[np.uint8], tmp_path: Path) -> None:
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
-    of_files = list(TwoViewLoader(flat_folder(tmp_path), 5, SMALL, backend=cpu()))
-    of_array = list(TwoViewLoader(array_source(images), 5, SMALL, backend=cpu()))
+    of_files = list(TwoViewLoader(flat_folder(tmp_path), 5, SMALL, backend=chosen()))
+    of_array = list(TwoViewLoader(array_source(images), 5, SMALL, backend=chosen()))
     assert [[f"{name}.png" for name in batch.filenames] for batch in of_array] == [b.filenames for b in of_files]
     for batch, expected in zip(of_array, of_files):
         assert all(map(torch.equal, batch.views, expected.views))
@@ -36,10 +36,10 @@ def test_views_are_those_of_the_files(images: NDArray[np.uint8], tmp_path: Path)
 def test_gray_is_three_channels(images: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
     gray = images[..., 0]
     params = EvalParams(48, 48, mean=(0, 0, 0), std=(1, 1, 1))
-    (batch,) = EvalLoader(array_source(gray.reshape(shape)), 10, params, backend=cpu())
+    (batch,) = EvalLoader(array_source(gray.reshape(shape)), 10, params, backend=chosen())
     expected = torch.from_numpy(gray[:, :, 8:56]) / 255
     for channel in range(3):
-        torch.testing.assert_close(batch.images[:, channel], expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(batch.images[:, channel].cpu(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.usefixtures("each_backend")
@@ -49,13 +49,13 @@ def test_six_channels_are_two_pictures_without_color_operations(
     plain = SMALL.changed(jitter_p=0, gray_p=0)
     both = np.concatenate([images[::2], images[1::2]], axis=3)
     preset = SMALL.changed(channels=6, mean=plain.views[0].mean * 2, std=plain.views[0].std * 2)
-    loader = TwoViewLoader(array_source(both), 5, preset, backend=cpu())
+    loader = TwoViewLoader(array_source(both), 5, preset, backend=chosen())
     assert caplog.messages == ["the images have 6 channels, so color jitter and gray are left out of their views"]
-    TwoViewLoader(array_source(both), 2, preset, backend=cpu(), rank=1, world_size=2)
+    TwoViewLoader(array_source(both), 2, preset, backend=chosen(), rank=1, world_size=2)
     assert len(caplog.messages) == 1, "said once"
     (batch,) = loader
     for half, part in enumerate((images[::2], images[1::2])):
-        (expected,) = TwoViewLoader(array_source(part), 5, plain, backend=cpu())
+        (expected,) = TwoViewLoader(array_source(part), 5, plain, backend=chosen())
         for view, three in zip(batch.views, expected.views):
             assert view.shape == (5, 6, 32, 32)
             # torch resizes other numbers of channels by other code, a level off here and there.
@@ -68,9 +68,9 @@ def test_six_channels_are_two_pictures_without_color_operations(
 def test_five_channels_are_evaluated(images: NDArray[np.uint8]) -> None:
     five = np.concatenate([images, images[..., :2]], axis=3)
     params = EvalParams(48, 48, channels=5, mean=(0,) * 5, std=(1,) * 5)
-    (batch,) = EvalLoader(array_source(five), 10, params, backend=cpu())
+    (batch,) = EvalLoader(array_source(five), 10, params, backend=chosen())
     expected = torch.from_numpy(five[:, :, 8:56]).permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(batch.images, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(batch.images.cpu(), expected, rtol=0, atol=1e-6)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -78,9 +78,9 @@ def test_channels_must_be_those_of_the_images(images: NDArray[np.uint8]) -> None
     for wanted, given in ((SMALL, 5), (SMALL.changed(channels=2, mean=(0, 0), std=(1, 1)), 3)):
         data = np.repeat(images[..., :1], given, axis=3)
         with pytest.raises(ValueError, match=rf"views: channels \d is not allowed for images of {given}"):
-            TwoViewLoader(array_source(data), 5, wanted, backend=cpu())
+            TwoViewLoader(array_source(data), 5, wanted, backend=chosen())
     with pytest.raises(ValueError, match="channels 3 is not allowed for images of 2"):
-        EvalLoader(array_source(images[..., :2]), 5, backend=cpu())
+        EvalLoader(array_source(images[..., :2]), 5, backend=chosen())
 
 
 def test_labels_and_classes(images: NDArray[np.uint8]) -> None:

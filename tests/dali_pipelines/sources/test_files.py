@@ -14,7 +14,7 @@ from dali_pipelines import EvalLoader, EvalParams
 from dali_pipelines.sources import FileSource, flat_folder
 from dali_pipelines.sources.labels import numbered
 from tests.conftest import write_image
-from tests.dali_pipelines.conftest import cpu
+from tests.dali_pipelines.conftest import chosen
 
 PIXELS = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8, 1) * 4, np.ones((4, 4, 3), np.uint8))
 
@@ -30,7 +30,7 @@ def test_every_suffix_is_read(tmp_path: Path) -> None:
         Image.fromarray(PIXELS).save(tmp_path / f"x{suffix}", form)
     source = flat_folder(tmp_path)
     assert len(source) == 15
-    (batch,) = EvalLoader(source, 15, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), backend=cpu())
+    (batch,) = EvalLoader(source, 15, EvalParams(32, 32, mean=(0, 0, 0), std=(1, 1, 1)), backend=chosen())
     assert (255 * batch.images - PIXELS.mean()).mean(dim=(1, 2, 3)).abs().max() < 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dali_pipelines import TwoViewLoader, image_folder, open_source, tar_shards
 from dali_pipelines.sources import FileSource, TarSource, index_cache
-from tests.dali_pipelines.conftest import SMALL, assert_same, cpu
+from tests.dali_pipelines.conftest import SMALL, assert_same, chosen
 from tests.tar_files import write_shard
 
 
@@ -48,8 +48,8 @@ def test_names_labels_and_bytes(folder: FileSource, shards: list[Path], tmp_path
 @pytest.mark.usefixtures("each_backend")
 def test_batches_are_those_of_the_files(folder: FileSource, shards: list[Path], tmp_path: Path) -> None:
     source = open_source(f"{tmp_path}/train-{{000..003}}.tar")
-    of_files = list(TwoViewLoader(folder, 8, SMALL, backend=cpu()))
-    of_tars = list(TwoViewLoader(source, 8, SMALL, backend=cpu()))
+    of_files = list(TwoViewLoader(folder, 8, SMALL, backend=chosen()))
+    of_tars = list(TwoViewLoader(source, 8, SMALL, backend=chosen()))
     name_of = dict(zip(source.names, folder.names))
     renamed = [batch._replace(filenames=[name_of[name] for name in batch.filenames]) for batch in of_tars]
     assert_same(renamed, of_files)
@@ -62,7 +62,7 @@ def test_a_shard_that_lost_its_end_is_named(
     source = tar_shards(shards)
     with open(shards[3], "r+b") as file:
         file.truncate(8_000)
-    names = [name for batch in TwoViewLoader(source, 12, SMALL, backend=cpu()) for name in batch.filenames]
+    names = [name for batch in TwoViewLoader(source, 12, SMALL, backend=chosen()) for name in batch.filenames]
     assert len(names) == 36
     assert sum(name.startswith("train-003") for name in names) < 6
     assert "train-003.tar, member sample.dir/0000" in caplog.text

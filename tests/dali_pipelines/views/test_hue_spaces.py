@@ -11,7 +11,7 @@ from PIL import Image
 from dali_pipelines import PRESETS, Preset, TwoViewLoader, ViewParams
 from dali_pipelines.views.draws import draw_views
 from tests.dali_pipelines import reference
-from tests.dali_pipelines.conftest import cpu
+from tests.dali_pipelines.conftest import chosen
 
 HUE_ALONE = ViewParams(
     size_px=96,
@@ -33,9 +33,9 @@ def test_the_loader_takes_the_one_that_is_asked_for(small_data: Path) -> None:
     distances = {}
     for space in ("hsv", "yiq"):
         preset = Preset((HUE_ALONE,)).changed(hue_space=space)
-        (batch,) = TwoViewLoader(small_data / "train", 36, preset, backend=cpu())
+        (batch,) = TwoViewLoader(small_data / "train", 36, preset, backend=chosen())
         (draws,) = draw_views(preset.views, 36, 0, 0, 0)
-        got = [(255 * view).round().permute(1, 2, 0).numpy().astype(np.uint8) for view in batch.views[0]]
+        got = [(255 * view).round().permute(1, 2, 0).numpy().astype(np.uint8) for view in batch.views[0].cpu()]
         photos = [Image.open(small_data / "train" / name) for name in batch.filenames]
         theirs = [reference.view(photo, draws, row, HUE_ALONE) for row, photo in enumerate(photos)]
         distances[space] = reference.distance(got, theirs)[0]
