@@ -25,6 +25,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/LOG.md": "tried.md",
+    "benchmarks/README.md": "benchmarks.md",
 }
 # Code comes first, so that text in code that looks like a link is not rewritten.
 _CODE_OR_LINK = re.compile(r"```.*?```|`[^`\n]*`|\]\((?P<link>[^)\s]+)\)", flags=re.DOTALL)
