@@ -15,6 +15,7 @@ _KNN_LABELS = {
     "raw": "raw pixels",
     "untrained": "untrained network",
     "calibrated": "untrained, BatchNorm statistics estimated",
+    "initialized": "network with the weights of model.init",
     "pretrained": "pretrained network",
 }
 
@@ -65,4 +66,5 @@ def _print_summary(summary: dict[str, Any]) -> None:
         return
     print("kNN top-1 on data.val")
     for name, label in _KNN_LABELS.items():
-        print(f"  {label:<41} {knn[name]:6.1%}")
+        if name in knn:
+            print(f"  {label:<41} {knn[name]:6.1%}")

@@ -135,6 +135,17 @@ class Model(Section):
     must have that number of channels."""
     zero_init_residual: bool = True
     """Whether the last BatchNorm weight of each residual branch of a ResNet starts at zero."""
+    init: PathText | None = None
+    """Weights to start from: a run's directory, an export, or a file of torchvision, timm, the official code, Lightly
+    or solo-learn. `torchvision` and `timm` are the library's own weights of `model.backbone`, which are downloaded.
+    `null`: random weights. Not read again when the run resumes."""
+    init_projector: Literal["auto", "never"] = "auto"
+    """Whether the projector starts from the weights in `model.init`, if they have one of the same widths."""
+    init_strict: bool = True
+    """Whether every tensor of the backbone must be in `model.init`. With `false`, those that fit are used."""
+    init_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Hash of the tensors that the run started from. The run writes it into its recipe.yaml. If it is set, other
+    weights are refused."""
     projector: Widths = [8192, 8192, 8192]
     """Output widths of the projector's layers. The last is D, the dimension of the embeddings."""
 

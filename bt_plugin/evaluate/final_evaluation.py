@@ -34,6 +34,7 @@ def evaluate_finally(
     model: BarlowTwins,
     *,
     untrained: BarlowTwins,
+    initialized: nn.Module | None = None,
     train: ImageSource,
     val: ImageSource | None,
     online: OnlineEvaluation | None,
@@ -45,6 +46,7 @@ def evaluate_finally(
         recipe: Recipe of the run.
         model: Pretrained model, on the device.
         untrained: Untrained model. Its BatchNorm statistics are changed.
+        initialized: Backbone before the first step, if the run started from existing weights.
         train: Training images.
         val: Validation images, or None.
         online: Evaluation during the run. Its metrics are computed for the baselines too. None if there was none.
@@ -57,7 +59,8 @@ def evaluate_finally(
         - linear_top1: fractions of 1. None without ``online`` or labels.
         - rankme and effective_rank, as in the evaluations during the run. None without ``online``.
 
-        The networks are raw (pixels, only for accuracies), untrained, calibrated and pretrained. "calibrated" is the
+        The networks are raw (pixels, only for accuracies), untrained, calibrated, initialized (only for accuracies, if
+        given) and pretrained. "calibrated" is the
         untrained network with BatchNorm statistics re-estimated on training images. It is the baseline to beat: much
         of the apparent gain of the first training steps comes from these statistics only.
     """
@@ -86,6 +89,8 @@ def evaluate_finally(
         return values
 
     note("raw", accuracies(RawPixels()))
+    if initialized is not None:
+        note("initialized", accuracies(initialized.to(device).eval()))
     for network, each in _networks(recipe, model, untrained.to(device), bank, device):
         note(network, accuracies(each.backbone))
         if online is not None:

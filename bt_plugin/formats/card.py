@@ -18,6 +18,7 @@ _KNN = {
     "raw": "raw pixels",
     "untrained": "untrained network",
     "calibrated": "untrained network, BatchNorm statistics re-estimated (calibrated)",
+    "initialized": "this network before its first step",
     "pretrained": "this network",
 }
 
@@ -79,10 +80,13 @@ def _training(description: ModelDescription, recipe: Recipe, summary: dict[str, 
     optim, loss, views = description.optim or {}, description.loss or {}, description.views or {}
     widths = description.model.projector
     sizes = dict.fromkeys(view.get("size_px") for view in map(views.get, ("a", "b")) if isinstance(view, dict))
+    started = description.model.init
     rows = {
         "data": _short(recipe.data.train),
         "epochs": f"{summary['epochs']:g} of {optim.get('epochs')}" if summary.get("epochs") is not None else None,
         "steps": description.step,
+        "started from": _short(started) if started else None,
+        "SHA-256 of what it started from": description.model.init_sha256,
         "global batch": optim.get("global_batch_size"),
         "projector": " - ".join(map(str, widths)) if widths else None,
         "lambda": loss.get("lambda_param"),

@@ -133,7 +133,7 @@ EVALUATION = (
     ),
 )
 # The baselines in summary.json and their labels in the chart.
-_BASELINES = {"raw": "raw pixels", "untrained": "untrained", "calibrated": "calibrated"}
+_BASELINES = {"raw": "raw pixels", "untrained": "untrained", "calibrated": "calibrated", "initialized": "initialized"}
 # The final classifier is trained longer than the online probe, so its chart needs the pretrained network too.
 _LEVELS = {"linear_top1": {**_BASELINES, "pretrained": "pretrained"}}
 _RANKS_SAY = (

@@ -6,6 +6,7 @@
 - RUN/tensorboard/: the same metrics and evaluations for TensorBoard
 - RUN/pictures/: snapshots of each evaluation, and its views
 - RUN/checkpoint-STEP/: the training state, from which a run resumes
+- RUN/initial.safetensors: the backbone before the first step, if it has weights of model.init
 - RUN/export/: backbone and projector, for other programs
 - RUN/summary.json: the results
 - RUN/.lock: the process that writes here
@@ -34,6 +35,7 @@ METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 TENSORBOARD = "tensorboard"
 SUMMARY = "summary.json"
+INITIAL = "initial.safetensors"
 _LOCK = ".lock"
 
 # Keys that may change when a run resumes, because images, views and loss stay the same.
@@ -172,6 +174,8 @@ class RunLock:
 
 def _changed_keys(old: Recipe, new: Recipe) -> list[str]:
     before, after = old.resolved_dict(), new.resolved_dict()
+    if new.model.init_sha256 is None:  # the run itself has written the hash
+        after["model"]["init_sha256"] = before["model"]["init_sha256"]
     return [
         f"{section}.{key} was {before[section][key]!r} and is now {after[section][key]!r}"
         for section in after

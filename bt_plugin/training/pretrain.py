@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from bt_plugin.checkpoints.folder import checkpoints
 from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
 from bt_plugin.errors import LostRankError, RecipeError
 from bt_plugin.evaluate.final_evaluation import evaluate_finally
+from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.monitoring.collapse_warning import warn_of_lambda
 from bt_plugin.monitoring.trackers import finish_trackers, tracker_options
 from bt_plugin.runs.atomic_file import write_atomically
-from bt_plugin.runs.directory import SUMMARY, check_run_dir, check_shared, claim_run_dir
+from bt_plugin.runs.directory import INITIAL, RECIPE, SUMMARY, check_run_dir, check_shared, claim_run_dir
 from bt_plugin.runs.provenance import versions
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
 from bt_plugin.runtime.stop_request import StopRequest
 from bt_plugin.training.loop import Training
+from bt_plugin.weights.checkpoint_file import read_safetensors
 from bt_plugin.weights.export_folder import write_run_export
+from bt_plugin.weights.safetensors_file import save_tensors
+from bt_plugin.weights.warm_start import warm_start
 from dali_pipelines.sources import ImageSource
+
+logger = logging.getLogger(__name__)
 
 
 def pretrain(recipe: Recipe) -> dict[str, Any]:
@@ -75,10 +86,13 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
     loader = build_loader(recipe, train_source, accelerator)
     if accelerator.is_main_process:
         warn_of_lambda(recipe.loss.lambda_param, recipe.model.projector[-1])
+    recipe = _initialized(recipe, model)
     accelerator.wait_for_everyone()
 
     def claim() -> None:
         held.callback(claim_run_dir(recipe).release)
+        if recipe.model.init is not None and not checkpoints(Path(recipe.run.output_dir)):
+            save_tensors(model.backbone.state_dict(), Path(recipe.run.output_dir) / INITIAL)
 
     collectives.from_main(claim)
     check_shared(recipe)
@@ -87,6 +101,31 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
     held.callback(training.writer.close)
     training.run(stop)
     return _finish(training, train_source, val_source)
+
+
+def _initialized(recipe: Recipe, model: BarlowTwins) -> Recipe:
+    """Give the model the weights of model.init if the run begins, and return the recipe with their hash."""
+    choice, run_dir = recipe.model, Path(recipe.run.output_dir)
+    if choice.init is None:
+        return recipe
+    if choice.init_sha256 is None and (run_dir / RECIPE).exists():
+        choice = choice.model_copy(update={"init_sha256": load_recipe(run_dir / RECIPE).model.init_sha256})
+    if not checkpoints(run_dir):
+        found = warm_start(model, choice)
+        choice = choice.model_copy(update={"init_sha256": found.sha256})
+        if collectives.is_main():
+            logger.info("the weights are those of %s: %s", choice.init, found.used)
+    return recipe.model_copy(update={"model": choice})
+
+
+def _initial_backbone(recipe: Recipe) -> nn.Module | None:
+    """Return the backbone as it was before the first step, if it had weights of model.init."""
+    path = Path(recipe.run.output_dir) / INITIAL
+    if recipe.model.init is None or not path.exists():
+        return None
+    backbone = build_model(recipe).backbone
+    backbone.load_state_dict(read_safetensors(path))
+    return backbone
 
 
 def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> dict[str, Any]:
@@ -99,6 +138,7 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
         recipe,
         model,
         untrained=build_model(recipe),
+        initialized=_initial_backbone(recipe),
         train=train,
         val=val,
         online=training.online if recipe.eval.every_epochs else None,

@@ -77,7 +77,7 @@ def fit_backbone(state: State, name: str | None, *, path: Path, where: str = "")
     place = f"{path} under {where}" if where else str(path)
     if match is None and name:
         raise UnknownLayoutError(
-            f"{place} does not fit --backbone {name}: {difference}. Give the backbone of this file"
+            f"{place} does not fit the backbone {name}: {difference}. Give the backbone of this file"
         )
     if match is None:
         raise UnknownLayoutError(
@@ -101,7 +101,7 @@ def match_backbone(state: State, name: str | None) -> tuple[tuple[str, Stem, int
     for candidate in [name] if name else [f"torchvision/{resnet}" for resnet in _RESNETS]:
         if name:
             stem, in_chans = _named_input(candidate, state, stem)
-        difference = _difference(state, _expected(candidate, stem, in_chans).shapes)
+        difference = difference_of(state, _expected(candidate, stem, in_chans).shapes)
         if not difference:
             return (candidate, stem, in_chans), ""
     return None, difference
@@ -114,7 +114,25 @@ def first_key(name: str) -> str:
 
 def check_fits(state: State, name: str, *, stem: Stem, in_chans: int) -> str:
     """Describe how weights differ from those of a backbone. Return an empty text if they fit."""
-    return _difference(state, _expected(name, stem, in_chans).shapes)
+    return difference_of(state, _expected(name, stem, in_chans).shapes)
+
+
+def difference_of(state: State, shapes: dict[str, torch.Size]) -> str:
+    """Describe how weights differ from those of a model: missing, extra and misshaped keys. Empty if they fit.
+
+    Args:
+        state: The weights. Those of classifiers and of methods' heads do not count.
+        shapes: Shapes of the model's weights.
+    """
+    missing = [key for key in shapes if key not in state and not key.endswith(_COUNTER)]
+    unexpected = [key for key in state if key not in shapes and not key.startswith(_CLASSIFIERS + _HEADS)]
+    others = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
+        for key, shape in shapes.items()
+        if key in state and state[key].shape != shape
+    ]
+    found = {"it lacks": missing, "it also has": unexpected, "of another shape": others}
+    return "; ".join(f"{what} {some(keys)}" for what, keys in found.items() if keys)
 
 
 def _left_out(keys: list[str]) -> list[str]:
@@ -156,18 +174,6 @@ def _expected(name: str, stem: Stem, in_chans: int) -> Expected:
     convs = (f"{path}.weight" for path, layer in backbone.module.named_modules() if isinstance(layer, nn.Conv2d))
     shapes = {key: value.shape for key, value in backbone.module.state_dict().items()}
     return Expected(backbone.feature_dim, shapes, next(convs, ""))
-
-
-def _difference(state: State, shapes: dict[str, torch.Size]) -> str:
-    missing = [key for key in shapes if key not in state and not key.endswith(_COUNTER)]
-    unexpected = [key for key in state if key not in shapes and not key.startswith(_CLASSIFIERS + _HEADS)]
-    others = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
-        for key, shape in shapes.items()
-        if key in state and state[key].shape != shape
-    ]
-    found = {"it lacks": missing, "it also has": unexpected, "of another shape": others}
-    return "; ".join(f"{what} {some(keys)}" for what, keys in found.items() if keys)
 
 
 def _float32(value: Tensor) -> Tensor:

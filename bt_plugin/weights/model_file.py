@@ -40,12 +40,16 @@ class ModelSection(_Section):
         stem: Stem, as in build_backbone.
         in_chans: Number of channels of the images.
         projector: Widths of the projector's layers, None without a projector.
+        init: Weights that the run started from, None for random ones.
+        init_sha256: Hash of these weights.
     """
 
     backbone: str
     stem: Literal["standard", "small"]
     in_chans: _Channels
     projector: Annotated[list[_Count], Field(max_length=1000)] | None = None
+    init: str | None = None
+    init_sha256: str | None = None
 
 
 class EvalView(_Section):

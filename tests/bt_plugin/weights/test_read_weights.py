@@ -153,7 +153,7 @@ def test_a_backbone_can_be_named(tmp_path: Path) -> None:
         WeightsError, match=r"a.pth has keys .* no ResNet of torchvision .*Give its backbone with --backbone"
     ):
         read_weights(path)
-    with pytest.raises(WeightsError, match=r"not fit --backbone timm/resnet18: it lacks conv1.weight.*; it also has"):
+    with pytest.raises(WeightsError, match=r"not fit the backbone timm/resnet18: it lacks conv1.weight.*; it also has"):
         read_weights(path, "timm/resnet18")
     with pytest.raises(
         WeightsError, match=r"--backbone: backbone timm/resnet10 does not exist; did you mean resnet10t"
