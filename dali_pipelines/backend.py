@@ -23,8 +23,9 @@ class Backend:
         name: Backend: "dali", "native" or "auto". "native" uses torch and numba instead of DALI. It computes the same
             views up to rounding (docs/design.md), and is several times faster on a CPU. "auto" is DALI on a GPU and
             native on a CPU.
-        device: Device that has the views: "cpu", "gpu" or "auto". "auto" is "gpu" if torch sees a CUDA device. The
-            native backend computes them on the CPU, copies them to the GPU and normalizes them there.
+        device: Device that has the views: "cpu", "gpu" or "auto". "auto" is "gpu" if torch sees a CUDA device, and
+            "cpu" for the native backend. With "gpu" that backend computes views on the CPU, copies them to the GPU and
+            normalizes them there.
         num_threads: Number of threads that compute the views, 1 or more. Default: this process's share of the cores.
         prefetch: Number of batches that are computed ahead, 1 or more.
         max_pixels: Largest height times width of an encoded image, in pixels, 1 to 178,956,970. A larger image counts
@@ -79,7 +80,7 @@ class Backend:
         has_gpu = torch.cuda.is_available()
         if self.device == "gpu" and not has_gpu:
             raise ValueError("device: gpu is not allowed here, because torch sees no CUDA device; use auto or cpu")
-        on_gpu = has_gpu and self.device != "cpu"
+        on_gpu = self.device == "gpu" or (has_gpu and self.device == "auto" and self.name != "native")
         by_dali = self.name == "dali" or (on_gpu and self.name == "auto")
         if self.tuning is not None and not by_dali:
             raise ValueError("tuning: applies to backend dali only, and backend native computes the views; remove it")

@@ -114,6 +114,14 @@ def test_a_bad_file_ends_no_batch_before_its_own(small_data: Path, tmp_path: Pat
     assert [plan.indices.tolist() for plan, _ in found] == [[0, 1, 2, 3]]
 
 
+def test_the_native_backend_uses_a_gpu_only_if_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Backend("native").resolve().device == "cpu"
+    told = Backend("native", device="gpu").resolve()
+    assert (told.name, told.device) == ("native", "gpu")
+    assert Backend().resolve().name == "dali"
+
+
 def test_pinned_batches_need_the_memory_of_the_host() -> None:
     """They have a byte for each value. A GPU's memory does not limit them."""
     backend = resolve_backend(Backend("native"))._replace(device="gpu", prefetch=2)
