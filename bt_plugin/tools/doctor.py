@@ -104,7 +104,12 @@ def _caches() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for line in requires("bt-plugin") or ():
+    try:
+        lines = requires("bt-plugin") or ()
+    except PackageNotFoundError:
+        yield Finding("warning", "bt-plugin is not installed, so its packages are not checked", "pip install -e .")
+        return
+    for line in lines:
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             try:

@@ -70,6 +70,18 @@ def test_a_disk_that_is_too_small(small_recipe: Path, monkeypatch: pytest.Monkey
     assert "run.keep_checkpoints" in finding[1]
 
 
+def test_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that gets its packages as files."""
+
+    def requires(name: str) -> list[str]:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "requires", requires)
+    assert ("warning", "bt-plugin is not installed, so its packages are not checked; pip install -e .") in wrong(
+        list(examine_machine())
+    )
+
+
 def test_a_package_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=99", "timm>=99; extra == 'timm'", "nosuch>=1"])
     errors = [text for level, text in wrong(examine_machine()) if level == "error"]
