@@ -33,6 +33,9 @@ class SyncBatchNorm(_BatchNorm):
         - Output: as the input.
     """
 
+    seen: list[Tensor] | None = None
+    """Where the layer appends each batch's mean and variance by rank, (W, 2 C), if a caller has set it."""
+
     def forward(self, input: Tensor) -> Tensor:  # the name is torch's
         if not self.training or collectives.world_size() == 1:
             return super().forward(input)
@@ -91,6 +94,28 @@ def synchronize_batch_norm(model: M) -> M:
     return model
 
 
+def finite_ranks(seen: list[Tensor], otherwise: Tensor) -> Tensor:
+    """Return which ranks were finite where a forward pass first was not. The host does not wait.
+
+    Synchronized statistics carry a NaN of one rank to all others, so their embeddings do not tell where it began.
+
+    Args:
+        seen: Statistics of all layers, in the order in which the layers computed them.
+        otherwise: Result if all statistics are finite, or there are none.
+
+    Shape:
+        - seen: (W, 2 C) for each layer and batch.
+        - otherwise: (W,) bool.
+        - Output: (W,) bool.
+    """
+    if not seen:
+        return otherwise
+    finite = torch.cat(seen, dim=1).isfinite()
+    spoilt = finite.all(dim=0).logical_not()
+    first = spoilt.int().argmax()
+    return torch.where(spoilt.any(), finite.index_select(1, first.unsqueeze(0)).squeeze(1), otherwise)
+
+
 class _Normalize(torch.autograd.Function):
     """Standardize by the statistics of all ranks. Forward and backward have one collective each."""
 
@@ -99,6 +124,8 @@ class _Normalize(torch.autograd.Function):
         dims = [0, *range(2, x.ndim)]
         variance, mean = torch.var_mean(_accumulated(x), dims, correction=0)
         ranks = collectives.all_gather(torch.stack((mean, variance)))
+        if layer.seen is not None:
+            layer.seen.append(ranks.detach().flatten(start_dim=1))
         mean = ranks[:, 0].mean(dim=0)
         # Chan et al. 1983: variances add up around the common mean without cancellation.
         variance = (ranks[:, 1] + (ranks[:, 0] - mean).square()).mean(dim=0)

@@ -19,7 +19,7 @@ from bt_plugin.loss.barlow_twins import BarlowTwinsLoss, LossTerms
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.memory_format import lay_out
 from bt_plugin.models.pool_before_relu import pool_before_relu
-from bt_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
+from bt_plugin.models.sync_batch_norm import SyncBatchNorm, finite_ranks, synchronize_batch_norm
 from bt_plugin.optim.from_recipe import build_optimizer, make_state, takes_found_inf
 from bt_plugin.training.nonfinite_steps import NonFiniteSteps
 from dali_pipelines.loaders import Batch
@@ -76,6 +76,10 @@ class TrainStep:
             if num_classes
             else None
         )
+        self._statistics: list[Tensor] = []
+        for module in self._plain.modules():
+            if isinstance(module, SyncBatchNorm):
+                module.seen = self._statistics
         self.restore_counts(steps=0, nonfinite_steps=0)
 
     def restore_counts(self, *, steps: int, nonfinite_steps: int) -> None:
@@ -116,7 +120,8 @@ class TrainStep:
         self._wrapped_optimizer.zero_grad()
         self.steps += 1
         names = [name for batch in micro_batches for name in batch.filenames]
-        self.nonfinite.settle(self.steps, found_inf, terms.finite, names)
+        self.nonfinite.settle(self.steps, found_inf, finite_ranks(self._statistics, terms.finite), names)
+        self._statistics.clear()
         self.check_divergence(behind=1)
         return terms
 

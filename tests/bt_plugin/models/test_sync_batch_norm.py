@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bt_plugin.models.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
+from bt_plugin.models.sync_batch_norm import SyncBatchNorm, finite_ranks, synchronize_batch_norm
 from tests.ranks import run_ranks
 
 SHAPES = {"features": (6, 5), "images": (6, 5, 4, 3), "channels_last": (6, 5, 4, 3)}
@@ -119,3 +119,15 @@ def test_unknown_layers_are_left_as_they_are(caplog: pytest.LogCaptureFixture) -
     model = synchronize_batch_norm(nn.Sequential(WithActivation(3), nn.BatchNorm2d(3)))
     assert [type(layer) for layer in model] == [WithActivation, SyncBatchNorm]
     assert "of the classes WithActivation" in caplog.text
+
+
+def test_the_first_layer_that_is_not_finite_tells_the_rank() -> None:
+    """A later layer has the NaN of all ranks. Without any, the embeddings tell."""
+    fine, embeddings = torch.ones(3, 4), torch.tensor([True, False, False])
+    spoilt = fine.clone()
+    spoilt[1, 2] = torch.nan
+    all_spoilt = torch.full((3, 4), torch.nan)
+    assert finite_ranks([], embeddings).tolist() == [True, False, False]
+    assert finite_ranks([fine, fine], embeddings).tolist() == [True, False, False]
+    assert finite_ranks([fine, spoilt, all_spoilt], embeddings).tolist() == [True, False, True]
+    assert finite_ranks([all_spoilt, spoilt], embeddings).tolist() == [False] * 3
