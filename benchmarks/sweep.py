@@ -29,6 +29,7 @@ from dali_pipelines import Backend, Tuning, TwoViewLoader
 CORES = len(os.sched_getaffinity(0))
 DEFAULT: dict[str, Any] = {"num_threads": CORES, "prefetch": 2, "batch_size_per_rank": 256}
 SETTINGS: dict[str, list[Any]] = {
+    "augment": ["fused"],
     "num_threads": sorted({max(1, CORES // 4), max(1, CORES // 2), 2 * CORES}),
     "prefetch": [1, 4],
     "batch_size_per_rank": [64, 128, 512],
@@ -37,6 +38,7 @@ SETTINGS: dict[str, list[Any]] = {
     "float16": [True],
 }
 TUNING = ("hw_decoder_load", "decode", "float16")
+GPU_ONLY = {"augment", "hw_decoder_load"}
 
 
 def main() -> None:
@@ -55,7 +57,7 @@ def main() -> None:
     default = DEFAULT | {"batch_size_per_rank": arguments.batch_size}
     changes = [{}, *({name: value} for name, values in SETTINGS.items() for value in values)]
     if arguments.device == "cpu":
-        changes = [change for change in changes if "hw_decoder_load" not in change]
+        changes = [change for change in changes if not change.keys() & GPU_ONLY]
     rows: list[dict[str, Any]] = [{"changed": change, "images_per_s": [], "failed": None} for change in changes]
     record, deadline = Record(f"sweep_{arguments.device}"), Deadline(arguments.minutes)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,6 +104,7 @@ def throughput(settings: dict[str, Any], arguments: argparse.Namespace) -> dict[
         num_threads=settings["num_threads"],
         prefetch=settings["prefetch"],
         tuning=tuning,
+        augment=settings.get("augment", "auto"),
     )
     loader = TwoViewLoader(arguments.data, settings["batch_size_per_rank"], preset_for(arguments.data), backend=backend)
     batches = chain.from_iterable(repeat(loader))
