@@ -1,4 +1,4 @@
-"""Evaluate a run at its end: its network, and the baselines that have learned nothing."""
+"""Evaluate a run at its end: its network, and the baselines to compare it with."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def evaluate_finally(
         - linear_top1: fractions of 1. None without ``online`` or labels.
         - rankme and effective_rank, as in the evaluations during the run. None without ``online``.
 
-        The networks are raw (pixels, only for accuracies), untrained, calibrated, initialized (only for accuracies, if
-        given) and pretrained. "calibrated" is the
-        untrained network with BatchNorm statistics re-estimated on training images. It is the baseline to beat: much
-        of the apparent gain of the first training steps comes from these statistics only.
+        The networks are raw (pixels), untrained, calibrated, initialized (if given) and pretrained. Raw and initialized
+        have accuracies only. "calibrated" is the untrained network with BatchNorm statistics re-estimated on training
+        images. It is the baseline to beat: much of the apparent gain of the first training steps comes from these
+        statistics only.
     """
     labelled = val is not None and train.has_labels and val.has_labels
     wants_knn, wants_linear = labelled and recipe.eval.knn, labelled and online is not None

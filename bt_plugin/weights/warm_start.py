@@ -64,7 +64,7 @@ def warm_start(model: BarlowTwins, choice: Model) -> WarmStart:
     if choice.init_sha256 not in (None, digest):
         raise RecipeError(
             f"model.init_sha256: {choice.init_sha256} is not the hash of the weights in {choice.init}, which is"
-            f" {digest}; restore the file, or remove the key"
+            f" {digest}; restore the file, or start a new run without the key"
         )
     return WarmStart(digest, said)
 
