@@ -141,7 +141,7 @@ _RANKS_SAY = (
     " show that a network has learned."
 )
 _BASELINES_SAY = {
-    "knn_top1": "Dashed lines: networks that have learned nothing. The curve should rise above all of them.",
+    "knn_top1": "Dashed lines: baselines without this training. The curve should rise above all of them.",
     "linear_top1": "Dashed lines: linear classifiers that are trained at the end of the run. The line of the pretrained"
     " network should be above the others.",
     "rankme": _RANKS_SAY,
