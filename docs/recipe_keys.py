@@ -1,7 +1,7 @@
 """Write docs/recipe_keys.md from the types of the recipes: python docs/recipe_keys.py.
 
-The introductions are here. The texts about sections and keys are the docstrings of bt_plugin/config/recipe.py,
-bt_plugin/config/evaluation_recipe.py and dali_pipelines/views/params.py.
+The introductions are here. The texts about sections and keys are the docstrings of the classes in bt_plugin/config
+and of dali_pipelines/views/params.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe
-from bt_plugin.config.recipe import Recipe, Section
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.section import Section
 from bt_plugin.runs.directory import _FREE_KEYS
 from dali_pipelines.views.params import PRESETS, ViewParams
 

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bt_plugin.config.recipe import Data, PathText, Positive, ProcessOptions, Rate, Section
+from bt_plugin.config.data import Data
+from bt_plugin.config.run import ProcessOptions
+from bt_plugin.config.section import PathText, Positive, Rate, Section
 from dali_pipelines.views.params import IMAGENET_MEAN, IMAGENET_STD, EvalParams, Preset, ViewParams
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
-from bt_plugin.config.recipe import Data, Recipe
+from bt_plugin.config.data import Data
+from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import RecipeError
 from bt_plugin.runtime import collectives
 from dali_pipelines.backend import Backend, resolve_backend

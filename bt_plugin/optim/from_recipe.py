@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bt_plugin.config.recipe import Optim
+from bt_plugin.config.optim import Optim
 from bt_plugin.optim.lars import LARS
 from bt_plugin.optim.parameter_groups import parameter_groups
 

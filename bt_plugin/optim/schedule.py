@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bt_plugin.config.recipe import Optim
+from bt_plugin.config.optim import Optim
 
 
 def lr_scale(step: int, total_steps: int, *, warmup_steps: int, final: float = 0.001) -> float:

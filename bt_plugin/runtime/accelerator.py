@@ -19,7 +19,7 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from bt_plugin.config.recipe import ProcessOptions, Run
+from bt_plugin.config.run import ProcessOptions, Run
 from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.terminal import stderr_unless_told

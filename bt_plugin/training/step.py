@@ -11,7 +11,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_plugin.config.recipe import Optim, Recipe, Run
+from bt_plugin.config.optim import Optim
+from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.run import Run
 from bt_plugin.errors import DivergenceError
 from bt_plugin.evaluate.online_probe import build_probe
 from bt_plugin.loss.accumulation import accumulated_backward

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bt_plugin.config.recipe import Model
+from bt_plugin.config.model import Model
 from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.models.backbones import build_backbone
 from bt_plugin.models.barlow_twins import BarlowTwins

@@ -64,7 +64,7 @@ def test_loaders_name_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rank_that_never_comes_is_told(tmp_path: object) -> None:
     """Only one of two ranks is started."""
     program = "from bt_plugin.runtime.accelerator import build_accelerator;"
-    program += "from bt_plugin.config.recipe import ProcessOptions;"
+    program += "from bt_plugin.config.run import ProcessOptions;"
     program += "build_accelerator(ProcessOptions(device='cpu', timeout_s=6))"
     import os
 

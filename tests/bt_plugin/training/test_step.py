@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bt_plugin.config.recipe import Optim
+from bt_plugin.config.optim import Optim
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
 from bt_plugin.evaluate.online_probe import probed_classes

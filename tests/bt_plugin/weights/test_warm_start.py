@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bt_plugin.config.recipe import Model, Recipe
+from bt_plugin.config.model import Model
+from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import RecipeError
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model

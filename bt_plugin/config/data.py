@@ -1,0 +1,44 @@
+"""The recipe's section `data`: the images, and how they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bt_plugin.config.section import PathText, Section
+from dali_pipelines.views.params import MOST_PIXELS
+
+
+class Data(Section):
+    """The images, and how they are read and augmented."""
+
+    train: PathText
+    """Training images: a folder, a list of files (.csv, .tsv or .txt), .tar shards (wildcards and braces are allowed),
+    or a .npz file with the arrays `images` and `labels`. A folder contains a subfolder for each class, or images
+    without classes."""
+    val: PathText | None = None
+    """Validation images with classes, in the same formats. `null`: no evaluation that needs labels."""
+    backend: Literal["auto", "dali", "native"] = "auto"
+    """The backend that computes the views. `native` uses torch and numba on the CPU, also for a run on a GPU, and does
+    not need DALI. `auto` is `dali` on a GPU and `native` on a CPU."""
+    augment: Literal["auto", "dali", "fused"] = "auto"
+    """What augments training views on a GPU after the images are cropped and resized. `fused` is four kernels of our
+    own, with each backend. `dali` is DALI's operators with backend `dali`, and the CPU's kernel with backend `native`.
+    `fused` has not yet run on a GPU, so `auto` is `dali` for now. Evaluations do not use this key."""
+    on_device: bool | Literal["auto"] = "auto"
+    """Whether all training images are kept on the GPU, and cropped, resized and augmented there. Only for images that
+    are one array of pixels, such as a .npy file, of at most half of the GPU's memory. `auto` is `false` for now,
+    because this has not yet run on a GPU."""
+    num_threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Threads per rank that compute the views. `null`: this rank's share of the CPU cores."""
+    prefetch: Annotated[int, Field(ge=1, le=256)] = 2
+    """Batches that are computed ahead of the training step. Each needs memory."""
+    hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
+    """Share of the training JPEGs that the GPU's JPEG hardware decodes. It has no effect on a GPU without it."""
+    max_bad_files: Annotated[int, Field(ge=0)] = 100
+    """Unreadable training files that are allowed per rank. Each is logged once and replaced by another image. One more
+    stops the run."""
+    max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = MOST_PIXELS
+    """Largest height times width of a stored image, in pixels. A larger image is not decoded and counts as unreadable.
+    """
