@@ -44,7 +44,7 @@ def _subset(place: Place, content: bytes, expected: Sequence[str] | None) -> Non
     (place.folder / "subset.txt").write_bytes(content)
 
     def read() -> list[str]:
-        from bt_plugin.evaluate.subsets import listed
+        from bt_plugin.evaluation.subsets import listed
         from dali_pipelines.sources import open_source
 
         return list(listed(open_source(folder), "subset.txt").names)

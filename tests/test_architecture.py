@@ -17,7 +17,7 @@ PACKAGES = ("bt_plugin", "dali_pipelines")
 ROWS = [
     "bt_plugin bt_plugin.__main__ bt_plugin.cli bt_plugin.tools",
     "bt_plugin.training bt_plugin.report",
-    "bt_plugin.evaluate bt_plugin.formats bt_plugin.integrations",
+    "bt_plugin.evaluation bt_plugin.formats bt_plugin.integrations",
     "bt_plugin.checkpoints bt_plugin.monitoring bt_plugin.weights",
     "bt_plugin.data bt_plugin.loss bt_plugin.runs",
     "bt_plugin.models bt_plugin.optim bt_plugin.runtime",

@@ -26,9 +26,9 @@ def run(arguments: argparse.Namespace) -> None:
     from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.config.recipe_file import load_as
     from bt_plugin.data.from_recipe import open_named
-    from bt_plugin.evaluate.embed import check_embeddings_output, write_embeddings
-    from bt_plugin.evaluate.features import extract_features
-    from bt_plugin.evaluate.run import Evaluation
+    from bt_plugin.evaluation.embed import check_embeddings_output, write_embeddings
+    from bt_plugin.evaluation.features import extract_features
+    from bt_plugin.evaluation.run import Evaluation
     from bt_plugin.runtime import collectives
     from bt_plugin.runtime.accelerator import build_accelerator
 

@@ -11,7 +11,7 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.models.backbone_names import LIBRARIES, check_backbone_name
 
 if TYPE_CHECKING:
-    from bt_plugin.evaluate.evaluated_model import EvaluatedModel
+    from bt_plugin.evaluation.evaluated_model import EvaluatedModel
 
 _HELP = {
     "knn": "measure the accuracy of a kNN classifier on frozen features",
@@ -59,7 +59,7 @@ def model_of(arguments: argparse.Namespace) -> EvaluatedModel:
             # A wrong name is reported before torch is imported, which takes seconds.
             check_backbone_name(name, key)
 
-    from bt_plugin.evaluate.evaluated_model import open_model
+    from bt_plugin.evaluation.evaluated_model import open_model
 
     return open_model(
         arguments.subject,
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.config.recipe_file import load_as
-    from bt_plugin.evaluate.run import evaluate
+    from bt_plugin.evaluation.run import evaluate
     from bt_plugin.runtime import collectives
 
     logging.getLogger("bt_plugin").setLevel(logging.INFO if collectives.is_main() else logging.WARNING)

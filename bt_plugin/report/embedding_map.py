@@ -14,8 +14,8 @@ from PIL import Image
 from bt_plugin.checkpoints.folder import checkpoints
 from bt_plugin.data.from_recipe import build_eval_loader, open_named
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.evaluated_model import open_model
-from bt_plugin.evaluate.subsets import at_most
+from bt_plugin.evaluation.evaluated_model import open_model
+from bt_plugin.evaluation.subsets import at_most
 from bt_plugin.monitoring.view_pixels import pixels_of
 from bt_plugin.report.record import RunRecord
 from bt_plugin.weights.model_file import has_export

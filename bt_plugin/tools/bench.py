@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import backend_of, build_loader, open_sources
-from bt_plugin.evaluate.online_probe import probed_classes
+from bt_plugin.evaluation.online_probe import probed_classes
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.runs.provenance import hardware, versions

@@ -16,8 +16,8 @@ from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.checkpoints.writer import CheckpointWriter
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import CheckpointError, PreemptedError, RecipeError
-from bt_plugin.evaluate.online import OnlineEvaluation
-from bt_plugin.evaluate.online_probe import probed_classes
+from bt_plugin.evaluation.online import OnlineEvaluation
+from bt_plugin.evaluation.online_probe import probed_classes
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.monitoring.meters import Best
 from bt_plugin.monitoring.run_logger import RunLogger

@@ -17,7 +17,7 @@ from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
 from bt_plugin.errors import LostRankError, RecipeError
-from bt_plugin.evaluate.final_evaluation import evaluate_finally
+from bt_plugin.evaluation.final_evaluation import evaluate_finally
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model

@@ -15,7 +15,7 @@ from bt_plugin.config.optim import Optim
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.run import Run
 from bt_plugin.errors import DivergenceError
-from bt_plugin.evaluate.online_probe import build_probe
+from bt_plugin.evaluation.online_probe import build_probe
 from bt_plugin.loss.accumulation import accumulated_backward
 from bt_plugin.loss.barlow_twins import BarlowTwinsLoss, LossTerms
 from bt_plugin.models.barlow_twins import BarlowTwins

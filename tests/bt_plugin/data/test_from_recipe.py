@@ -14,7 +14,7 @@ from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources, with_classes_of
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate import run
+from bt_plugin.evaluation import run
 from dali_pipelines import open_source
 from tests.conftest import write_image
 

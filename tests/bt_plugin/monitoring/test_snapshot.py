@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from bt_plugin.evaluate.correlation import cross_correlation
-from bt_plugin.evaluate.online import snapshot_of
+from bt_plugin.evaluation.correlation import cross_correlation
+from bt_plugin.evaluation.online import snapshot_of
 from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, CorrelationSnapshot, SnapshotStore, read_snapshots
 from bt_plugin.monitoring.view_pixels import pixels_of, rows_of
 from dali_pipelines.views.params import PRESETS, ViewParams

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bt_plugin import LARS, BarlowTwins, BarlowTwinsLoss, build_projector, parameter_groups
-from bt_plugin.evaluate.online_probe import OnlineProbe
+from bt_plugin.evaluation.online_probe import OnlineProbe
 from bt_plugin.models.memory_format import lay_out
 from bt_plugin.models.pool_before_relu import pool_before_relu
 from bt_plugin.runtime.async_copy import AsyncCopy

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bt_plugin.config.optim import Optim
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
-from bt_plugin.evaluate.online_probe import probed_classes
+from bt_plugin.evaluation.online_probe import probed_classes
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.optim import lars
 from bt_plugin.optim.from_recipe import make_state

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from bt_plugin.evaluate.accuracy import Accuracy
-from bt_plugin.evaluate.features import Features
+from bt_plugin.evaluation.accuracy import Accuracy
+from bt_plugin.evaluation.features import Features
 
 # Queries at a time. This limits memory: knn_predict creates a tensor of (queries * k, classes) votes.
 _CHUNK = 256

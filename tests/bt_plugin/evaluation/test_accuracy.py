@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from bt_plugin.evaluate.accuracy import Accuracy, wilson
+from bt_plugin.evaluation.accuracy import Accuracy, wilson
 from tests.ranks import run_ranks
 
 

@@ -13,7 +13,7 @@ from bt_plugin.checkpoints.folder import check_undamaged, checkpoints
 from bt_plugin.checkpoints.reader import read_state
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.features import RAW_PX, RawPixels
+from bt_plugin.evaluation.features import RAW_PX, RawPixels
 from bt_plugin.models.backbones import build_backbone
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.runs.directory import RECIPE

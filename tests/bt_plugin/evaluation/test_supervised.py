@@ -15,8 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Finetune, Linear, Supervised
 from bt_plugin.errors import DivergenceError
-from bt_plugin.evaluate.accuracy import Accuracy
-from bt_plugin.evaluate.supervised import Classifier, train_classifier
+from bt_plugin.evaluation.accuracy import Accuracy
+from bt_plugin.evaluation.supervised import Classifier, train_classifier
 from bt_plugin.models.backbones import build_backbone
 from dali_pipelines import Backend, Batch, EvalLoader, TwoViewLoader
 

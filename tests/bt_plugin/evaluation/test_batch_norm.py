@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.run import _check_batch_norm
+from bt_plugin.evaluation.run import _check_batch_norm
 
 BATCH_NORM = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
 GROUP_NORM = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8))

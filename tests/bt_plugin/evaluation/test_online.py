@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bt_plugin.config.recipe_file import load_recipe
-from bt_plugin.evaluate.online import OnlineEvaluation
-from bt_plugin.evaluate.online_probe import OnlineProbe
+from bt_plugin.evaluation.online import OnlineEvaluation
+from bt_plugin.evaluation.online_probe import OnlineProbe
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.runtime import collectives
 from bt_plugin.training.pretrain import pretrain

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bt_plugin.errors import RecipeError, UserError
-from bt_plugin.evaluate.subsets import class_balanced, listed
+from bt_plugin.evaluation.subsets import class_balanced, listed
 from dali_pipelines import ImageSource, file_list, image_folder
 from tests.conftest import write_image
 

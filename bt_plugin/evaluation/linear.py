@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bt_plugin.config.evaluation_recipe import Linear
-from bt_plugin.evaluate.accuracy import Accuracy
-from bt_plugin.evaluate.features import Features
+from bt_plugin.evaluation.accuracy import Accuracy
+from bt_plugin.evaluation.features import Features
 
 # Fraction of the training images that chooses the learning rate.
 _HELD_OUT = 0.1

@@ -11,11 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bt_plugin.config.evaluation_recipe import Linear
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import build_eval_loader
-from bt_plugin.evaluate.features import Features, RawPixels, extract_features
-from bt_plugin.evaluate.knn import knn_accuracy
-from bt_plugin.evaluate.linear import linear_on_features
-from bt_plugin.evaluate.online import OnlineEvaluation
-from bt_plugin.evaluate.subsets import at_most
+from bt_plugin.evaluation.features import Features, RawPixels, extract_features
+from bt_plugin.evaluation.knn import knn_accuracy
+from bt_plugin.evaluation.linear import linear_on_features
+from bt_plugin.evaluation.online import OnlineEvaluation
+from bt_plugin.evaluation.subsets import at_most
 from bt_plugin.models.barlow_twins import BarlowTwins
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.sources import ImageSource

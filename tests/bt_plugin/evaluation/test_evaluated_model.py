@@ -13,7 +13,7 @@ from torchvision import models
 
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.evaluated_model import open_model
+from bt_plugin.evaluation.evaluated_model import open_model
 from bt_plugin.training.pretrain import pretrain
 
 

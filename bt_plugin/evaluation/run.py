@@ -19,12 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Supervised
 from bt_plugin.data.from_recipe import backend_of, open_named, with_classes_of
 from bt_plugin.errors import RecipeError, file_error
-from bt_plugin.evaluate.evaluated_model import EvaluatedModel
-from bt_plugin.evaluate.features import Features, extract_features
-from bt_plugin.evaluate.knn import knn_accuracy
-from bt_plugin.evaluate.linear import linear_on_features
-from bt_plugin.evaluate.subsets import class_balanced, listed
-from bt_plugin.evaluate.supervised import Classifier, train_classifier
+from bt_plugin.evaluation.evaluated_model import EvaluatedModel
+from bt_plugin.evaluation.features import Features, extract_features
+from bt_plugin.evaluation.knn import knn_accuracy
+from bt_plugin.evaluation.linear import linear_on_features
+from bt_plugin.evaluation.subsets import class_balanced, listed
+from bt_plugin.evaluation.supervised import Classifier, train_classifier
 from bt_plugin.runs.atomic_file import check_output, write_atomically
 from bt_plugin.runs.provenance import versions
 from bt_plugin.runtime import collectives

@@ -12,13 +12,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import backend_of, build_eval_loader
-from bt_plugin.evaluate.accuracy import Accuracy
-from bt_plugin.evaluate.correlation import correlation_report, cross_correlation
-from bt_plugin.evaluate.features import extract_features
-from bt_plugin.evaluate.knn import knn_accuracy
-from bt_plugin.evaluate.online_probe import OnlineProbe
-from bt_plugin.evaluate.spectrum import effective_rank, rankme, singular_values
-from bt_plugin.evaluate.subsets import at_most
+from bt_plugin.evaluation.accuracy import Accuracy
+from bt_plugin.evaluation.correlation import correlation_report, cross_correlation
+from bt_plugin.evaluation.features import extract_features
+from bt_plugin.evaluation.knn import knn_accuracy
+from bt_plugin.evaluation.online_probe import OnlineProbe
+from bt_plugin.evaluation.spectrum import effective_rank, rankme, singular_values
+from bt_plugin.evaluation.subsets import at_most
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Array, CorrelationSnapshot

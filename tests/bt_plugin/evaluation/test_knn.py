@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.evaluate.features import Features, RawPixels, extract_features
-from bt_plugin.evaluate.final_evaluation import FINAL_METRICS, calibrate_batch_norm, evaluate_finally
-from bt_plugin.evaluate.knn import knn_accuracy
-from bt_plugin.evaluate.online import OnlineEvaluation
+from bt_plugin.evaluation.features import Features, RawPixels, extract_features
+from bt_plugin.evaluation.final_evaluation import FINAL_METRICS, calibrate_batch_norm, evaluate_finally
+from bt_plugin.evaluation.knn import knn_accuracy
+from bt_plugin.evaluation.online import OnlineEvaluation
 from bt_plugin.models.from_recipe import build_model
 from dali_pipelines import Backend, EvalLoader, EvalParams, image_folder
 from tests.devices import on_each_device

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_plugin.errors import RecipeError
-from bt_plugin.evaluate.features import Features
+from bt_plugin.evaluation.features import Features
 from bt_plugin.runs.atomic_file import check_output, write_atomically
 
 SUFFIXES = (".npz", ".parquet")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bt_plugin import BarlowTwinsLoss
-from bt_plugin.evaluate.correlation import correlation_report, cross_correlation
-from bt_plugin.evaluate.spectrum import effective_rank, rankme, singular_values
+from bt_plugin.evaluation.correlation import correlation_report, cross_correlation
+from bt_plugin.evaluation.spectrum import effective_rank, rankme, singular_values
 from tests.tolerance import rounding
 
 

@@ -19,7 +19,7 @@ from bt_plugin.checkpoints.state import TrainingState
 from bt_plugin.checkpoints.writer import CheckpointWriter
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Finetune, Supervised
 from bt_plugin.errors import DivergenceError, RecipeError
-from bt_plugin.evaluate.accuracy import Accuracy
+from bt_plugin.evaluation.accuracy import Accuracy
 from bt_plugin.runtime import collectives
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
