@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         open_source,
         tar_shards,
     )
+    from dali_pipelines.sources.datasets import dataset_source
     from dali_pipelines.views.params import PRESETS, EvalParams, Preset, Tuning, ViewParams
 
 _MODULES = {
@@ -36,6 +37,7 @@ _MODULES = {
     "TwoViewLoader": "dali_pipelines.loaders",
     "ViewParams": "dali_pipelines.views.params",
     "array_source": "dali_pipelines.sources",
+    "dataset_source": "dali_pipelines.sources.datasets",
     "file_list": "dali_pipelines.sources",
     "flat_folder": "dali_pipelines.sources",
     "image_folder": "dali_pipelines.sources",
@@ -57,6 +59,7 @@ __all__ = [
     "TwoViewLoader",
     "ViewParams",
     "array_source",
+    "dataset_source",
     "file_list",
     "flat_folder",
     "image_folder",

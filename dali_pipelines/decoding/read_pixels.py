@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from dali_pipelines.decoding.pil_modes import to_rgb
 from dali_pipelines.errors import BadImageError
 from dali_pipelines.sources import ImageSource
+from dali_pipelines.sources.pil_modes import to_rgb
 
 # PIL's names of the formats that DALI decodes too. PIL also reads GIF and AVIF, which DALI does not. MPO is JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "JPEG2000", "PPM")

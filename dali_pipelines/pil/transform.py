@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from dali_pipelines.decoding.pil_modes import to_rgb
+from dali_pipelines.sources.pil_modes import to_rgb
 from dali_pipelines.views.channels import check_channels
 from dali_pipelines.views.crop_windows import crop_window
 from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws, draw_views
@@ -53,7 +53,7 @@ class BarlowTwinsTransform:
             image: Image in any of PIL's modes.
 
         Raises:
-            ValueError: If the image has values of an unknown range (see dali_pipelines.decoding.pil_modes).
+            ValueError: If the image has values of an unknown range (see dali_pipelines.sources.pil_modes).
         """
         key = int(torch.randint(2**62, ()))
         is_plain = image.mode == "RGB" and image.format in _OF_EIGHT_BITS

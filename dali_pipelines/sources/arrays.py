@@ -74,19 +74,35 @@ def array_source(
             f"images: shape {np.shape(images)} of {pixels.dtype} is not allowed; it must be (N, H, W, C) of uint8"
         )
     _check_channels_last(pixels.shape)
+    return ArraySource(pixels, *checked_labels(labels, len(pixels), classes))
+
+
+def checked_labels(
+    labels: ArrayLike | None, n_images: int, classes: Sequence[str] | None
+) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Return labels as class numbers, (n_images,) int64, and the classes. Without labels: None and none.
+
+    Args:
+        labels: Labels, (n_images,) whole numbers, or None.
+        n_images: Number of images.
+        classes: Names of the classes, which the labels are indices into. None: the labels that occur, sorted.
+
+    Raises:
+        ValueError: If the labels have another shape or type, or one is not an index of a class.
+    """
     if labels is None:
-        return ArraySource(pixels, None, ())
+        return None, ()
     numbers = np.asarray(labels)
-    if numbers.shape != (len(pixels),) or not np.issubdtype(numbers.dtype, np.integer):
+    if numbers.shape != (n_images,) or not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(
-            f"labels: shape {numbers.shape} of {numbers.dtype} is not allowed; it must be ({len(pixels)},) of integers"
+            f"labels: shape {numbers.shape} of {numbers.dtype} is not allowed; it must be ({n_images},) of integers"
         )
     if classes is None:
         present, numbers = np.unique(numbers, return_inverse=True)
         classes = [str(label) for label in present]
     elif not 0 <= numbers.min() <= numbers.max() < len(classes):
         raise ValueError(f"labels: {numbers.min()} to {numbers.max()} must be indices of the {len(classes)} classes")
-    return ArraySource(pixels, numbers.astype(np.int64), tuple(classes))
+    return numbers.astype(np.int64), tuple(classes)
 
 
 def _check_channels_last(shape: tuple[int, ...]) -> None:

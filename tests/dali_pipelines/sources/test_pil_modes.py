@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dali_pipelines import Backend, BadImageError, EvalLoader, EvalParams, Preset, ViewParams
-from dali_pipelines.decoding.pil_modes import to_rgb
 from dali_pipelines.decoding.read_pixels import for_dali, why_unreadable
 from dali_pipelines.pil.transform import BarlowTwinsTransform
 from dali_pipelines.sources import open_source
+from dali_pipelines.sources.pil_modes import to_rgb
 from tests.devices import on_each_device
 
 WIDE = np.linspace(0, 1, 64 * 64).reshape(64, 64)
