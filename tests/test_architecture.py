@@ -36,7 +36,7 @@ COLLECTIVES = {
     "bt_plugin.checkpoints.reader",  # torch.distributed.checkpoint
     "bt_plugin.checkpoints.state",
     "bt_plugin.checkpoints.writer",
-    "bt_plugin.optim.lars",  # torch.distributed.tensor, for norms of shards
+    "bt_plugin.optim.tensors",  # torch.distributed.tensor, for norms of shards
     "dali_pipelines.ranks",  # rank and world size
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from bt_plugin.optim.tensors import like, local, norms
 
 # Numbers of a weight that the cores process at a time. In both passes a core then gets the same numbers, which are in
 # its cache. With a second pass over whole weights a step takes 27 instead of 16 ms (two cores, ResNet-18, 3 x 2048).
@@ -74,7 +75,7 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [(p, _like(p, p.grad), self._momentum(p)) for p in group["params"] if p.grad is not None]
+            moved = [(p, like(p, p.grad), self._momentum(p)) for p in group["params"] if p.grad is not None]
             if moved:
                 lists: Any = [list(tensors) for tensors in zip(*moved)]
                 for (params, gradients, momenta), _ in self._group_tensors_by_device_and_dtype(lists).values():
@@ -95,8 +96,8 @@ class LARS(torch.optim.Optimizer):
             gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
         if group["adapt"]:
             ratios = _trust_ratios(params, gradients, group["eta"])
-            torch._foreach_mul_(_local(gradients), ratios.unbind())
-        self._fused_sgd(group, _local(params), _local(gradients), _local(momenta))
+            torch._foreach_mul_(local(gradients), ratios.unbind())
+        self._fused_sgd(group, local(params), local(gradients), local(momenta))
 
     def _fused_sgd(
         self,
@@ -130,14 +131,9 @@ class LARS(torch.optim.Optimizer):
     def _momentum(self, p: Tensor) -> Tensor:
         state = self.state[p]
         # A loaded state may come from weights with another memory layout.
-        momentum = _like(p, state["momentum"]) if "momentum" in state else torch.zeros_like(p)
+        momentum = like(p, state["momentum"]) if "momentum" in state else torch.zeros_like(p)
         state["momentum"] = momentum
         return momentum
-
-
-def _like(p: Tensor, tensor: Tensor) -> Tensor:
-    """Return the tensor in the memory layout of p. torch's fused kernels pair numbers by address, without a check."""
-    return tensor if tensor.stride() == p.stride() else torch.empty_like(p).copy_(tensor)
 
 
 def _is_plain_on_cpu(p: Tensor) -> bool:
@@ -172,16 +168,6 @@ def _trust_ratio(weights: list[Tensor], gradients: list[Tensor], weight_decay: f
 
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], eta: float) -> Tensor:
     """Return the trust ratios on the device, (len(params),). Those of sharded tensors are of the whole tensors."""
-    p_norms, update_norms = _norms(params), _norms(updates)
+    p_norms, update_norms = norms(params), norms(updates)
     # A weight that is still zero, or has no gradient, is updated with a ratio of 1.
     return torch.where((p_norms > 0) & (update_norms > 0), eta * p_norms / update_norms, 1.0)
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    norms = torch.stack(torch._foreach_norm(tensors))
-    return norms.full_tensor() if isinstance(norms, DTensor) else norms
-
-
-def _local(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return this rank's shards of the tensors that are sharded, and the other tensors as they are."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
