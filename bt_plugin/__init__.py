@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 from bt_plugin.version import __version__
 
 if TYPE_CHECKING:
+    from bt_plugin.api import check, embed, evaluate, export, import_weights, list_recipes, load_backbone, pretrain
+    from bt_plugin.config.recipe import Recipe
+    from bt_plugin.config.recipe_file import load_recipe
     from bt_plugin.integrations.lightly_train import register
     from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
     from bt_plugin.models.backbones import build_backbone
     from bt_plugin.models.barlow_twins import BarlowTwins, build_projector
+    from bt_plugin.monitoring.callback import Callback
     from bt_plugin.optim.lars import LARS
     from bt_plugin.optim.parameter_groups import parameter_groups
     from bt_plugin.optim.schedule import lr_scale
+    from bt_plugin.runs.summary import Summary
     from dali_pipelines.pil.transform import BarlowTwinsTransform
 
 _MODULES = {
@@ -24,10 +29,22 @@ _MODULES = {
     "BarlowTwins": "bt_plugin.models.barlow_twins",
     "BarlowTwinsLoss": "bt_plugin.loss.barlow_twins",
     "BarlowTwinsTransform": "dali_pipelines.pil.transform",
+    "Callback": "bt_plugin.monitoring.callback",
+    "Recipe": "bt_plugin.config.recipe",
+    "Summary": "bt_plugin.runs.summary",
     "build_backbone": "bt_plugin.models.backbones",
     "build_projector": "bt_plugin.models.barlow_twins",
+    "check": "bt_plugin.api",
+    "embed": "bt_plugin.api",
+    "evaluate": "bt_plugin.api",
+    "export": "bt_plugin.api",
+    "import_weights": "bt_plugin.api",
+    "list_recipes": "bt_plugin.api",
+    "load_backbone": "bt_plugin.api",
+    "load_recipe": "bt_plugin.config.recipe_file",
     "lr_scale": "bt_plugin.optim.schedule",
     "parameter_groups": "bt_plugin.optim.parameter_groups",
+    "pretrain": "bt_plugin.api",
     "register": "bt_plugin.integrations.lightly_train",
 }
 
@@ -36,11 +53,23 @@ __all__ = [
     "BarlowTwins",
     "BarlowTwinsLoss",
     "BarlowTwinsTransform",
+    "Callback",
+    "Recipe",
+    "Summary",
     "__version__",
     "build_backbone",
     "build_projector",
+    "check",
+    "embed",
+    "evaluate",
+    "export",
+    "import_weights",
+    "list_recipes",
+    "load_backbone",
+    "load_recipe",
     "lr_scale",
     "parameter_groups",
+    "pretrain",
     "register",
 ]
 

@@ -30,6 +30,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be written or restored. Every rank raises it."""
 
 
+class CallbackError(UserError):
+    """A callback of the user that raised an error, which is the cause of this one."""
+
+
 class WeightsError(UserError):
     """Weights that cannot be read, or cannot be written in the format of another library."""
 

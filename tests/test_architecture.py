@@ -15,7 +15,7 @@ PACKAGES = ("bt_plugin", "dali_pipelines")
 # From the top down. A room may import rooms of its own row and of the rows below it. docs/design.md draws it.
 # A room is a folder, or a file next to the folders.
 ROWS = [
-    "bt_plugin bt_plugin.__main__ bt_plugin.cli bt_plugin.tools",
+    "bt_plugin bt_plugin.__main__ bt_plugin.api bt_plugin.cli bt_plugin.tools",
     "bt_plugin.training bt_plugin.report",
     "bt_plugin.evaluation bt_plugin.formats bt_plugin.integrations",
     "bt_plugin.checkpoints bt_plugin.monitoring bt_plugin.weights",

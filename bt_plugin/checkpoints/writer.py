@@ -36,11 +36,20 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
         self._step = 0
+        self._is_told = True
 
     @property
     def has_failed(self) -> bool:
         """Whether this rank already knows that the current checkpoint failed."""
         return self._under_way is not None and self._under_way.done() and self._under_way.exception() is not None
+
+    def take_written(self) -> int | None:
+        """Return the step of the newest checkpoint if this rank has written it since the last call, else None."""
+        is_written = self._under_way is None or (self._under_way.done() and not self.has_failed)
+        if self._is_told or not is_written:
+            return None
+        self._is_told = True
+        return self._step
 
     def write(self, metadata: CheckpointMetadata) -> None:
         """Begin to write a checkpoint of the current state.
@@ -54,7 +63,7 @@ class CheckpointWriter:
         self.settle()
         new = NewCheckpoint(self._run_dir, metadata.step)
         self._check(metadata.step, [collectives.from_main(lambda: _failure_of(new.begin))])
-        self._step = metadata.step
+        self._step, self._is_told = metadata.step, False
         self._under_way = self._thread.submit(self._write, new, self._state.copied(), metadata)
 
     def settle(self) -> None:

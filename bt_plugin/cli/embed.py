@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from bt_plugin.cli.evaluation import add_model_arguments, model_of
+from bt_plugin import api
+from bt_plugin.cli.evaluation import add_model_arguments, model_options
+from bt_plugin.cli.pretrain import log_on_main
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,29 +24,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed the images, and print where the features are stored."""
-    from bt_plugin.config.evaluation_recipe import EvaluationRecipe
-    from bt_plugin.config.recipe_file import load_as
-    from bt_plugin.data.from_recipe import open_named
-    from bt_plugin.evaluation.embed import check_embeddings_output, write_embeddings
-    from bt_plugin.evaluation.features import extract_features
-    from bt_plugin.evaluation.run import Evaluation
-    from bt_plugin.runtime import collectives
-    from bt_plugin.runtime.accelerator import build_accelerator
-
-    output = Path(arguments.output)
-    check_embeddings_output(output)
-    model = model_of(arguments)
-    beneath = {**model.defaults, "data": {**model.defaults.get("data", {}), "train": arguments.data}}
-    beneath["data"].setdefault("val", arguments.data)
-    recipe = load_as(EvaluationRecipe, None, overrides=arguments.overrides, beneath=beneath)
-    source = open_named("data", recipe.data.train)
-    accelerator = build_accelerator(recipe.run)
-    evaluation = Evaluation(model, recipe, accelerator, source, source)
-    features = extract_features(evaluation.embedder(), evaluation.shown(source), accelerator.device)
-    collectives.from_main(
-        lambda: write_embeddings(output, features=features, names=list(source.names), classes=source.classes)
+    is_main = log_on_main()
+    embeddings = api.embed(
+        arguments.subject, arguments.data, arguments.output, arguments.overrides, **model_options(arguments)
     )
-    if collectives.is_main():
-        rows, columns = features.values.shape
-        print(f"{rows} images, {columns} features each: {output}")
-    accelerator.end_training()
+    if is_main:
+        rows, columns = embeddings.features.shape
+        print(f"{rows} images, {columns} features each: {arguments.output}")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bt_plugin import api
+from bt_plugin.cli.pretrain import log_on_main
 from bt_plugin.errors import RecipeError
-from bt_plugin.models.backbone_names import LIBRARIES, check_backbone_name
-
-if TYPE_CHECKING:
-    from bt_plugin.evaluation.evaluated_model import EvaluatedModel
 
 _HELP = {
     "knn": "measure the accuracy of a kNN classifier on frozen features",
@@ -49,25 +45,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
 
 
-def model_of(arguments: argparse.Namespace) -> EvaluatedModel:
-    """Build the model to evaluate."""
-    if not 0 <= arguments.seed < 2**32:
-        raise RecipeError(f"--seed: {arguments.seed} is not allowed; it must be 0 to {2**32 - 1}")
-    is_name = arguments.subject.split("/")[0] in LIBRARIES and not Path(arguments.subject).exists()
-    for name, key in ((arguments.backbone, "--backbone"), (arguments.subject if is_name else None, "subject")):
-        if name is not None:
-            # A wrong name is reported before torch is imported, which takes seconds.
-            check_backbone_name(name, key)
-
-    from bt_plugin.evaluation.evaluated_model import open_model
-
-    return open_model(
-        arguments.subject,
-        backbone=arguments.backbone,
-        pretrained=arguments.pretrained,
-        seed=arguments.seed,
-        prefix=arguments.prefix,
-    )
+def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of add_model_arguments as keyword arguments of api.evaluate and api.embed."""
+    return {name: getattr(arguments, name) for name in ("backbone", "prefix", "pretrained", "seed")}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -75,20 +55,15 @@ def run(arguments: argparse.Namespace) -> None:
     recipes = [text for text in arguments.overrides if "=" not in text]
     if len(recipes) > 1:
         raise RecipeError(f"{' '.join(recipes)}: only one recipe is allowed. Write changes as section.key=value")
-
-    from bt_plugin.config.evaluation_recipe import EvaluationRecipe
-    from bt_plugin.config.recipe_file import load_as
-    from bt_plugin.evaluation.run import evaluate
-    from bt_plugin.runtime import collectives
-
-    logging.getLogger("bt_plugin").setLevel(logging.INFO if collectives.is_main() else logging.WARNING)
-    model = model_of(arguments)
-    overrides = [text for text in arguments.overrides if "=" in text]
-    recipe = load_as(
-        EvaluationRecipe, Path(recipes[0]) if recipes else None, overrides=overrides, beneath=model.defaults
+    is_main = log_on_main()
+    result = api.evaluate(
+        arguments.subject,
+        arguments.command,
+        recipes[0] if recipes else None,
+        [text for text in arguments.overrides if "=" in text],
+        **model_options(arguments),
     )
-    result = evaluate(arguments.command, model, recipe)
-    if collectives.is_main():
+    if is_main:
         _print(result)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from bt_plugin import api
 from bt_plugin.formats import FORMATS
 
 
@@ -23,8 +24,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write it, and print how the other program loads it."""
-    from bt_plugin.formats import convert
-
-    path, usage = convert(arguments.source, arguments.to, arguments.output)
+    path, usage = api.export(arguments.source, arguments.to, arguments.output)
     print(f"{path} is written. To load it:\n")
     print("\n".join(f"    {line}" for line in usage.splitlines()))

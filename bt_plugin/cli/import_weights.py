@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from bt_plugin.errors import WeightsError
-from bt_plugin.models.backbone_names import check_backbone_name
-from bt_plugin.runs.new_path import check_new
-from bt_plugin.weights.model_file import export_folder
+from bt_plugin import api
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,21 +20,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write OUTPUT/backbone.safetensors, projector.safetensors and model.json, and print what was left out."""
-    source = Path(arguments.file)
-    folder = Path(arguments.output or Path("imported", source.stem))
-    if arguments.backbone is not None:
-        check_backbone_name(arguments.backbone, "--backbone")
-    check_new(folder, "-o")
-
-    from bt_plugin.weights.export_folder import write_imported_export
-    from bt_plugin.weights.read_weights import OWN, read_weights
-
-    weights = read_weights(source, arguments.backbone, prefix=arguments.prefix)
-    if weights.kind == OWN:
-        export = export_folder(source)
-        raise WeightsError(f"{source} needs no import, because {export} already has this layout. Use that path instead")
-    write_imported_export(weights, folder, source)
+    folder, weights = api.import_weights(
+        arguments.file, arguments.output, backbone=arguments.backbone, prefix=arguments.prefix
+    )
     model = f"{weights.backbone_name}, stem {weights.stem}, in_chans {weights.in_chans}"
-    print(f"{source}: {weights.kind}, {model}, {'projector' if weights.projector else 'no projector'}")
+    print(f"{arguments.file}: {weights.kind}, {model}, {'projector' if weights.projector else 'no projector'}")
     print(f"  left out  {'; '.join(weights.dropped) or 'nothing'}")
     print(f"  written   {folder}/backbone.safetensors, model.json{', projector.safetensors' * bool(weights.projector)}")

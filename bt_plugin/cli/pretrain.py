@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bt_plugin.config.recipe_file import load_recipe
-from bt_plugin.models.backbone_names import check_backbone_name
+from bt_plugin import api
+
+if TYPE_CHECKING:
+    from bt_plugin.runs.summary import Summary
 
 _KNN_LABELS = {
     "raw": "raw pixels",
@@ -35,32 +38,32 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print where the results are stored."""
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    # Before torch is imported, which takes seconds.
-    check_backbone_name(recipe.model.backbone)
-
-    from bt_plugin.runtime import collectives
-    from bt_plugin.training.pretrain import pretrain
-
-    logging.getLogger("bt_plugin").setLevel(logging.INFO if collectives.is_main() else logging.WARNING)
+    is_main = log_on_main()
     try:
-        summary = pretrain(recipe)
+        summary = api.pretrain(arguments.recipe, arguments.overrides)
     except KeyboardInterrupt:
-        if collectives.is_main():
+        if is_main:
             print("\ninterrupted. Run the same command again to resume from the last checkpoint", file=sys.stderr)
         raise
-    if collectives.is_main():
+    if is_main:
         _print_summary(summary)
 
 
-def _print_summary(summary: dict[str, Any]) -> None:
-    run_dir = summary["run"]
-    print(f"\n{summary['step']} steps done; results in {run_dir}")
+def log_on_main() -> bool:
+    """Let rank 0 alone log what is no warning. Return whether this is rank 0."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.getLogger("bt_plugin").setLevel(logging.INFO if is_main else logging.WARNING)
+    return is_main
+
+
+def _print_summary(summary: Summary) -> None:
+    run_dir = summary.run
+    print(f"\n{summary.step} steps done; results in {run_dir}")
     print(f"  backbone   {run_dir}/export/backbone.safetensors")
     print(f"  metrics    {run_dir}/metrics.jsonl, {run_dir}/tensorboard")
     print(f"  summary    {run_dir}/summary.json")
     print(f"  report     bt-plugin report {shlex.quote(run_dir)}")
-    knn = summary["knn_top1"]
+    knn = summary.knn_top1
     if knn is None:
         print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")
         return

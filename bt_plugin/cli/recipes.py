@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bt_plugin.config.bundled_recipes import bundled_recipes, find_recipe
+from bt_plugin import api
+from bt_plugin.config.bundled_recipes import find_recipe
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,6 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.name:
         print(find_recipe(arguments.name))
         return
-    for name, file in bundled_recipes().items():
+    for name, file in api.list_recipes().items():
         comments = (line.lstrip("#! ") for line in file.read_text(encoding="utf-8").splitlines() if line[:2] == "# ")
         print(f"{name:<35} {next(comments)}")

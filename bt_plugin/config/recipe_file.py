@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +23,15 @@ _MOST_SECTIONS = 8
 S = TypeVar("S", bound=BaseModel)
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] | None = None
+) -> Recipe:
     """Load a recipe of pretraining and apply overrides to it.
 
     Args:
-        path: Path of the YAML file, or name of a bundled recipe, such as pretrain/quickstart.
-        overrides: Changes, each as ``section.key=value``. Later ones win.
+        recipe: Path of a YAML file, name of a bundled recipe, such as pretrain/quickstart, sections with their keys, or
+            a recipe.
+        overrides: Changes, each as ``section.key=value``, or a mapping of ``section.key`` to a value. Later ones win.
 
     Raises:
         RecipeError: If the file cannot be read or a key is wrong. The message lists every wrong key.
@@ -35,27 +39,38 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Examples:
         >>> load_recipe("quickstart", ["optim.epochs=5"]).optim.epochs
         5
+        >>> load_recipe("quickstart", {"optim.epochs": 5, "run.output_dir": Path("runs/five")}).optim.epochs
+        5
     """
-    return load_as(Recipe, path, overrides=overrides)
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(mode="json", exclude_unset=True)
+    if isinstance(recipe, Mapping):
+        return load_as(Recipe, None, overrides=overrides, beneath=recipe)
+    return load_as(Recipe, recipe, overrides=overrides)
 
 
 def load_as(
-    kind: type[S], path: str | Path | None, *, overrides: list[str] | None = None, beneath: dict[str, Any] | None = None
+    kind: type[S],
+    path: str | Path | None,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] | None = None,
+    beneath: Mapping[str, Any] | None = None,
 ) -> S:
     """Load a recipe of pretraining or of evaluation.
 
     Args:
         kind: Class of the recipe: Recipe or EvaluationRecipe.
         path: Path of the YAML file, or name of a bundled recipe. None: only ``beneath`` and the overrides count.
-        overrides: Changes, each as ``section.key=value``. They win over the file.
+        overrides: Changes, each as ``section.key=value``, or a mapping of ``section.key`` to a value. They win over the
+            file.
         beneath: Sections and keys that apply if the file does not give them.
 
     Raises:
         RecipeError: If the file cannot be read or a key is wrong. The message lists every wrong key.
     """
     content = _merged(beneath or {}, _read(path, kind) if path is not None else {})
-    for override in overrides or []:
-        _apply(content, override)
+    for key, value in changes_of(overrides).items():
+        _apply(content, key, value)
     text = json.dumps(content, default=str, ensure_ascii=False)
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RecipeError(
@@ -85,31 +100,56 @@ def _read(path: str | Path, kind: type[BaseModel]) -> dict[str, Any]:
     return content
 
 
-def _merged(beneath: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merged(beneath: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both contents, whose sections are new dictionaries. The second one wins."""
     both = {**beneath, **above}
-    for key in beneath.keys() & above.keys():
-        if isinstance(beneath[key], dict) and isinstance(above[key], dict):
-            both[key] = _merged(beneath[key], above[key])
+    for key, value in both.items():
+        if isinstance(value, Mapping):
+            under = beneath.get(key)
+            both[key] = _merged(under if isinstance(under, Mapping) else {}, value)
     return both
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    *sections, key = path.split(".")
-    if not equals or not 0 < len(sections) <= _MOST_SECTIONS or not key:
-        raise RecipeError(
-            f"{_shortened(override)}: is not an override; write section.key=value, such as optim.epochs=100"
-        )
+def changes_of(overrides: Sequence[str] | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the values of overrides by their keys, such as optim.epochs.
+
+    Args:
+        overrides: Changes, each as ``section.key=value``, or a mapping of ``section.key`` to a value.
+
+    Raises:
+        RecipeError: If a text is not section.key=value.
+    """
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    changes: dict[str, Any] = {}
+    for override in [overrides] if isinstance(overrides, str) else overrides or ():
+        key, equals, value = str(override).partition("=")
+        if not equals:
+            raise RecipeError(_no_override(override))
+        try:
+            # The last of several values of a key counts, at its place.
+            changes.pop(key, None)
+            changes[key] = parse_yaml(value)
+        except YamlError as error:
+            raise RecipeError(f"{_shortened(override)}: the value is not valid YAML: {error}") from error
+    return changes
+
+
+def _apply(content: dict[str, Any], path: str, value: Any) -> None:
+    *sections, key = str(path).split(".")
+    if not 0 < len(sections) <= _MOST_SECTIONS or not key:
+        raise RecipeError(_no_override(f"{path}={value}"))
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise RecipeError(
-                f"{_shortened(override)}: {_shortened(section)} is not a section; write section.key=value"
+                f"{_shortened(f'{path}={value}')}: {_shortened(section)} is not a section; write section.key=value"
             )
-    try:
-        content[key] = parse_yaml(value)
-    except YamlError as error:
-        raise RecipeError(f"{_shortened(override)}: the value is not valid YAML: {error}") from error
+    content[key] = value
+
+
+def _no_override(text: object) -> str:
+    return f"{_shortened(text)}: is not an override; write section.key=value, such as optim.epochs=100"
 
 
 def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:

@@ -20,8 +20,13 @@ from dali_pipelines.views.params import Tuning
 
 logger = logging.getLogger(__name__)
 
+# Begin of data.train and data.val if the images are not at a path.
+OF_PYTHON = "<"
 
-def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
+
+def open_sources(
+    recipe: Recipe, *, train: ImageSource | None = None, val: ImageSource | None = None
+) -> tuple[ImageSource, ImageSource | None]:
     """Open the training images, and the validation images with the class numbers of the training images.
 
     Pretraining needs no classes. Validation images of a class that the training images do not have are therefore left
@@ -29,6 +34,8 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
 
     Args:
         recipe: Recipe of the run. Its section ``data`` and model.in_chans are used.
+        train: Training images that are already open. Default: those of data.train.
+        val: Validation images that are already open. Default: those of data.val.
 
     Returns:
         The training images, and the validation images or None.
@@ -37,8 +44,8 @@ def open_sources(recipe: Recipe) -> tuple[ImageSource, ImageSource | None]:
         RecipeError: If a path does not exist or has no images, or if its images have other channels than the model.
     """
     sources = []
-    for key, path in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
-        source = open_named(key, path) if path is not None else None
+    for key, path, given in (("data.train", recipe.data.train, train), ("data.val", recipe.data.val, val)):
+        source = open_named(key, path) if given is None and path is not None else given
         channels = recipe.model.in_chans
         if source and source.channels != (3 if channels == 1 else channels):
             raise RecipeError(
@@ -69,6 +76,10 @@ def open_named(key: str, path: str) -> ImageSource:
     Raises:
         RecipeError: If the path does not exist or has no images.
     """
+    if path.startswith(OF_PYTHON):
+        raise RecipeError(
+            f"{key}: {path} are images that a Python program gave; give {key}=PATH, or the images in Python again"
+        )
     try:
         return open_source(path)
     except ValueError as error:

@@ -73,6 +73,25 @@ class Evaluation(NamedTuple):
         return train, val
 
 
+def features_of(model: EvaluatedModel, recipe: EvaluationRecipe, source: ImageSource) -> Features:
+    """Return the features of all images of a source. Call it on every rank.
+
+    Args:
+        model: Model that computes them.
+        recipe: Recipe of an evaluation. Its sections view, run and data are used.
+        source: Images to embed.
+
+    Raises:
+        RecipeError: If the backbone cannot embed the images.
+    """
+    _check_view(model, recipe)
+    accelerator = build_accelerator(recipe.run)
+    evaluation = Evaluation(model, recipe, accelerator, source, source)
+    features = extract_features(evaluation.embedder(), evaluation.shown(source), accelerator.device)
+    accelerator.end_training()
+    return features
+
+
 def knn(evaluation: Evaluation) -> dict[str, Any]:
     """Classify by weighted k nearest neighbors."""
     options = evaluation.recipe.knn
@@ -101,13 +120,22 @@ def finetune(evaluation: Evaluation) -> dict[str, Any]:
 METHODS: dict[str, Callable[[Evaluation], dict[str, Any]]] = {"knn": knn, "linear": linear, "finetune": finetune}
 
 
-def evaluate(method: str, model: EvaluatedModel, recipe: EvaluationRecipe) -> dict[str, Any]:
+def evaluate(
+    method: str,
+    model: EvaluatedModel,
+    recipe: EvaluationRecipe,
+    *,
+    train: ImageSource | None = None,
+    val: ImageSource | None = None,
+) -> dict[str, Any]:
     """Evaluate a model and write the result to OUTPUT_DIR/METHOD-TIME.json. Call it on every rank.
 
     Args:
         method: Name of the method: knn, linear or finetune.
         model: Model to evaluate.
         recipe: Recipe of the evaluation.
+        train: Training images that are already open. Default: those of data.train.
+        val: Validation images that are already open. Default: those of data.val.
 
     Returns:
         The content of the file, and its path as "file".
@@ -119,7 +147,7 @@ def evaluate(method: str, model: EvaluatedModel, recipe: EvaluationRecipe) -> di
     """
     check_output(_output_dir(model, recipe) / method, "run.output_dir")
     _check_view(model, recipe)
-    train, val = _sources(recipe)
+    train, val = _sources(recipe, train, val)
     accelerator = build_accelerator(recipe.run)
     set_seed(recipe.run.seed)
     result = METHODS[method](Evaluation(model, recipe, accelerator, train, val))
@@ -172,18 +200,20 @@ def _written(content: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def _sources(recipe: EvaluationRecipe) -> tuple[ImageSource, ImageSource]:
+def _sources(
+    recipe: EvaluationRecipe, train: ImageSource | None, val: ImageSource | None
+) -> tuple[ImageSource, ImageSource]:
     sources = []
-    for key, path in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
-        source = open_named(key, path)
+    for key, path, given in (("data.train", recipe.data.train, train), ("data.val", recipe.data.val, val)):
+        source = given or open_named(key, path)
         if not source.has_labels:
             raise RecipeError(
                 f"{key}: the images of {path} have no classes; use a folder that contains only subfolders, one for each"
                 " class, or a list with labels"
             )
         sources.append(source)
-    train, val = sources
-    return train, with_classes_of(train, val, recipe.data.val)
+    known, queries = sources
+    return known, with_classes_of(known, queries, recipe.data.val)
 
 
 def _check_batch_norm(backbone: nn.Module, batch_size: int, *, global_batch_size: int, images: int, ranks: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.loss.barlow_twins import LossTerms
+from bt_plugin.monitoring.callback import Callbacks
 from bt_plugin.monitoring.collapse_warning import CollapseSigns
 from bt_plugin.monitoring.meters import Best, Speed
 from bt_plugin.monitoring.metrics_file import MetricsFile
@@ -47,12 +48,22 @@ class RunLogger:
         last_step: Last step of the run.
         run_id: ID by which trackers find the run again.
         best: Best values of the run so far.
+        callbacks: Callbacks that get each line of metrics.
     """
 
     def __init__(
-        self, accelerator: Accelerator, recipe: Recipe, *, step: int, last_step: int, run_id: str, best: Best
+        self,
+        accelerator: Accelerator,
+        recipe: Recipe,
+        *,
+        step: int,
+        last_step: int,
+        run_id: str,
+        best: Best,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self._accelerator = accelerator
+        self._callbacks = callbacks or Callbacks()
         self._best = best
         self._collapse = CollapseSigns()
         self._speed = Speed(recipe.optim.global_batch_size // recipe.optim.accumulation_steps)
@@ -97,7 +108,7 @@ class RunLogger:
             rates: Learning rate of each parameter group, as lr_NAME.
             nonfinite: Number of non-finite steps so far, a scalar on the device.
         """
-        if not self._accelerator.is_main_process:
+        if not self._accelerator.is_main_process and not self._callbacks.handle("on_log"):
             return
         self.settle()
         fetched = AsyncCopy(torch.stack([*(getattr(terms, name) for name in _TERMS), nonfinite]))
@@ -112,9 +123,11 @@ class RunLogger:
         line, self._line = self._line, None
         *terms, nonfinite = line.fetched.tolist()
         values = dict(zip(_TERMS, terms)) | line.known | {"nonfinite_steps": int(nonfinite)}
-        self._collapse.watch(line.step, values["diagonal_mean"], values["embedding_std"])
-        self._best.watch(line.step, lower={"loss": values["loss"]})
-        self._tell(METRICS, line.step, line.epoch, values)
+        if self._accelerator.is_main_process:
+            self._collapse.watch(line.step, values["diagonal_mean"], values["embedding_std"])
+            self._best.watch(line.step, lower={"loss": values["loss"]})
+            self._tell(METRICS, line.step, line.epoch, values)
+        self._callbacks.log(line.step, line.epoch, values)
         self._progress.tell(
             f"loss {values['loss']:.3f}, {values['images_per_s']:.0f} images/s, waiting {values['data_wait']:.0%}"
         )
@@ -143,6 +156,7 @@ class RunLogger:
 
                 pictures |= {name: as_pixels(figure) for name, figure in snapshot_figures(snapshot).items()}
                 tell_pictures(self._accelerator, pictures, step)
+        self._callbacks.evaluation(step, epoch, values)
         self._speed.report()
 
     def _tell(self, file: str, step: int, epoch: int, values: dict[str, Any]) -> None:

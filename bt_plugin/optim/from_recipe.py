@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from bt_plugin.config.optim import Optim
 from bt_plugin.optim.lars import LARS
 from bt_plugin.optim.parameter_groups import parameter_groups
+
+OptimizerFactory = Callable[[Optim, nn.Module], torch.optim.Optimizer]
 
 
 def build_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
@@ -38,11 +43,15 @@ def build_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
         >>> [group["name"] for group in optimizer.param_groups]
         ['weights', 'biases']
     """
+    return LARS(build_groups(optim, model), lr=0.0, momentum=optim.momentum, eta=optim.eta)
+
+
+def build_groups(optim: Optim, model: nn.Module) -> list[dict[str, Any]]:
+    """Return the parameter groups of a recipe's optimizer. See build_optimizer."""
     scale = optim.global_batch_size / 256
-    groups = parameter_groups(
+    return parameter_groups(
         model, lr_weights=optim.lr_weights * scale, lr_biases=optim.lr_biases * scale, weight_decay=optim.weight_decay
     )
-    return LARS(groups, lr=0.0, momentum=optim.momentum, eta=optim.eta)
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:

@@ -40,4 +40,5 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
         >>> float(global_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]))
         5.0
     """
-    return torch.linalg.vector_norm(norms(tensors))
+    norm: Tensor = torch.linalg.vector_norm(norms(tensors))
+    return norm

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -69,6 +71,24 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
     if is_sharded and cpu and accelerator.num_processes > 1:
         _shard_on_cpu(accelerator)
     return accelerator
+
+
+@contextmanager
+def process_settings_restored() -> Iterator[None]:
+    """Restore the settings of the process that an Accelerator changes, so that another run can follow.
+
+    A process has one state of Accelerate. If there is one already, it is kept.
+    """
+    had_state = bool(PartialState._shared_state)
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_num_threads(threads)
+        if not had_state:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
 
 
 def check_compiler(run: Run) -> None:

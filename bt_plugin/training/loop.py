@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -19,9 +21,11 @@ from bt_plugin.errors import CheckpointError, PreemptedError, RecipeError
 from bt_plugin.evaluation.online import OnlineEvaluation
 from bt_plugin.evaluation.online_probe import probed_classes
 from bt_plugin.models.barlow_twins import BarlowTwins
+from bt_plugin.monitoring.callback import Callback, Callbacks
 from bt_plugin.monitoring.meters import Best
 from bt_plugin.monitoring.run_logger import RunLogger
 from bt_plugin.monitoring.trackers import finish_trackers
+from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer
 from bt_plugin.optim.schedule import scheduled
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.stop_request import StopRequest
@@ -39,6 +43,8 @@ class Training:
         model: Model with its initial weights.
         loader: Loader of this rank's two views.
         val: Validation images for the evaluation during the run.
+        optimizer: Function that builds the optimizer, as for TrainStep.
+        callbacks: Callbacks of the user.
     """
 
     def __init__(
@@ -49,6 +55,8 @@ class Training:
         model: BarlowTwins,
         loader: TwoViewLoader,
         val: ImageSource | None = None,
+        optimizer: OptimizerFactory = build_optimizer,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         run = recipe.run
         self.recipe = recipe
@@ -57,7 +65,9 @@ class Training:
         self.run_dir = Path(run.output_dir)
         source = loader.source
         # Accelerate does not prepare the loader, which shards itself, or the schedule, which depends on the step only.
-        self.train_step = TrainStep(recipe, accelerator, model, num_classes=probed_classes(recipe, source))
+        self.train_step = TrainStep(
+            recipe, accelerator, model, num_classes=probed_classes(recipe, source), optimizer=optimizer
+        )
         timeout = timedelta(seconds=run.timeout_s)
         probe = self.train_step.probe
         self.online = OnlineEvaluation(recipe, source, val=val, device=accelerator.device, probe=probe)
@@ -67,6 +77,7 @@ class Training:
         self.steps_per_epoch = len(loader) // recipe.optim.accumulation_steps
         self.total_steps = recipe.optim.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, run.max_steps or self.total_steps)
+        self.callbacks = Callbacks(callbacks, is_main=accelerator.is_main_process)
         self.best = Best()
         self.run_id = uuid.uuid4().hex
 
@@ -79,7 +90,8 @@ class Training:
             stop: Request to stop, which a signal makes.
 
         Raises:
-            PreemptedError: If a stop was requested. A checkpoint is written.
+            PreemptedError: If a stop was requested, or a callback failed on another rank. A checkpoint is written.
+            CallbackError: If a callback failed. A checkpoint is written.
             DivergenceError: If too many steps in a row were not finite.
             CheckpointError: If a checkpoint cannot be written or restored.
             RecipeError: If the checkpoint does not match the recipe.
@@ -90,7 +102,13 @@ class Training:
         every = self.recipe.run.checkpoint_every_steps or self.steps_per_epoch
         accumulation = self.recipe.optim.accumulation_steps
         run_logger = RunLogger(
-            self.accelerator, self.recipe, step=self.step, last_step=self.last_step, run_id=self.run_id, best=self.best
+            self.accelerator,
+            self.recipe,
+            step=self.step,
+            last_step=self.last_step,
+            run_id=self.run_id,
+            best=self.best,
+            callbacks=self.callbacks,
         )
         with run_logger:
             while self.step < self.last_step:
@@ -101,8 +119,10 @@ class Training:
                     run_logger.step_done()
                     if self.step % self.recipe.run.log_every_steps == 0:
                         run_logger.log(self.step, self._epoch, terms, self._rates(), self.train_step.nonfinite.total)
+                    self.callbacks.step(self.step, self._epoch, terms, self._rates())
                     self._evaluate(run_logger)
-                    shall_stop = vote.ask(stop.is_made or self.writer.has_failed)
+                    self._tell_checkpoint()
+                    shall_stop = vote.ask(stop.is_made or self.writer.has_failed or self.callbacks.failure is not None)
                     if self.step % every == 0 or self.step == self.last_step or shall_stop:
                         self.train_step.check_divergence(behind=0)
                         run_logger.settle()
@@ -110,15 +130,12 @@ class Training:
                     if self.step == self.last_step:
                         break
                     if shall_stop:
-                        self.writer.settle()
-                        finish_trackers(self.accelerator)
-                        self.accelerator.end_training()
-                        raise PreemptedError(
-                            f"asked to stop at step {self.step}. Run the same command again to resume from"
-                            f" {self.run_dir}/checkpoint-{self.step}."
-                        )
+                        self._stop()
         self.writer.settle()
+        self._tell_checkpoint()
         vote.close()
+        if any(collectives.all_gather_objects(self.callbacks.failure is not None)):
+            self._stop()
 
     @property
     def model(self) -> nn.Module:
@@ -142,10 +159,34 @@ class Training:
         if every and self.step % (every * self.steps_per_epoch) == 0:
             run_logger.evaluated(self.step, self._epoch, *self.online.run(self.model))
 
+    def _stop(self) -> NoReturn:
+        """End the training after its checkpoint.
+
+        Raises:
+            CallbackError: If a callback failed on this rank.
+            PreemptedError: If not.
+        """
+        self.writer.settle()
+        finish_trackers(self.accelerator)
+        self.accelerator.end_training()
+        if self.callbacks.failure:
+            raise self.callbacks.failure
+        raise PreemptedError(
+            f"asked to stop at step {self.step}. Run the same command again to resume from"
+            f" {self.run_dir}/checkpoint-{self.step}."
+        )
+
+    def _tell_checkpoint(self) -> None:
+        step = self.writer.take_written()
+        if step is not None:
+            self.callbacks.checkpoint(step, self.run_dir / f"checkpoint-{step}")
+
     def _rates(self) -> dict[str, float]:
         return {f"lr_{group['name']}": group["lr"] for group in self.train_step.optimizer.param_groups}
 
     def _save(self) -> None:
+        self.writer.settle()
+        self._tell_checkpoint()
         self.writer.write(
             CheckpointMetadata(
                 step=self.step,

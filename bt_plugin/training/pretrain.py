@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,11 +20,13 @@ from bt_plugin.evaluation.final_evaluation import evaluate_finally
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
+from bt_plugin.monitoring.callback import Callback
 from bt_plugin.monitoring.collapse_warning import warn_of_lambda
 from bt_plugin.monitoring.trackers import finish_trackers, tracker_options
-from bt_plugin.runs.atomic_file import write_atomically
-from bt_plugin.runs.directory import INITIAL, RECIPE, SUMMARY, check_run_dir, check_shared, claim_run_dir
+from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer
+from bt_plugin.runs.directory import INITIAL, RECIPE, check_run_dir, check_shared, claim_run_dir
 from bt_plugin.runs.provenance import versions
+from bt_plugin.runs.summary import Summary
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
 from bt_plugin.runtime.stop_request import StopRequest
@@ -39,16 +40,28 @@ from dali_pipelines.sources import ImageSource
 logger = logging.getLogger(__name__)
 
 
-def pretrain(recipe: Recipe) -> dict[str, Any]:
+def pretrain(
+    recipe: Recipe,
+    *,
+    train: ImageSource | None = None,
+    val: ImageSource | None = None,
+    optimizer: OptimizerFactory = build_optimizer,
+    callbacks: Sequence[Callback] = (),
+) -> Summary:
     """Train, export and evaluate. Call it on every rank.
 
     Args:
         recipe: Recipe of the run, such as load_recipe returns.
+        train: Training images that are already open. Default: those of data.train.
+        val: Validation images that are already open. Default: those of data.val.
+        optimizer: Function that builds the optimizer, as for TrainStep.
+        callbacks: Callbacks of the run.
 
     Returns:
         The summary, which is also written to RUN/summary.json.
 
     Raises:
+        CallbackError: If a callback fails.
         RecipeError: If the recipe cannot be run. It is checked before anything is written.
         LaunchError: If the launched processes are not one group of ranks.
         DivergenceError: If too many steps in a row are not finite.
@@ -58,7 +71,11 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
     """
     with StopRequest() as stop, ExitStack() as held:
         try:
-            return _pretrain(recipe, stop, held)
+            training, train, val = _prepared(
+                recipe, held, train=train, val=val, optimizer=optimizer, callbacks=callbacks
+            )
+            training.run(stop)
+            summary = _finish(training, train, val)
         except torch.OutOfMemoryError as error:
             raise RecipeError(
                 f"optim.accumulation_steps: {recipe.optim.accumulation_steps} is too few because the GPU's memory is"
@@ -73,17 +90,37 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
                 f" ({recipe.run.timeout_s}). Its own message gives the reason. Run the same command again to resume"
                 f" from the last checkpoint. {error}"
             ) from error
+    training.callbacks.end(summary)
+    return summary
 
 
-def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, Any]:
+def _prepared(
+    recipe: Recipe,
+    held: ExitStack,
+    *,
+    train: ImageSource | None,
+    val: ImageSource | None,
+    optimizer: OptimizerFactory,
+    callbacks: Sequence[Callback],
+) -> tuple[Training, ImageSource, ImageSource | None]:
+    """Check everything, claim the run's directory, and return the training with its images.
+
+    Args:
+        recipe: Recipe of the run.
+        held: Stack that closes the checkpoint writer and then releases the directory.
+        train: As for pretrain.
+        val: As for pretrain.
+        optimizer: As for pretrain.
+        callbacks: As for pretrain.
+    """
     accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
     check_run_dir(recipe)
     check_compiler(recipe.run)
     check_model(recipe)
     model = build_model(recipe)
-    train_source, val_source = open_sources(recipe)
-    recipe.steps_per_epoch(len(train_source))
-    loader = build_loader(recipe, train_source, accelerator)
+    train, val = open_sources(recipe, train=train, val=val)
+    recipe.steps_per_epoch(len(train))
+    loader = build_loader(recipe, train, accelerator)
     if accelerator.is_main_process:
         warn_of_lambda(recipe.loss.lambda_param, recipe.model.projector[-1])
     recipe = _initialized(recipe, model)
@@ -96,11 +133,12 @@ def _pretrain(recipe: Recipe, stop: StopRequest, held: ExitStack) -> dict[str, A
 
     collectives.from_main(claim)
     check_shared(recipe)
-    training = Training(recipe, accelerator, model=model, loader=loader, val=val_source)
+    training = Training(
+        recipe, accelerator, model=model, loader=loader, val=val, optimizer=optimizer, callbacks=callbacks
+    )
     # Close the writer before the directory is released, so that two runs never write there at once.
     held.callback(training.writer.close)
-    training.run(stop)
-    return _finish(training, train_source, val_source)
+    return training, train, val
 
 
 def _initialized(recipe: Recipe, model: BarlowTwins) -> Recipe:
@@ -128,7 +166,7 @@ def _initial_backbone(recipe: Recipe) -> nn.Module | None:
     return backbone
 
 
-def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> dict[str, Any]:
+def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> Summary:
     """Export and evaluate the model, and write the summary."""
     recipe, accelerator = training.recipe, training.accelerator
     model = with_weights_of(training.model, build_model(recipe)).to(accelerator.device)
@@ -144,19 +182,19 @@ def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> 
         online=training.online if recipe.eval.every_epochs else None,
         device=accelerator.device,
     )
-    summary = {
-        "run": str(training.run_dir),
-        "step": training.step,
-        "epochs": training.step / training.steps_per_epoch,
-        "world_size": accelerator.num_processes,
-        "device": accelerator.device.type,
-        "mixed_precision": accelerator.mixed_precision,
-        "best": {name: {"value": value, "step": step} for name, (value, step) in training.best.values.items()},
+    summary = Summary(
+        run=str(training.run_dir),
+        step=training.step,
+        epochs=training.step / training.steps_per_epoch,
+        world_size=accelerator.num_processes,
+        device=accelerator.device.type,
+        mixed_precision=accelerator.mixed_precision,
+        best={name: {"value": value, "step": step} for name, (value, step) in training.best.values.items()},
         **scores,
-        "versions": versions(),
-    }
+        versions=versions(),
+    )
     if accelerator.is_main_process:
-        write_atomically(training.run_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        summary.write()
     # end_training closes the trackers and the process group. No rank may leave the group before the others.
     accelerator.wait_for_everyone()
     finish_trackers(accelerator)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_plugin.config.optim import Optim
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.run import Run
 from bt_plugin.errors import DivergenceError
@@ -22,7 +21,7 @@ from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.memory_format import lay_out
 from bt_plugin.models.pool_before_relu import pool_before_relu
 from bt_plugin.models.sync_batch_norm import SyncBatchNorm, finite_ranks, synchronize_batch_norm
-from bt_plugin.optim.from_recipe import build_optimizer, make_state, takes_found_inf
+from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer, make_state, takes_found_inf
 from bt_plugin.training.nonfinite_steps import NonFiniteSteps
 from dali_pipelines.loaders import Batch
 
@@ -58,7 +57,7 @@ class TrainStep:
         model: BarlowTwins,
         *,
         num_classes: int | None = None,
-        optimizer: Callable[[Optim, nn.Module], torch.optim.Optimizer] = build_optimizer,
+        optimizer: OptimizerFactory = build_optimizer,
     ) -> None:
         run = recipe.run
         # Give every rank its own dropout. The weights already exist and are the same on every rank.

@@ -36,7 +36,7 @@ VALUES = {
 def train(recipe: Path, *overrides: str) -> dict[str, Any]:
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    return pretrain(load_recipe(recipe, list(overrides)))
+    return pretrain(load_recipe(recipe, list(overrides))).to_dict()
 
 
 def evaluations(run_dir: Path) -> list[dict[str, float]]:

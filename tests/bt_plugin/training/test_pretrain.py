@@ -38,7 +38,7 @@ def _fresh_accelerate_state() -> None:
 def train(recipe: Path, *overrides: str) -> dict[str, Any]:
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    return pretrain(load_recipe(recipe, list(overrides)))
+    return pretrain(load_recipe(recipe, list(overrides))).to_dict()
 
 
 def metrics(run_dir: Path) -> list[dict[str, float]]:

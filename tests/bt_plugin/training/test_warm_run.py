@@ -24,7 +24,7 @@ from tests.test_launch import CPU_2PROC, launch
 def train(recipe: Path, *overrides: str) -> dict[str, Any]:
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    return pretrain(load_recipe(recipe, list(overrides)))
+    return pretrain(load_recipe(recipe, list(overrides))).to_dict()
 
 
 def backbone(run_dir: Path) -> dict[str, torch.Tensor]:
