@@ -34,6 +34,10 @@ class CallbackError(UserError):
     """A callback of the user that raised an error, which is the cause of this one."""
 
 
+class BackboneError(UserError):
+    """A function of the user's that does not build a backbone. The message names it and its place."""
+
+
 class WeightsError(UserError):
     """Weights that cannot be read, or cannot be written in the format of another library."""
 

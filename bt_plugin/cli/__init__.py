@@ -23,7 +23,15 @@ from bt_plugin.cli import (
     report,
     scan,
 )
-from bt_plugin.errors import CheckpointError, DivergenceError, PreemptedError, RecipeError, UserError, file_error
+from bt_plugin.errors import (
+    BackboneError,
+    CheckpointError,
+    DivergenceError,
+    PreemptedError,
+    RecipeError,
+    UserError,
+    file_error,
+)
 from bt_plugin.runtime.launch_environment import check_launch_environment
 from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from bt_plugin.runtime.terminal import log_to_stderr, print_error
@@ -35,7 +43,7 @@ _COMMANDS = (
     *(evaluation, embed, import_weights, export),
 )
 # Errors that every rank meets. Rank 0 alone prints them.
-_OF_ALL_RANKS = (RecipeError, DivergenceError, CheckpointError, PreemptedError)
+_OF_ALL_RANKS = (RecipeError, BackboneError, DivergenceError, CheckpointError, PreemptedError)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,7 +20,6 @@ from bt_plugin.evaluation.online_probe import OnlineProbe
 from bt_plugin.evaluation.spectrum import effective_rank, rankme, singular_values
 from bt_plugin.evaluation.subsets import at_most
 from bt_plugin.models.barlow_twins import BarlowTwins
-from bt_plugin.models.from_recipe import build_model
 from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Array, CorrelationSnapshot
 from bt_plugin.monitoring.view_pixels import rows_of
 from bt_plugin.runtime import collectives
@@ -49,6 +48,7 @@ class OnlineEvaluation:
 
     Args:
         recipe: Recipe of the run.
+        build: Function that builds the run's model.
         train: Training images. A subset of them is the bank of kNN and is embedded in two views.
         val: Validation images to classify. They are used if they and the training images have labels.
         device: Device to compute on.
@@ -58,6 +58,7 @@ class OnlineEvaluation:
     def __init__(
         self,
         recipe: Recipe,
+        build: Callable[[], BarlowTwins],
         train: ImageSource,
         *,
         val: ImageSource | None,
@@ -65,6 +66,7 @@ class OnlineEvaluation:
         probe: OnlineProbe | None,
     ) -> None:
         self._recipe = recipe
+        self._build = build
         self._device = device
         self._probe = probe
         most, seed = recipe.eval.online_images, recipe.run.seed
@@ -89,7 +91,7 @@ class OnlineEvaluation:
         """
         from lightly.utils.debug import std_of_l2_normalized
 
-        plain = with_weights_of(model, build_model(self._recipe)).to(self._device).eval()
+        plain = with_weights_of(model, self._build()).to(self._device).eval()
         values = self._accuracies(plain.backbone) if self._val is not None else {}
         views, features, z_a, z_b = self._two_views(plain)
         spectrum, c = singular_values(z_a), cross_correlation(z_a, z_b)

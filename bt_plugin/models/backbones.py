@@ -1,11 +1,15 @@
-"""Build backbones of torchvision and timm by name, without their classifier."""
+"""Build backbones: networks of torchvision and timm without their classifier, and networks of the user's own."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
+
+from bt_plugin.models.backbone_names import is_own
+from bt_plugin.models.own_backbone import Factory, build_own_backbone, import_factory
 
 Stem = Literal["standard", "small"]
 # torchvision's models that return auxiliary outputs in training.
@@ -25,19 +29,23 @@ class Backbone(NamedTuple):
 
 
 def build_backbone(
-    name: str,
+    name: str | Factory,
     *,
     stem: Stem = "standard",
     in_chans: int = 3,
     zero_init_residual: bool = True,
     pretrained: bool = False,
+    args: Mapping[str, Any] | None = None,
+    size_px: int = 224,
 ) -> Backbone:
-    """Build a backbone of torchvision or timm without its classifier.
+    """Build a backbone of torchvision or timm without its classifier, or one of your own.
 
-    The keys of its state_dict are those of its library.
+    The keys of its state_dict are those of its library or of your network.
 
     Args:
-        name: Name of the model, as "torchvision/NAME" or "timm/NAME".
+        name: Name of the model, as "torchvision/NAME" or "timm/NAME". For a network of your own: a function that builds
+            it, or the function's name as "module.path:function", which is imported. Its network must give features
+            (n, F), or (n, F, h, w), of which the mean over h and w is taken.
         stem: First layers of a ResNet. "small" replaces its 7x7 convolution of stride 2 and its max-pooling by a 3x3
             convolution of stride 1, for images of 64 px or less.
         in_chans: Number of channels of the images, 1 or more.
@@ -45,12 +53,16 @@ def build_backbone(
             has no effect on other models.
         pretrained: Whether to load the library's weights, which are for the standard stem and three channels. Otherwise
             the weights are random.
+        args: Further arguments of the function that builds the network.
+        size_px: Height and width in px of images that a network of your own takes. Two of them, without memory, find
+            its number of features.
 
     Returns:
         The backbone as ``module``, and its number of features as ``feature_dim``.
 
     Raises:
         ValueError: If the model does not exist, has no linear classifier, or has no ResNet stem to make small.
+        BackboneError: If your function fails, or its network gives no features.
         ImportError: If timm is needed and not installed.
 
     Source:
@@ -62,16 +74,29 @@ def build_backbone(
         >>> feature_dim
         512
     """
+    if callable(name) or is_own(name):
+        backbone = _own(name, in_chans, pretrained, args or {}, size_px)
+    else:
+        backbone = _of_library(name, in_chans, zero_init_residual, pretrained)
+    if stem == "small":
+        _make_stem_small(backbone.module, str(name))
+    return backbone
+
+
+def _own(name: str | Factory, in_chans: int, pretrained: bool, args: Mapping[str, Any], size_px: int) -> Backbone:
+    if pretrained:
+        raise ValueError(f"backbone {name} has no weights of a library; load its weights in its function")
+    factory = import_factory(name) if isinstance(name, str) else name
+    return Backbone(*build_own_backbone(factory, in_chans=in_chans, size_px=size_px, args=args))
+
+
+def _of_library(name: str, in_chans: int, zero_init_residual: bool, pretrained: bool) -> Backbone:
     library, _, model = name.partition("/")
     if library == "torchvision":
-        backbone = _torchvision(model, in_chans, zero_init_residual, pretrained)
-    elif library == "timm":
-        backbone = _timm(model, in_chans, zero_init_residual, pretrained)
-    else:
-        raise ValueError(f"backbone {name!r} is not allowed; it must be torchvision/NAME or timm/NAME")
-    if stem == "small":
-        _make_stem_small(backbone.module, name)
-    return backbone
+        return _torchvision(model, in_chans, zero_init_residual, pretrained)
+    if library == "timm":
+        return _timm(model, in_chans, zero_init_residual, pretrained)
+    raise ValueError(f"backbone {name!r} is not allowed; it must be torchvision/NAME, timm/NAME or module:function")
 
 
 def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool) -> Backbone:

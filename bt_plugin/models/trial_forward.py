@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import psutil
@@ -9,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.errors import RecipeError
-from bt_plugin.models.backbone_names import check_backbone_name
+from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 
@@ -18,33 +19,35 @@ from bt_plugin.models.from_recipe import build_model
 _COPIES = 3
 
 
-def check_model(recipe: Recipe) -> None:
+def check_model(recipe: Recipe, build: Callable[[], BarlowTwins] | None = None) -> None:
     """Raise if the model does not exist, does not fit into memory, or cannot embed views of the recipe's size.
 
     Args:
         recipe: Recipe of the run.
+        build: Function that builds its model. Default: build_model of the recipe.
 
     Raises:
         RecipeError: If the run would fail at its first step. The message names the key and quotes the network's error.
+        BackboneError: If the user's function does not build a backbone.
     """
-    check_backbone_name(recipe.model.backbone)
+    build = build or partial(build_model, recipe)
     _check_weights(sum(inputs * outputs for inputs, outputs in pairwise(recipe.model.projector)), recipe)
     try:
-        _try(recipe, torch.device("meta"))
+        _try(recipe, build, torch.device("meta"))
     except RecipeError:
         raise
     except Exception:  # some networks cannot run on meta; then the CPU decides
         try:
-            _try(recipe, torch.device("cpu"))
-        except RecipeError:
+            _try(recipe, build, torch.device("cpu"))
+        except UserError:
             raise
         except Exception as error:
             raise RecipeError(_explained(recipe, error)) from error
 
 
-def _try(recipe: Recipe, device: torch.device) -> None:
+def _try(recipe: Recipe, build: Callable[[], BarlowTwins], device: torch.device) -> None:
     with device:
-        model = build_model(recipe)
+        model = build()
     _check_weights(sum(each.numel() for each in model.parameters()), recipe)
     model.train()
     with torch.no_grad():

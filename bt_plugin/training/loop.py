@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +40,7 @@ class Training:
     Args:
         recipe: Recipe of the run.
         accelerator: Accelerator of this rank.
+        build: Function that builds the run's model.
         model: Model with its initial weights.
         loader: Loader of this rank's two views.
         val: Validation images for the evaluation during the run.
@@ -52,6 +53,7 @@ class Training:
         recipe: Recipe,
         accelerator: Accelerator,
         *,
+        build: Callable[[], BarlowTwins],
         model: BarlowTwins,
         loader: TwoViewLoader,
         val: ImageSource | None = None,
@@ -61,6 +63,7 @@ class Training:
         run = recipe.run
         self.recipe = recipe
         self.accelerator = accelerator
+        self.build = build
         self.loader = loader
         self.run_dir = Path(run.output_dir)
         source = loader.source
@@ -70,7 +73,7 @@ class Training:
         )
         timeout = timedelta(seconds=run.timeout_s)
         probe = self.train_step.probe
-        self.online = OnlineEvaluation(recipe, source, val=val, device=accelerator.device, probe=probe)
+        self.online = OnlineEvaluation(recipe, build, source, val=val, device=accelerator.device, probe=probe)
         extras = {"probe": probe} if probe else {}
         self.state = TrainingState(accelerator, self.model, self.train_step.optimizer, timeout=timeout, extras=extras)
         self.writer = CheckpointWriter(self.state, self.run_dir, keep=run.keep_checkpoints)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from accelerate import Accelerator
+from pydantic import ValidationError
 from torch import nn
 
 from bt_plugin.checkpoints.folder import checkpoints
 from bt_plugin.checkpoints.state import with_weights_of
+from bt_plugin.config.model import Model
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
-from bt_plugin.errors import LostRankError, RecipeError
+from bt_plugin.errors import BackboneError, LostRankError, RecipeError
 from bt_plugin.evaluation.final_evaluation import evaluate_finally
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
+from bt_plugin.models.own_backbone import Factory, factory_name
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.monitoring.callback import Callback
 from bt_plugin.monitoring.collapse_warning import warn_of_lambda
@@ -35,6 +41,7 @@ from bt_plugin.weights.checkpoint_file import read_safetensors
 from bt_plugin.weights.export_folder import write_run_export
 from bt_plugin.weights.safetensors_file import save_tensors
 from bt_plugin.weights.warm_start import warm_start
+from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
 logger = logging.getLogger(__name__)
@@ -43,6 +50,7 @@ logger = logging.getLogger(__name__)
 def pretrain(
     recipe: Recipe,
     *,
+    backbone: Factory | None = None,
     train: ImageSource | None = None,
     val: ImageSource | None = None,
     optimizer: OptimizerFactory = build_optimizer,
@@ -52,6 +60,9 @@ def pretrain(
 
     Args:
         recipe: Recipe of the run, such as load_recipe returns.
+        backbone: Function that builds the backbone, as in build_backbone. Its name replaces the recipe's
+            model.backbone. It is called several times: the untrained baseline, the evaluations and the export need
+            networks of their own.
         train: Training images that are already open. Default: those of data.train.
         val: Validation images that are already open. Default: those of data.val.
         optimizer: Function that builds the optimizer, as for TrainStep.
@@ -63,19 +74,24 @@ def pretrain(
     Raises:
         CallbackError: If a callback fails.
         RecipeError: If the recipe cannot be run. It is checked before anything is written.
+        BackboneError: If the user's function does not build a backbone.
         LaunchError: If the launched processes are not one group of ranks.
         DivergenceError: If too many steps in a row are not finite.
         CheckpointError: If a checkpoint cannot be written or restored.
         LostRankError: If another rank ended, or its host or network failed.
         PreemptedError: If a signal asked the run to stop. A checkpoint is written.
     """
+    if backbone is not None:
+        recipe = _with_name(recipe, factory_name(backbone))
+    build = partial(build_model, recipe, backbone=backbone)
     with StopRequest() as stop, ExitStack() as held:
         try:
-            training, train, val = _prepared(
-                recipe, held, train=train, val=val, optimizer=optimizer, callbacks=callbacks
-            )
+            ready = _prepare(recipe, build, held, train=train, val=val)
+            training = Training(**ready._asdict(), build=build, optimizer=optimizer, callbacks=callbacks)
+            # Close the writer before the directory is released, so that two runs never write there at once.
+            held.callback(training.writer.close)
             training.run(stop)
-            summary = _finish(training, train, val)
+            summary = _finish(training, ready.val)
         except torch.OutOfMemoryError as error:
             raise RecipeError(
                 f"optim.accumulation_steps: {recipe.optim.accumulation_steps} is too few because the GPU's memory is"
@@ -94,30 +110,30 @@ def pretrain(
     return summary
 
 
-def _prepared(
+class _Ready(NamedTuple):
+    """What a training needs, once everything is checked and the run's directory is claimed."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    model: BarlowTwins
+    loader: TwoViewLoader
+    val: ImageSource | None
+
+
+def _prepare(
     recipe: Recipe,
+    build: Callable[[], BarlowTwins],
     held: ExitStack,
     *,
     train: ImageSource | None,
     val: ImageSource | None,
-    optimizer: OptimizerFactory,
-    callbacks: Sequence[Callback],
-) -> tuple[Training, ImageSource, ImageSource | None]:
-    """Check everything, claim the run's directory, and return the training with its images.
-
-    Args:
-        recipe: Recipe of the run.
-        held: Stack that closes the checkpoint writer and then releases the directory.
-        train: As for pretrain.
-        val: As for pretrain.
-        optimizer: As for pretrain.
-        callbacks: As for pretrain.
-    """
+) -> _Ready:
+    """Check everything, then claim the run's directory until the stack is closed."""
     accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
     check_run_dir(recipe)
     check_compiler(recipe.run)
-    check_model(recipe)
-    model = build_model(recipe)
+    check_model(recipe, build)
+    model = build()
     train, val = open_sources(recipe, train=train, val=val)
     recipe.steps_per_epoch(len(train))
     loader = build_loader(recipe, train, accelerator)
@@ -133,12 +149,16 @@ def _prepared(
 
     collectives.from_main(claim)
     check_shared(recipe)
-    training = Training(
-        recipe, accelerator, model=model, loader=loader, val=val, optimizer=optimizer, callbacks=callbacks
-    )
-    # Close the writer before the directory is released, so that two runs never write there at once.
-    held.callback(training.writer.close)
-    return training, train, val
+    return _Ready(recipe, accelerator, model, loader, val)
+
+
+def _with_name(recipe: Recipe, name: str) -> Recipe:
+    """Return the recipe with the name of a function that builds its backbone."""
+    content = recipe.model.model_dump() | {"backbone": name}
+    try:
+        return recipe.model_copy(update={"model": Model.model_validate(content)})
+    except ValidationError as error:
+        raise BackboneError(f"backbone {name[:80]}... has a name that is too long; use a shorter one") from error
 
 
 def _initialized(recipe: Recipe, model: BarlowTwins) -> Recipe:
@@ -156,28 +176,28 @@ def _initialized(recipe: Recipe, model: BarlowTwins) -> Recipe:
     return recipe.model_copy(update={"model": choice})
 
 
-def _initial_backbone(recipe: Recipe) -> nn.Module | None:
+def _initial_backbone(recipe: Recipe, build: Callable[[], BarlowTwins]) -> nn.Module | None:
     """Return the backbone as it was before the first step, if it had weights of model.init."""
     path = Path(recipe.run.output_dir) / INITIAL
     if recipe.model.init is None or not path.exists():
         return None
-    backbone = build_model(recipe).backbone
+    backbone = build().backbone
     backbone.load_state_dict(read_safetensors(path))
     return backbone
 
 
-def _finish(training: Training, train: ImageSource, val: ImageSource | None) -> Summary:
+def _finish(training: Training, val: ImageSource | None) -> Summary:
     """Export and evaluate the model, and write the summary."""
-    recipe, accelerator = training.recipe, training.accelerator
-    model = with_weights_of(training.model, build_model(recipe)).to(accelerator.device)
+    recipe, accelerator, build = training.recipe, training.accelerator, training.build
+    model = with_weights_of(training.model, build()).to(accelerator.device)
     if accelerator.is_main_process:
         write_run_export(model, recipe, run_dir=training.run_dir, step=training.step)
     scores = evaluate_finally(
         recipe,
         model,
-        untrained=build_model(recipe),
-        initialized=_initial_backbone(recipe),
-        train=train,
+        untrained=build(),
+        initialized=_initial_backbone(recipe, build),
+        train=training.loader.source,
         val=val,
         online=training.online if recipe.eval.every_epochs else None,
         device=accelerator.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def scores_of_rank(rank: int, data: Path) -> dict[str, dict[str, float] | None]:
         untrained=build_model(recipe),
         train=train,
         val=val,
-        online=OnlineEvaluation(recipe, train, val=val, device=cpu, probe=None),
+        online=OnlineEvaluation(recipe, partial(build_model, recipe), train, val=val, device=cpu, probe=None),
         device=cpu,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,9 @@ def test_the_numbers_are_of_the_model_that_is_given(small_recipe: Path, small_da
     """The same model, the same numbers; a constant one has collapsed."""
     recipe = load_recipe(small_recipe)
     train, val = image_folder(small_data / "train"), image_folder(small_data / "val")
-    online = OnlineEvaluation(recipe, train, val=val, device=torch.device("cpu"), probe=None)
+    online = OnlineEvaluation(
+        recipe, partial(build_model, recipe), train, val=val, device=torch.device("cpu"), probe=None
+    )
     model = build_model(recipe).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     look, again = online.run(model), online.run(model)
