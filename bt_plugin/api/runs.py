@@ -70,7 +70,7 @@ def pretrain(
         val: Validation images, in the same forms. Default: data.val of the recipe.
         optimizer: Function that builds a torch optimizer from named parameter groups and the recipe. A group has the
             keys "params", "name", "base_lr", "lr" and "weight_decay". Default: the optimizer of the recipe.
-        callbacks: Callbacks that are told what happens, see Callback.
+        callbacks: Callbacks that receive what happens, see Callback.
 
     Returns:
         The summary of the run, as in RUN/summary.json.

@@ -1,4 +1,4 @@
-"""Callbacks of a run: functions of the user that are told what happened."""
+"""Callbacks of a run: objects of the user that receive what happened."""
 
 from __future__ import annotations
 

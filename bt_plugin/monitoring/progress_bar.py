@@ -1,8 +1,9 @@
-"""Show the progress of a run: a bar on a terminal, otherwise a log line every 30 s."""
+"""Show the progress of a run: a bar on a terminal or in a notebook, otherwise a log line every 30 s."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 
@@ -23,9 +24,9 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
-        on_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, desc="pretrain", unit="step", disable=not (shown and on_terminal))
-        self._in_lines = shown and not on_terminal
+        as_bar = sys.stderr.isatty() or _in_notebook()
+        self._bar = tqdm(total=total, initial=done, desc="pretrain", unit="step", disable=not (shown and as_bar))
+        self._in_lines = shown and not as_bar
         self._total, self._before, self._done = total, done, done
         self._started_s = time.monotonic()
         self._told_s = -_BETWEEN_LINES_S
@@ -52,3 +53,10 @@ class ProgressBar:
         gone_s = now_s - self._started_s
         left_s = gone_s * (self._total - self._done) / max(1, self._done - self._before)
         return f"{tqdm.format_interval(gone_s)} gone, {tqdm.format_interval(left_s)} left"
+
+
+def _in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook. A launched rank only shares its output."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config and "RANK" not in os.environ
