@@ -9,6 +9,7 @@ from pydantic import Field
 from bt_plugin.config.section import PathText, Section
 
 Widths = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=32)]
+ActivationCheckpointing = Literal["none", "blocks", "full"]
 
 
 class Model(Section):
@@ -37,3 +38,6 @@ class Model(Section):
     weights are refused."""
     projector: Widths = [8192, 8192, 8192]
     """Output widths of the projector's layers. The last is D, the dimension of the embeddings."""
+    activation_checkpointing: ActivationCheckpointing = "none"
+    """Which activations of the backbone are recomputed in the backward pass, to save memory. `blocks`: those inside
+    each of its repeated blocks. `full`: all, one view after the other. The gradient stays the same."""

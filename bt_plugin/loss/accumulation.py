@@ -16,13 +16,14 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from bt_plugin.loss.barlow_twins import BarlowTwinsLoss, LossTerms
+from bt_plugin.models.unmoved_buffers import unmoved_buffers
 
 
 def accumulated_backward(
@@ -68,7 +69,7 @@ def accumulated_backward(
     gradients = [gradient.chunk(len(micro_batches)) for gradient in torch.autograd.grad(terms.loss, z)]
 
     last = len(micro_batches) - 1
-    with _unmoved_buffers(model):
+    with unmoved_buffers(model):
         for i, (views, state, *gradient) in enumerate(zip(micro_batches, random_states, *gradients)):
             # So that the second pass draws the same random numbers as the first.
             _set_random_state(state, device)
@@ -76,16 +77,6 @@ def accumulated_backward(
                 # Gradient scalers and hooks expect a scalar. The gradient of this one is the part of the embeddings.
                 backward(sum((part * part_gradient).sum() for part, part_gradient in zip(model(*views), gradient)))
     return terms
-
-
-@contextmanager
-def _unmoved_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore all buffers at the end, such as BatchNorm's running statistics."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    yield
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

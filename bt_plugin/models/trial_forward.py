@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import RecipeError, UserError
+from bt_plugin.models.activation_checkpointing import checkpoint_activations
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 
@@ -49,6 +50,7 @@ def _try(recipe: Recipe, build: Callable[[], BarlowTwins], device: torch.device)
     with device:
         model = build()
     _check_weights(sum(each.numel() for each in model.parameters()), recipe)
+    checkpoint_activations(model.backbone, recipe.model.activation_checkpointing, compiled=recipe.run.compile)
     model.train()
     with torch.no_grad():
         for view in recipe.preset.views:

@@ -40,6 +40,7 @@ _LOCK = ".lock"
 
 # Keys that may change when a run resumes, because images, views and loss stay the same.
 _FREE_KEYS = {
+    "model": {"activation_checkpointing"},
     "optim": {"accumulation_steps"},
     "data": {
         "train", "val", "backend", "augment", "on_device", "num_threads", "prefetch", "hw_decoder_load",

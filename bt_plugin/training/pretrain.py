@@ -95,8 +95,8 @@ def pretrain(
         except torch.OutOfMemoryError as error:
             raise RecipeError(
                 f"optim.accumulation_steps: {recipe.optim.accumulation_steps} is too few because the GPU's memory is"
-                f" full ({str(error).partition('.')[0]}); use {2 * recipe.optim.accumulation_steps}, or a smaller"
-                " optim.global_batch_size"
+                f" full ({str(error).partition('.')[0]}); use {2 * recipe.optim.accumulation_steps},"
+                " model.activation_checkpointing=blocks, or a smaller optim.global_batch_size"
             ) from error
         except RuntimeError as error:
             if not collectives.is_lost_rank(error):

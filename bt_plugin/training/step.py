@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.config.run import Run
 from bt_plugin.errors import DivergenceError
 from bt_plugin.evaluation.online_probe import build_probe
 from bt_plugin.loss.accumulation import accumulated_backward
 from bt_plugin.loss.barlow_twins import BarlowTwinsLoss, LossTerms
+from bt_plugin.models.activation_checkpointing import checkpoint_activations
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.memory_format import lay_out
 from bt_plugin.models.pool_before_relu import pool_before_relu
@@ -66,7 +66,7 @@ class TrainStep:
         self._run = run
         self._views_format = torch.contiguous_format if run.memory_format == "contiguous" else torch.preserve_format
         self._loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
-        model = _arranged(model, accelerator, run)
+        model = _arranged(model, accelerator, recipe)
         self.optimizer = optimizer(recipe.optim, model)
         # The wrapped optimizer steps through the gradient scaler of fp16. The plain one is used for everything else.
         self.model, self._wrapped_optimizer = accelerator.prepare(model, self.optimizer)
@@ -174,8 +174,9 @@ class TrainStep:
         return view_a, view_b
 
 
-def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowTwins:
-    """Return the model with BatchNorm over all ranks, laid out and compiled as the recipe says."""
+def _arranged(model: BarlowTwins, accelerator: Accelerator, recipe: Recipe) -> BarlowTwins:
+    """Return the model with BatchNorm over all ranks, laid out, checkpointed and compiled as the recipe says."""
+    run = recipe.run
     on_gpu = accelerator.device.type == "cuda"
     if accelerator.num_processes > 1:
         model = synchronize_batch_norm(model)
@@ -186,6 +187,7 @@ def _arranged(model: BarlowTwins, accelerator: Accelerator, run: Run) -> BarlowT
     pool_before_relu(model.backbone)
     if not accelerator.is_fsdp2:  # FSDP shards contiguous weights only
         model = lay_out(model, run.memory_format, by_layer=not (on_gpu or run.compile))
+    checkpoint_activations(model.backbone, recipe.model.activation_checkpointing, compiled=run.compile)
     if run.compile:
         model.backbone.compile()
         model.projector.compile()

@@ -37,7 +37,13 @@ _READS = {
     "unique_consecutive",
     "_unique2",
 }
-CHOICES = [[], ["optim.accumulation_steps=2"], ["run.mixed_precision=bf16"], ["eval.every_epochs=1"]]
+CHOICES = [
+    [],
+    ["model.activation_checkpointing=blocks"],
+    ["optim.accumulation_steps=2"],
+    ["run.mixed_precision=bf16"],
+    ["eval.every_epochs=1"],
+]
 
 
 class Reads(TorchDispatchMode):
