@@ -35,6 +35,10 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in learnt(folder)]
 
 
+def norms(folder: Path) -> list[float]:
+    return [line[name] for line in learnt(folder) for name in ("grad_norm", "update_norm")]
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_shards_change_nothing(small_recipe: Path, tmp_path: Path) -> None:
@@ -45,6 +49,7 @@ def test_shards_change_nothing(small_recipe: Path, tmp_path: Path) -> None:
     live(small_recipe, accumulated, 2, options=[*OPTIONS, "optim.accumulation_steps=2"], **SHARDED)
     assert abs(losses(whole)[-1] - losses(whole)[0]) > 0.1 * losses(whole)[0], "the weights moved"
     assert losses(sharded) == pytest.approx(losses(whole), rel=1e-4)
+    assert norms(sharded) == pytest.approx(norms(whole), rel=1e-3)
     assert losses(accumulated) == pytest.approx(losses(whole), rel=1e-3)
     ours, theirs = (load_file(folder / "export" / "backbone.safetensors") for folder in (sharded, whole))
     for key in theirs:

@@ -56,9 +56,11 @@ def checkpoint_activations(backbone: nn.Module, parts: ActivationCheckpointing, 
             f"{key} is not allowed with run.compile for a backbone with BatchNorm. Set run.compile to false, or"
             " model.activation_checkpointing to none"
         )
-    classes = {kind: _checkpointed(kind) for kind in {type(module) for module in modules}}
+    # A function of the user's may return the same network again.
+    kinds = {type(module) for module in modules if not isinstance(module, _Checkpointed)}
+    classes = {kind: _checkpointed(kind) for kind in kinds}
     for module in modules:
-        module.__class__ = classes[type(module)]
+        module.__class__ = classes.get(type(module), type(module))
 
 
 def blocks_of(backbone: nn.Module) -> list[nn.Module]:

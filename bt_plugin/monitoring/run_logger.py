@@ -34,6 +34,7 @@ class _Line(NamedTuple):
 
     step: int
     epoch: int
+    names: list[str]
     fetched: AsyncCopy
     known: dict[str, float]
 
@@ -98,7 +99,16 @@ class RunLogger:
         if self._line and self._line.fetched.is_here:
             self.settle()
 
-    def log(self, step: int, epoch: int, terms: LossTerms, rates: dict[str, float], nonfinite: Tensor) -> None:
+    def log(
+        self,
+        step: int,
+        epoch: int,
+        terms: LossTerms,
+        *,
+        rates: dict[str, float],
+        norms: dict[str, Tensor],
+        nonfinite: Tensor,
+    ) -> None:
         """Log a line of metrics. It is written when its numbers arrive from the device, so that no step waits for them.
 
         Args:
@@ -106,13 +116,15 @@ class RunLogger:
             epoch: The step's epoch.
             terms: The step's loss terms, on the device.
             rates: Learning rate of each parameter group, as lr_NAME.
+            norms: Norms of the step's gradient and update, scalars on the device.
             nonfinite: Number of non-finite steps so far, a scalar on the device.
         """
         if not self._accelerator.is_main_process and not self._callbacks.handle("on_log"):
             return
         self.settle()
-        fetched = AsyncCopy(torch.stack([*(getattr(terms, name) for name in _TERMS), nonfinite]))
-        self._line = _Line(step, epoch, fetched, {**rates, **self._speed.report()})
+        numbers = {**{name: getattr(terms, name) for name in _TERMS}, **norms, "nonfinite_steps": nonfinite}
+        fetched = AsyncCopy(torch.stack(list(numbers.values())))
+        self._line = _Line(step, epoch, list(numbers), fetched, {**rates, **self._speed.report()})
         if fetched.is_here:
             self.settle()
 
@@ -121,8 +133,8 @@ class RunLogger:
         if self._line is None:
             return
         line, self._line = self._line, None
-        *terms, nonfinite = line.fetched.tolist()
-        values = dict(zip(_TERMS, terms)) | line.known | {"nonfinite_steps": int(nonfinite)}
+        values = dict(zip(line.names, line.fetched.tolist())) | line.known
+        values["nonfinite_steps"] = int(values["nonfinite_steps"])
         if self._accelerator.is_main_process:
             self._collapse.watch(line.step, values["diagonal_mean"], values["embedding_std"])
             self._best.watch(line.step, lower={"loss": values["loss"]})

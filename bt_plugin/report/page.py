@@ -81,6 +81,7 @@ TRAINING = (
         False,
         "It should stay well above 0. Below 0.01 the embeddings have collapsed to nearly one point.",
     ),
+    _Chart("grad_norm", "norm of the gradient", True, "A rise of some orders of magnitude comes before a divergence."),
     _Chart("lr_weights", "learning rate of weights", False, "The schedule: linear warm-up, then a cosine decay."),
     _Chart(
         "lr_biases",

@@ -121,7 +121,14 @@ class Training:
                     terms = self.train_step(micro_batches, lr_scale)
                     run_logger.step_done()
                     if self.step % self.recipe.run.log_every_steps == 0:
-                        run_logger.log(self.step, self._epoch, terms, self._rates(), self.train_step.nonfinite.total)
+                        run_logger.log(
+                            self.step,
+                            self._epoch,
+                            terms,
+                            rates=self._rates(),
+                            norms=self.train_step.norms.values,
+                            nonfinite=self.train_step.nonfinite.total,
+                        )
                     self.callbacks.step(self.step, self._epoch, terms, self._rates())
                     self._evaluate(run_logger)
                     self._tell_checkpoint()

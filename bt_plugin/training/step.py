@@ -23,6 +23,7 @@ from bt_plugin.models.pool_before_relu import pool_before_relu
 from bt_plugin.models.sync_batch_norm import SyncBatchNorm, finite_ranks, synchronize_batch_norm
 from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer, make_state, takes_found_inf
 from bt_plugin.training.nonfinite_steps import NonFiniteSteps
+from bt_plugin.training.step_norms import StepNorms
 from dali_pipelines.loaders import Batch
 
 
@@ -77,6 +78,7 @@ class TrainStep:
             if num_classes
             else None
         )
+        self.norms = StepNorms(self._plain, every_steps=run.log_every_steps)
         self._statistics: list[Tensor] = []
         for module in self._plain.modules():
             if isinstance(module, SyncBatchNorm):
@@ -115,7 +117,9 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_scale
         terms = self._backward([self._on_device(batch) for batch in micro_batches])
-        found_inf = self._update(terms)
+        scaler = self._accelerator.scaler
+        with self.norms.measured(self.steps + 1, 1.0 if scaler is None else scaler.get_scale()):
+            found_inf = self._update(terms)
         if self.probe:
             self.probe.step([batch.targets for batch in micro_batches], found_inf)
         self._wrapped_optimizer.zero_grad()

@@ -138,6 +138,13 @@ def test_blocks_are_what_repeats(name: str, kind: str, number: int) -> None:
     assert [type(block).__name__ for block in blocks_of(build_backbone(name).module)] == [kind] * number
 
 
+def test_nothing_is_recomputed_twice() -> None:
+    backbone = network("resnet18", "blocks").backbone
+    kinds = [type(module) for module in backbone.modules()]
+    checkpoint_activations(backbone, "blocks", compiled=False)
+    assert [type(module) for module in backbone.modules()] == kinds
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -71,7 +71,7 @@ def test_a_run_writes_all_it_says(small_recipe: Path, tmp_path: Path) -> None:
     first = lines[0]
     assert set(first) == {
         "step", "epoch", "loss", "invariance", "redundancy", "lr_weights", "lr_biases", "images_per_s", "data_wait",
-        "nonfinite_steps", "diagonal_mean", "embedding_std",
+        "nonfinite_steps", "diagonal_mean", "embedding_std", "grad_norm", "update_norm",
     }  # fmt: skip
     assert first["loss"] == pytest.approx(first["invariance"] + 5.1e-3 * first["redundancy"], rel=1e-5)
     assert first["lr_weights"] == 0, "warm-up begins at zero"

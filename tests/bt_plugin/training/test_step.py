@@ -23,6 +23,7 @@ from bt_plugin.optim import lars
 from bt_plugin.optim.from_recipe import make_state
 from bt_plugin.runtime.accelerator import build_accelerator
 from bt_plugin.training.step import TrainStep
+from bt_plugin.training.step_norms import StepNorms
 from dali_pipelines.loaders import Batch
 
 # Whose results the host reads, or whose shapes depend on values.
@@ -102,6 +103,40 @@ def test_a_step_never_waits_for_the_gpu(small_recipe: Path, choices: list[str]) 
             train_step.nonfinite.total.item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_norms_are_those_of_the_logged_steps(small_recipe: Path) -> None:
+    """Measured around the update, against plain sums; a skipped step changes nothing; other steps measure nothing."""
+    train_step, (batch,) = step_of(small_recipe, "run.log_every_steps=2")
+    parameters = list(train_step.model.parameters())
+    train_step([batch], lr_scale=0.5)
+    assert train_step.norms.values == {}
+    before = [p.detach().clone() for p in parameters]
+    gradients: list[Tensor] = []
+    hook = train_step.optimizer.register_step_pre_hook(lambda *_: gradients.extend(p.grad.clone() for p in parameters))
+    train_step([batch], lr_scale=0.5)
+    hook.remove()
+    norms = dict(train_step.norms.values)
+    squares = sum(float(gradient.double().square().sum()) for gradient in gradients)
+    assert float(norms["grad_norm"]) == pytest.approx(math.sqrt(squares), rel=1e-5)
+    squares = sum(float((p.detach() - old).double().square().sum()) for p, old in zip(parameters, before))
+    assert float(norms["update_norm"]) == pytest.approx(math.sqrt(squares), rel=1e-5)
+    assert squares > 0
+    spoilt = batch._replace(views=tuple(view * math.nan for view in batch.views))
+    train_step([spoilt])
+    assert train_step.norms.values["grad_norm"] is norms["grad_norm"]
+    train_step([spoilt])
+    assert train_step.norms.values["grad_norm"].isnan()
+    assert train_step.norms.values["update_norm"] == 0
+
+
+def test_the_scale_of_fp16_is_no_part_of_the_norm() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.grad = 1024 * torch.tensor([[3.0, 4.0]])
+    norms = StepNorms(layer, every_steps=1)
+    with norms.measured(1, grad_scale=1024.0), torch.no_grad():
+        layer.weight += torch.tensor([[6.0, 8.0]])
+    assert {name: float(value) for name, value in norms.values.items()} == {"grad_norm": 5, "update_norm": 10}
 
 
 def test_any_optimizer_can_train(small_recipe: Path) -> None:
