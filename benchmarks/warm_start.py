@@ -1,0 +1,151 @@
+"""Compare runs that start from weights with runs that start from random ones, on the demo data.
+
+python benchmarks/warm_start.py --seeds 0 1 2
+
+Two questions, each with a run of another seed as source of the weights:
+
+- same images: the quickstart, and a quarter of it from the export of a quickstart, at several learning rates.
+- new images: every second class is the source's, and the others are the run's own.
+
+The result of a run is kept in runs/warm_start, so that the same command resumes after a stop. --parts runs less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from record import write_record
+from safetensors.torch import load_file
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
+DATA = Path("data/demo")
+RUNS = Path("runs/warm_start")
+# Both rates of the quickstart, and what they are multiplied by.
+LR_WEIGHTS, LR_BIASES = 3.0, 0.03
+SCALES = {"1": 1.0, "tenth": 0.1, "thirtieth": 1 / 30}
+QUARTER = ["optim.epochs=3", "optim.warmup_epochs=0.5"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="+", choices=("same", "new"), default=["same", "new"])
+    arguments = parser.parse_args()
+    subprocess.run([sys.executable, "-m", "bt_plugin", "demo-data", str(DATA)], check=True)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    seeds = arguments.seeds
+    sources = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
+    parts = {"same": same_images, "new": new_images}
+    results = {part: parts[part](sources) for part in arguments.parts}
+    for part, rows in results.items():
+        print_table(part, rows)
+    print(write_record("warm_start", {"sources": sources, **results}))
+
+
+def same_images(sources: dict[int, int]) -> list[dict[str, Any]]:
+    """Run the quickstart with each seed, then a quarter of it from the export of another seed's quickstart."""
+    rows = [run("cold", seed, []) for seed in sources]
+    for seed, source in sources.items():
+        rows += [
+            run(f"warm_{name}", seed, [*QUARTER, *rates(scale), f"model.init={folder('cold', source)}"])
+            for name, scale in SCALES.items()
+        ]
+    return rows
+
+
+def new_images(sources: dict[int, int]) -> list[dict[str, Any]]:
+    """Run on one half of the classes from random weights, and from weights of a run on the other half."""
+    theirs, ours = halves()
+    rows = []
+    for seed, source in sources.items():
+        run("new_source", source, on(theirs))
+        rows.append(run("new_cold", seed, on(ours)))
+        init = f"model.init={folder('new_source', source)}"
+        rows += [run(f"new_warm_{name}", seed, [*on(ours), *rates(SCALES[name]), init]) for name in ("1", "tenth")]
+    return rows
+
+
+def rates(scale: float) -> list[str]:
+    return [f"optim.lr_weights={LR_WEIGHTS * scale:g}", f"optim.lr_biases={LR_BIASES * scale:g}"]
+
+
+def on(data: Path) -> list[str]:
+    return [f"data.train={data}/train", f"data.val={data}/val"]
+
+
+def halves() -> list[Path]:
+    """Return two folders with every second class of the demo data each, by links."""
+    folders = [DATA.with_name(f"{DATA.name}_{name}") for name in ("even", "odd")]
+    for split in ("train", "val"):
+        for number, images in enumerate(sorted((DATA / split).iterdir())):
+            link = folders[number % 2] / split / images.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(images.resolve())
+    return folders
+
+
+def folder(name: str, seed: int) -> Path:
+    return RUNS / f"{name}_{seed}"
+
+
+def run(name: str, seed: int, options: list[str]) -> dict[str, Any]:
+    """Run the quickstart's recipe with options, unless its results are kept from an earlier call. Return them."""
+    run_dir = folder(name, seed)
+    kept = run_dir.with_suffix(".json")
+    if not kept.exists():
+        changes = [f"run.seed={seed}", f"run.output_dir={run_dir}", "eval.every_epochs=1", *options]
+        command = [*LAUNCH, "-m", "bt_plugin", "pretrain", "recipes/pretrain/quickstart.yaml", *changes]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        kept.write_text(json.dumps({"name": name, "seed": seed, "options": options, **measured(run_dir)}))
+    result: dict[str, Any] = json.loads(kept.read_text())
+    print(name, seed, {key: f"{value:.1%}" for key, value in result["knn_top1"].items()}, flush=True)
+    return result
+
+
+def measured(run_dir: Path) -> dict[str, Any]:
+    lines = {name: (run_dir / f"{name}.jsonl").read_text().splitlines() for name in ("metrics", "evaluations")}
+    evaluations = [json.loads(line) for line in lines["evaluations"]]
+    return {
+        "knn_top1": json.loads((run_dir / "summary.json").read_text())["knn_top1"],
+        "knn_top1_by_step": {each["step"]: each["knn_top1"] for each in evaluations},
+        "loss": [json.loads(line)["loss"] for line in lines["metrics"]],
+        "moved": moved(run_dir),
+    }
+
+
+def moved(run_dir: Path) -> float | None:
+    """Return how far the weights of more than one dimension moved over the run, as a fraction of their norm."""
+    if not (run_dir / "initial.safetensors").exists():
+        return None
+    before, after = load_file(run_dir / "initial.safetensors"), load_file(run_dir / "export" / "backbone.safetensors")
+    weights = [key for key, value in before.items() if value.ndim > 1]
+    distance = sum(float((after[key] - before[key]).square().sum()) for key in weights)
+    return math.sqrt(distance / sum(float(before[key].square().sum()) for key in weights))
+
+
+def print_table(part: str, rows: list[dict[str, Any]]) -> None:
+    """Print kNN top-1 before and after each run, its lowest and best evaluation, and when it had the cold run's end."""
+    ends = {row["seed"]: row["knn_top1"]["pretrained"] for row in rows if row["name"].endswith("cold")}
+    print(f"\n{part} images: kNN top-1, %; steps until the cold run's end is reached")
+    print(f"{'run':<20} seed untrained calibrated  start lowest    end steps moved")
+    for row in rows:
+        scores, by_step = row["knn_top1"], {int(step): value for step, value in row["knn_top1_by_step"].items()}
+        begun = scores.get("initialized")
+        curve = by_step if begun is None else {0: begun, **by_step}
+        reached = next((step for step, value in curve.items() if value >= ends[row["seed"]]), None)
+        shares = [scores["untrained"], scores["calibrated"], begun, min(by_step.values()), scores["pretrained"]]
+        cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+        widths = (9, 10, 6, 6, 6)
+        texts = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        print(f"{row['name']:<20} {row['seed']:>4} {texts} {reached!s:>5} {row['moved'] or 0:.3f}")
+
+
+if __name__ == "__main__":
+    main()
