@@ -2,10 +2,10 @@
 
 python benchmarks/warm_start.py --seeds 0 1 2
 
-Two questions, each with a run of another seed as source of the weights:
+Two questions, for each seed. The warm runs have another seed than the source of their weights.
 
-- same images: the quickstart, and a quarter of it from the export of a quickstart, at several learning rates.
-- new images: every second class is the source's, and the others are the run's own.
+- same images: a quickstart, and a quarter of it from its export, at several learning rates.
+- new images: every second class is the source's, and the others are those of a cold run and of warm ones.
 
 The result of a run is kept in runs/warm_start, so that the same command resumes after a stop. --parts runs less.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ RUNS = Path("runs/warm_start")
 # Both rates of the quickstart, and what they are multiplied by.
 LR_WEIGHTS, LR_BIASES = 3.0, 0.03
 SCALES = {"1": 1.0, "tenth": 0.1, "thirtieth": 1 / 30}
+# What is added to the seed of the source.
+OTHER = 10
 QUARTER = ["optim.epochs=3", "optim.warmup_epochs=0.5"]
 
 
@@ -39,40 +42,34 @@ def main() -> None:
     arguments = parser.parse_args()
     subprocess.run([sys.executable, "-m", "bt_plugin", "demo-data", str(DATA)], check=True)
     RUNS.mkdir(parents=True, exist_ok=True)
-    seeds = arguments.seeds
-    sources = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
     parts = {"same": same_images, "new": new_images}
-    results = {part: parts[part](sources) for part in arguments.parts}
+    results = {part: [row for seed in arguments.seeds for row in parts[part](seed)] for part in arguments.parts}
     for part, rows in results.items():
         print_table(part, rows)
-    print(write_record("warm_start", {"sources": sources, **results}))
+    print(write_record("warm_start", {"threads": os.environ.get("OMP_NUM_THREADS", "default"), **results}))
 
 
-def same_images(sources: dict[int, int]) -> list[dict[str, Any]]:
-    """Run the quickstart with each seed, then a quarter of it from the export of another seed's quickstart."""
-    rows = [run("cold", seed, []) for seed in sources]
-    for seed, source in sources.items():
-        rows += [
-            run(f"warm_{name}", seed, [*QUARTER, *rates(scale), f"model.init={folder('cold', source)}"])
-            for name, scale in SCALES.items()
-        ]
-    return rows
+def same_images(seed: int) -> list[dict[str, Any]]:
+    """Run the quickstart, then a quarter of it from its export."""
+    source = run("cold", seed, [f"run.seed={seed}"])
+    options = [*QUARTER, f"model.init={folder('cold', seed)}"]
+    return [source, *(run(f"warm_{name}", seed, [*warm(seed, scale), *options]) for name, scale in SCALES.items())]
 
 
-def new_images(sources: dict[int, int]) -> list[dict[str, Any]]:
-    """Run on one half of the classes from random weights, and from weights of a run on the other half."""
+def new_images(seed: int) -> list[dict[str, Any]]:
+    """Run on one half of the classes, then on the other from these weights and from random ones."""
     theirs, ours = halves()
-    rows = []
-    for seed, source in sources.items():
-        run("new_source", source, on(theirs))
-        rows.append(run("new_cold", seed, on(ours)))
-        init = f"model.init={folder('new_source', source)}"
-        rows += [run(f"new_warm_{name}", seed, [*on(ours), *rates(SCALES[name]), init]) for name in ("1", "tenth")]
-    return rows
+    rows = [
+        run("new_source", seed, [f"run.seed={seed}", *on(theirs)]),
+        run("new_cold", seed, [f"run.seed={seed + OTHER}", *on(ours)]),
+    ]
+    options = [*on(ours), f"model.init={folder('new_source', seed)}"]
+    return rows + [run(f"new_warm_{name}", seed, [*warm(seed, SCALES[name]), *options]) for name in ("1", "tenth")]
 
 
-def rates(scale: float) -> list[str]:
-    return [f"optim.lr_weights={LR_WEIGHTS * scale:g}", f"optim.lr_biases={LR_BIASES * scale:g}"]
+def warm(seed: int, scale: float) -> list[str]:
+    rates = [f"optim.lr_weights={LR_WEIGHTS * scale:g}", f"optim.lr_biases={LR_BIASES * scale:g}"]
+    return [f"run.seed={seed + OTHER}", *rates]
 
 
 def on(data: Path) -> list[str]:
@@ -100,7 +97,7 @@ def run(name: str, seed: int, options: list[str]) -> dict[str, Any]:
     run_dir = folder(name, seed)
     kept = run_dir.with_suffix(".json")
     if not kept.exists():
-        changes = [f"run.seed={seed}", f"run.output_dir={run_dir}", "eval.every_epochs=1", *options]
+        changes = [f"run.output_dir={run_dir}", "eval.every_epochs=1", *options]
         command = [*LAUNCH, "-m", "bt_plugin", "pretrain", "recipes/pretrain/quickstart.yaml", *changes]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         kept.write_text(json.dumps({"name": name, "seed": seed, "options": options, **measured(run_dir)}))
@@ -133,7 +130,7 @@ def moved(run_dir: Path) -> float | None:
 def print_table(part: str, rows: list[dict[str, Any]]) -> None:
     """Print kNN top-1 before and after each run, its lowest and best evaluation, and when it had the cold run's end."""
     ends = {row["seed"]: row["knn_top1"]["pretrained"] for row in rows if row["name"].endswith("cold")}
-    print(f"\n{part} images: kNN top-1, %; steps until the cold run's end is reached")
+    print(f"\n{part} images: kNN top-1, %. steps: until the cold run's end is reached. moved: fraction of the norm")
     print(f"{'run':<20} seed untrained calibrated  start lowest    end steps moved")
     for row in rows:
         scores, by_step = row["knn_top1"], {int(step): value for step, value in row["knn_top1_by_step"].items()}
