@@ -28,7 +28,8 @@ class Model(Section):
     init: PathText | None = None
     """Weights to start from: a run's directory, an export, or a file of torchvision, timm, the official code, Lightly
     or solo-learn. `torchvision` and `timm` are the library's own weights of `model.backbone`, which are downloaded.
-    `null`: random weights. Not read again when the run resumes."""
+    `hf-hub:OWNER/NAME` or `hf-hub:OWNER/NAME@REVISION`: weights of a repository of the Hugging Face Hub. `null`: random
+    weights. Not read again when the run resumes."""
     init_projector: Literal["auto", "never"] = "auto"
     """Whether the projector starts from the weights in `model.init`, if they have one of the same widths."""
     init_strict: bool = True

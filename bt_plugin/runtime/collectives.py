@@ -90,6 +90,17 @@ def from_main(function: Callable[[], T]) -> T:
     return result
 
 
+def main_first(function: Callable[[], T]) -> T:
+    """Call a function on every rank, on rank 0 before the others. These then find what it has downloaded.
+
+    Args:
+        function: Function whose error can be pickled. An error on rank 0 is raised on every rank.
+    """
+    results: list[T] = []
+    from_main(lambda: results.append(function()))
+    return results[0] if results else function()
+
+
 def cpu_group(timeout: timedelta) -> Any:
     """Return a gloo group of all ranks, which runs independently of the GPUs. Call this on every rank.
 

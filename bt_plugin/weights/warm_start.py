@@ -13,6 +13,8 @@ from bt_plugin.config.model import Model
 from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.models.backbones import build_backbone
 from bt_plugin.models.barlow_twins import BarlowTwins
+from bt_plugin.runtime import collectives
+from bt_plugin.weights import hub
 from bt_plugin.weights.architecture import difference_of
 from bt_plugin.weights.checkpoint_file import read_content, state_of
 from bt_plugin.weights.export_folder import read_export
@@ -39,7 +41,7 @@ class WarmStart(NamedTuple):
 
 
 def warm_start(model: BarlowTwins, choice: Model) -> WarmStart:
-    """Give a model the weights of model.init. Every rank reads them by itself.
+    """Give a model the weights of model.init. Call it on every rank. Rank 0 downloads them before the others.
 
     Args:
         model: Model of the recipe, on the CPU. It is changed.
@@ -50,7 +52,7 @@ def warm_start(model: BarlowTwins, choice: Model) -> WarmStart:
             model.init_sha256. The message names the keys.
     """
     assert choice.init is not None, "the recipe has a source"
-    backbone, projector = _read(choice, model)
+    backbone, projector, commit = _read(choice, model)
     backbone = _with_channels(backbone, model.backbone)
     used = {f"backbone.{key}": value for key, value in _loaded(model.backbone, backbone, choice).items()}
     said = f"{len(used)} tensors of the backbone"
@@ -60,6 +62,8 @@ def warm_start(model: BarlowTwins, choice: Model) -> WarmStart:
         said += ", and the projector"
     else:
         said += ". The projector starts from random weights"
+    if commit:
+        said += f". They are those of commit {commit}"
     digest = _sha256(used)
     if choice.init_sha256 not in (None, digest):
         raise RecipeError(
@@ -69,25 +73,34 @@ def warm_start(model: BarlowTwins, choice: Model) -> WarmStart:
     return WarmStart(digest, said)
 
 
-def _read(choice: Model, model: BarlowTwins) -> tuple[State, State | None]:
-    """Return the tensors of the backbone and, if there is one, the projector. Keys are those of build_backbone."""
+class _Source(NamedTuple):
+    """Tensors with the keys of build_backbone, those of a projector if there is one, and the commit if it is known."""
+
+    backbone: State
+    projector: State | None = None
+    commit: str = ""
+
+
+def _read(choice: Model, model: BarlowTwins) -> _Source:
     source = str(choice.init)
     if source in LIBRARIES:
-        return _from_library(choice), None
-    path = Path(source).expanduser()
+        return _Source(collectives.main_first(lambda: _from_library(choice)))
     try:
-        if path.is_dir():
-            _, backbone, projector = read_export(find_export(path))
-            return backbone, projector
-        return _from_file(path, choice, model)
+        if not source.startswith(hub.PREFIX):
+            return _from_path(Path(source).expanduser(), choice, model)
+        path, commit = collectives.main_first(lambda: hub.download(source))
+        return _from_path(path, choice, model)._replace(commit=commit)
     except UserError as error:
         raise RecipeError(f"model.init: {error}") from error
 
 
-def _from_file(path: Path, choice: Model, model: BarlowTwins) -> tuple[State, State | None]:
+def _from_path(path: Path, choice: Model, model: BarlowTwins) -> _Source:
+    if path.is_dir():
+        _, backbone, projector = read_export(find_export(path))
+        return _Source(backbone, projector)
     if choice.init_strict:
         weights = read_weights(path, choice.backbone)
-        return weights.backbone, weights.projector
+        return _Source(weights.backbone, weights.projector)
     # Weights of another network have no known layout as a whole.
     tensors, _ = state_of(read_content(path), path)
     parts = split(tensors, path)
@@ -95,7 +108,7 @@ def _from_file(path: Path, choice: Model, model: BarlowTwins) -> tuple[State, St
         check_tensors(state, path)
         check_finite(state, path)
     feature_dim = next(layer for layer in model.projector if isinstance(layer, nn.Linear)).in_features
-    return parts.backbone, to_official(parts.projector, feature_dim)[0]
+    return _Source(parts.backbone, to_official(parts.projector, feature_dim)[0])
 
 
 def _from_library(choice: Model) -> State:
@@ -108,10 +121,10 @@ def _from_library(choice: Model) -> State:
         backbone = build_backbone(choice.backbone, pretrained=True)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"model.init: {error}") from error
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # the libraries pass on the errors of several HTTP libraries
         raise RecipeError(
             f"model.init: the weights of {choice.backbone} cannot be downloaded ({' '.join(str(error).split())[:200]});"
-            " download them on a machine with a network, copy the file here, and give its path"
+            " check the network, or download them on another machine, copy the file here, and give its path"
         ) from error
     return backbone.module.state_dict()
 
