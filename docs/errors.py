@@ -86,6 +86,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         ),
         Case("The batch does not divide over the ranks", f"{CHECK} optim.global_batch_size=7 --world-size 2", _many),
         Case("The batch is larger than the data set", f"{CHECK} optim.global_batch_size=64", _many),
+        Case("A key belongs to another optimizer", "check quickstart optim.name=adamw"),
         Case("The warm-up is longer than the run", f"{CHECK} optim.epochs=2 optim.warmup_epochs=3", _many),
     ),
     "Networks": (

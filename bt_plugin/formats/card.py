@@ -91,9 +91,8 @@ def _training(description: ModelDescription, recipe: Recipe, summary: dict[str, 
         "projector": " - ".join(map(str, widths)) if widths else None,
         "lambda": loss.get("lambda_param"),
         "views": f"{views.get('preset')}, {' and '.join(f'{size} px' for size in sizes)}" if sizes else None,
-        "base learning rate of weights, of biases": f"{optim.get('lr_weights')}, {optim.get('lr_biases')}"
-        if optim
-        else None,
+        "optimizer": optim.get("name"),
+        **_rates(optim),
         "weight decay": optim.get("weight_decay"),
         "seed": description.seed,
         "ranks": summary.get("world_size"),
@@ -101,6 +100,12 @@ def _training(description: ModelDescription, recipe: Recipe, summary: dict[str, 
     }
     given = {name: value for name, value in rows.items() if value is not None}
     return _table("Training", ("setting", "value"), given)
+
+
+def _rates(optim: dict[str, Any]) -> dict[str, str]:
+    if "lr_weights" in optim:
+        return {"base learning rate of weights, of biases": f"{optim['lr_weights']}, {optim.get('lr_biases')}"}
+    return {"base learning rate": f"{optim['lr']}"} if "lr" in optim else {}
 
 
 def _evaluation(recipe: Recipe, summary: dict[str, Any]) -> str:

@@ -15,9 +15,7 @@ from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.models.activation_checkpointing import checkpoint_activations
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
-
-# Memory holds weights, gradients and momenta.
-_COPIES = 3
+from bt_plugin.optim.from_recipe import STATES, build_groups
 
 
 def check_model(recipe: Recipe, build: Callable[[], BarlowTwins] | None = None) -> None:
@@ -50,6 +48,7 @@ def _try(recipe: Recipe, build: Callable[[], BarlowTwins], device: torch.device)
     with device:
         model = build()
     _check_weights(sum(each.numel() for each in model.parameters()), recipe)
+    build_groups(recipe.optim, model)
     checkpoint_activations(model.backbone, recipe.model.activation_checkpointing, compiled=recipe.run.compile)
     model.train()
     with torch.no_grad():
@@ -76,11 +75,12 @@ def _check_features(features: object, model: BarlowTwins, recipe: Recipe) -> Non
 def _check_weights(parameters: int, recipe: Recipe) -> None:
     on_gpu = torch.cuda.is_available() and recipe.run.device != "cpu"
     memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
-    needed = _COPIES * 4 * parameters
+    # Memory holds weights, gradients and the optimizer's state.
+    needed = (2 + STATES[recipe.optim.name]) * 4 * parameters
     if needed > memory:
         raise RecipeError(
             f"model.projector: {recipe.model.projector} and {recipe.model.backbone} have {parameters:,} weights. With"
-            f" gradients and momenta they need {needed / 2**30:,.0f} GiB, and this machine has"
+            f" gradients and the optimizer's state they need {needed / 2**30:,.0f} GiB, and this machine has"
             f" {memory / 2**30:,.0f} GiB; use narrower layers"
         )
 

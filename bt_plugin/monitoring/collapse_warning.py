@@ -44,9 +44,13 @@ class CollapseSigns:
     """A watch on two metrics of the loss. It warns once if a metric falls too low, and again after a recovery.
 
     It averages over the last ten reports, because the metrics of one small batch are noisy.
+
+    Args:
+        rate_keys: Names of the recipe's keys of the base learning rates, which a warning may advise to lower.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rate_keys: str) -> None:
+        self._rate_keys = rate_keys
         self._last: deque[tuple[float, float]] = deque(maxlen=_AVERAGED)
         self._told: set[str] = set()
 
@@ -66,7 +70,7 @@ class CollapseSigns:
             "diagonal_mean",
             diagonal_mean < _LEAST_DIAGONAL_MEAN,
             f"step {step}: the embeddings of the two views do not correlate (mean of C_ii {diagonal_mean:.3f}). The"
-            " views may be too strong, or optim.lr_weights too high",
+            f" views may be too strong, or {self._rate_keys} too high",
         )
         self._check(
             "embedding_std",

@@ -66,7 +66,7 @@ class RunLogger:
         self._accelerator = accelerator
         self._callbacks = callbacks or Callbacks()
         self._best = best
-        self._collapse = CollapseSigns()
+        self._collapse = CollapseSigns(recipe.optim.rate_keys)
         self._speed = Speed(recipe.optim.global_batch_size // recipe.optim.accumulation_steps)
         is_main = accelerator.is_main_process
         run_dir, names = Path(recipe.run.output_dir), (METRICS, EVALUATIONS) if is_main else ()

@@ -31,6 +31,7 @@ class LARS(torch.optim.Optimizer):
 
     Args:
         params: Parameters or parameter groups, such as those of parameter_groups. A group may set "adapt" to False.
+            Its steps are then those of torch's SGD.
         lr: Learning rate, 0 or more.
         momentum: Momentum of the scaled updates, 0 or more, below 1.
         weight_decay: Factor of the weight that is added to its gradient, 0 or more.
@@ -92,11 +93,12 @@ class LARS(torch.optim.Optimizer):
                 # The kernel multiplies the decayed gradient by 1 - dampening.
                 self._fused_sgd(group, weights, of_gradient, of_momentum, group["weight_decay"], dampening=1 - ratio)
             return
-        if group["weight_decay"] or group["adapt"]:
-            gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
-        if group["adapt"]:
-            ratios = _trust_ratios(params, gradients, group["eta"])
-            torch._foreach_mul_(local(gradients), ratios.unbind())
+        if not group["adapt"]:
+            self._fused_sgd(group, local(params), local(gradients), local(momenta), group["weight_decay"])
+            return
+        gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
+        ratios = _trust_ratios(params, gradients, group["eta"])
+        torch._foreach_mul_(local(gradients), ratios.unbind())
         self._fused_sgd(group, local(params), local(gradients), local(momenta))
 
     def _fused_sgd(

@@ -40,5 +40,28 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
         >>> float(global_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]))
         5.0
     """
-    norm: Tensor = torch.linalg.vector_norm(norms(tensors))
-    return norm
+    total: Tensor = torch.linalg.vector_norm(norms(tensors))
+    return total
+
+
+def clip_(gradients: Sequence[Tensor], most: float) -> Tensor:
+    """Scale gradients so that their global norm is at most a given number. The host does not wait for it.
+
+    Args:
+        gradients: As in norms. They are changed in place. If their norm is not finite, all of them become NaN or 0.
+        most: Largest global norm, above 0.
+
+    Returns:
+        The global norm before, a scalar on the device.
+
+    Source:
+        The formula of torch.nn.utils.clip_grad_norm_.
+
+    Examples:
+        >>> gradient = torch.tensor([3.0, 4.0])
+        >>> float(clip_([gradient], most=1.0)), gradient
+        (5.0, tensor([0.6000, 0.8000]))
+    """
+    total = global_norm(gradients)
+    torch._foreach_mul_(local(gradients), (most / (total + 1e-6)).clamp(max=1.0))
+    return total

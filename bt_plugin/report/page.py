@@ -47,6 +47,7 @@ class _Chart(NamedTuple):
     baselines: str | None = None
 
 
+_SCHEDULE_SAYS = "The schedule: linear warm-up, then the decay of optim.schedule."
 # The order of a reader's questions: does the run learn, is it healthy, is it fast, are the features good?
 TRAINING = (
     _Chart(
@@ -82,13 +83,14 @@ TRAINING = (
         "It should stay well above 0. Below 0.01 the embeddings have collapsed to nearly one point.",
     ),
     _Chart("grad_norm", "norm of the gradient", True, "A rise of some orders of magnitude comes before a divergence."),
-    _Chart("lr_weights", "learning rate of weights", False, "The schedule: linear warm-up, then a cosine decay."),
+    _Chart("lr_weights", "learning rate of weights", False, _SCHEDULE_SAYS),
     _Chart(
         "lr_biases",
         "learning rate of biases and norms",
         False,
         "The same schedule for the parameters that LARS does not adapt: biases and normalization layers.",
     ),
+    _Chart("lr_base", "learning rate", False, _SCHEDULE_SAYS),
     _Chart("images_per_s", "images/s", False, "Training speed over all ranks. Higher is better."),
     _Chart(
         "data_wait",

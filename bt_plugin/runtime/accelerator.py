@@ -151,8 +151,8 @@ def _is_sharded(precision: str) -> bool:
         return False
     if os.environ.get("FSDP_VERSION") != "2":
         raise RecipeError(
-            "fsdp_version must be 2: version 1 flattens weights, but LARS needs the norm of each weight. Launch with"
-            " recipes/accelerate/fsdp.yaml"
+            "fsdp_version must be 2: version 1 flattens weights, but the optimizers need each weight by itself. Launch"
+            " with recipes/accelerate/fsdp.yaml"
         )
     if precision == "fp16":
         raise RecipeError("run.mixed_precision: fp16 is not allowed with FSDP. Set it to bf16 or no")

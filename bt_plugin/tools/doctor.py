@@ -23,6 +23,7 @@ from bt_plugin.errors import UserError
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.monitoring.trackers import tracker_options
+from bt_plugin.optim.from_recipe import STATES
 from bt_plugin.runs.atomic_file import check_output
 from bt_plugin.runs.directory import check_run_dir
 from bt_plugin.runtime import collectives
@@ -251,14 +252,15 @@ def _folder(recipe: Recipe) -> Path:
 def _room(recipe: Recipe) -> Finding:
     """Check whether the disk has room for the checkpoints that are kept, and for one that is being written.
 
-    A checkpoint stores weights and momentum.
+    A checkpoint stores the weights and the optimizer's state.
     """
     try:
         model = build_model(recipe)
     except UserError as error:
         return Finding("error", str(error))
-    each = 2 * sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
-    needed = (recipe.run.keep_checkpoints + 1) * each
+    each = (1 + STATES[recipe.optim.name]) * sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
+    kept = recipe.run.keep_checkpoints + (recipe.optim.schedule == "wsd")
+    needed = (kept + 1) * each
     free = shutil.disk_usage(_folder(recipe)).free / 2**30
     what = f"run.output_dir: {free:.1f} GiB free; checkpoints of {each:.2f} GiB each need {needed:.1f} GiB"
     remedy = "free disk space, choose another disk, or lower run.keep_checkpoints"

@@ -192,7 +192,8 @@ class Training:
             self.callbacks.checkpoint(step, self.run_dir / f"checkpoint-{step}")
 
     def _rates(self) -> dict[str, float]:
-        return {f"lr_{group['name']}": group["lr"] for group in self.train_step.optimizer.param_groups}
+        groups = self.train_step.optimizer.param_groups
+        return {f"lr_{group['name']}": group["lr"] for group in groups if "name" in group}
 
     def _save(self) -> None:
         self.writer.settle()

@@ -22,6 +22,7 @@ from bt_plugin.models.memory_format import lay_out
 from bt_plugin.models.pool_before_relu import pool_before_relu
 from bt_plugin.models.sync_batch_norm import SyncBatchNorm, finite_ranks, synchronize_batch_norm
 from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer, make_state, takes_found_inf
+from bt_plugin.optim.tensors import clip_
 from bt_plugin.training.nonfinite_steps import NonFiniteSteps
 from bt_plugin.training.step_norms import StepNorms
 from dali_pipelines.loaders import Batch
@@ -64,7 +65,7 @@ class TrainStep:
         # Give every rank its own dropout. The weights already exist and are the same on every rank.
         set_seed((run.seed + accelerator.process_index) % 2**32)
         self._accelerator = accelerator
-        self._run = run
+        self._run, self._optim = run, recipe.optim
         self._views_format = torch.contiguous_format if run.memory_format == "contiguous" else torch.preserve_format
         self._loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
         model = _arranged(model, accelerator, recipe)
@@ -142,7 +143,7 @@ class TrainStep:
         cause = self.nonfinite.divergence(behind)
         if cause:
             raise DivergenceError(
-                f"{cause}. Start a new run with lower optim.lr_weights and optim.lr_biases, or with another"
+                f"{cause}. Start a new run with lower {self._optim.rate_keys}, or with another"
                 f" run.mixed_precision than {self._accelerator.mixed_precision}. The weights of the checkpoints in"
                 f" {self._run.output_dir} are finite."
             )
@@ -151,15 +152,24 @@ class TrainStep:
         """Update the weights if the loss and all gradients are finite. Return 1 if they are not finite, else 0."""
         if self._accelerator.scaler is not None:
             # The gradient scaler checks the gradients itself, skips the update, and lowers its scale.
+            self._accelerator.unscale_gradients(self._wrapped_optimizer)
+            self._clip()
             self._wrapped_optimizer.step()
             return torch.full_like(terms.loss, float(self._accelerator.optimizer_step_was_skipped))
         found_inf = self.nonfinite.found_inf(terms.loss)
+        self._clip()
         if takes_found_inf(self.optimizer):
             setattr(self.optimizer, "found_inf", found_inf)  # noqa: B010 - torch does not declare it
             self._wrapped_optimizer.step()
         elif not found_inf.item():
             self._wrapped_optimizer.step()
         return found_inf
+
+    def _clip(self) -> None:
+        """Limit the global norm of the gradient, as the recipe says."""
+        most = self._optim.clip_grad_norm
+        if most is not None:
+            clip_([p.grad for p in self._plain.parameters() if p.grad is not None], most)
 
     def _backward(self, views: Sequence[tuple[Tensor, Tensor]]) -> LossTerms:
         backward = self._accelerator.backward

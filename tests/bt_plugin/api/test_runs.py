@@ -158,7 +158,7 @@ def test_a_failing_end_is_named(small_recipe: Path, tmp_path: Path) -> None:
         def on_end(self, summary: Any) -> None:
             raise OSError("no upload")
 
-    with pytest.raises(CallbackError, match="callback Fails.on_end failed at step 1: OSError: no upload"):
+    with pytest.raises(CallbackError, match=r"callback Fails\.on_end failed at step 1: OSError: no upload"):
         bt_plugin.pretrain(small_recipe, {**SHORT, "run.max_steps": 1}, callbacks=[Fails()])
     assert (tmp_path / "run" / "summary.json").is_file()
 

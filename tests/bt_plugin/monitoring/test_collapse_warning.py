@@ -27,13 +27,14 @@ def test_the_loss_tells_agreement_and_spread(form: Literal["cross", "gram"]) -> 
 
 
 def test_each_sign_is_told_once_and_again_after_it_went(caplog: pytest.LogCaptureFixture) -> None:
-    signs = CollapseSigns()
+    signs = CollapseSigns("optim.lr")
     phases = ((0.5, 1.0), (0.01, 1.0), (-0.2, 1.0), (0.5, 1.0), (0.04, 0.005), (0.04, 1.0))
     for step in range(10 * len(phases)):
         signs.watch(step, *phases[step // 10])
     # A phase is the average when its last step is: a few of another do not count.
     assert [message.partition(":")[0] for message in caplog.messages] == ["step 19", "step 49", "step 49"]
     assert "mean of C_ii 0.010" in caplog.messages[0]
+    assert "optim.lr too high" in caplog.messages[0]
     assert "standard deviation 0.005" in caplog.messages[2]
 
 

@@ -38,12 +38,14 @@ _READS = {
     "unique_consecutive",
     "_unique2",
 }
+ADAMW = ["optim.name=adamw", "optim.lr_biases=0.0003", "optim.clip_grad_norm=0.1"]
 CHOICES = [
     [],
     ["model.activation_checkpointing=blocks"],
     ["optim.accumulation_steps=2"],
     ["run.mixed_precision=bf16"],
     ["eval.every_epochs=1"],
+    ADAMW,
 ]
 
 
