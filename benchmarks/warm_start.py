@@ -128,20 +128,24 @@ def moved(run_dir: Path) -> float | None:
 
 
 def print_table(part: str, rows: list[dict[str, Any]]) -> None:
-    """Print kNN top-1 before and after each run, its lowest and best evaluation, and when it had the cold run's end."""
+    """Print a table with the values of all seeds: kNN in %, the first step with the cold run's end, and what moved."""
     ends = {row["seed"]: row["knn_top1"]["pretrained"] for row in rows if row["name"].endswith("cold")}
-    print(f"\n{part} images: kNN top-1, %. steps: until the cold run's end is reached. moved: fraction of the norm")
-    print(f"{'run':<20} seed untrained calibrated  start lowest    end steps moved")
-    for row in rows:
-        scores, by_step = row["knn_top1"], {int(step): value for step, value in row["knn_top1_by_step"].items()}
-        begun = scores.get("initialized")
-        curve = by_step if begun is None else {0: begun, **by_step}
-        reached = next((step for step, value in curve.items() if value >= ends[row["seed"]]), None)
-        shares = [scores["untrained"], scores["calibrated"], begun, min(by_step.values()), scores["pretrained"]]
-        cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-        widths = (9, 10, 6, 6, 6)
-        texts = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        print(f"{row['name']:<20} {row['seed']:>4} {texts} {reached!s:>5} {row['moved'] or 0:.3f}")
+    print(f"\n| {part} images | untrained | calibrated | start | lowest | end | steps until the cold end | moved |")
+    print("|---" * 8 + "|")
+    for name in dict.fromkeys(row["name"] for row in rows):
+        seeds = [row for row in rows if row["name"] == name]
+        scores = [row["knn_top1"] for row in seeds]
+        curves = [{int(step): value for step, value in row["knn_top1_by_step"].items()} for row in seeds]
+        columns = [[score.get(key) for score in scores] for key in ("untrained", "calibrated", "initialized")]
+        columns += [[min(curve.values()) for curve in curves], [score["pretrained"] for score in scores]]
+        cells = [", ".join("-" if value is None else f"{100 * value:.1f}" for value in column) for column in columns]
+        reached = [
+            next((step for step, value in ({0: begun} | curve).items() if (value or 0) >= ends[row["seed"]]), None)
+            for begun, curve, row in zip(columns[2], curves, seeds, strict=True)
+        ]
+        cells.append(", ".join("never" if step is None else str(step) for step in reached))
+        cells.append(", ".join("-" if row["moved"] is None else f"{100 * row['moved']:.1f} %" for row in seeds))
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
