@@ -143,7 +143,8 @@ def print_table(part: str, rows: list[dict[str, Any]]) -> None:
             next((step for step, value in ({0: begun} | curve).items() if (value or 0) >= ends[row["seed"]]), None)
             for begun, curve, row in zip(columns[2], curves, seeds, strict=True)
         ]
-        cells.append(", ".join("never" if step is None else str(step) for step in reached))
+        # The source of new images has other classes.
+        cells.append("-" if "source" in name else ", ".join("never" if step is None else str(step) for step in reached))
         cells.append(", ".join("-" if row["moved"] is None else f"{100 * row['moved']:.1f} %" for row in seeds))
         print(f"| {name} | {' | '.join(cells)} |")
 

@@ -57,9 +57,9 @@ def download(source: str) -> Downloaded:
             " accept its terms on its page and log in with: hf auth login"
         ) from error
     except Exception as error:  # huggingface_hub passes on the errors of its HTTP library, which changes by version
-        raise _unreachable(source, name, error) from error
+        raise _unreachable(source, error) from error
     if path is None and isinstance(listed, Exception):
-        raise _unreachable(source, name, listed) from listed
+        raise _unreachable(source, listed) from listed
     if path is None:
         raise WeightsError(
             f"{source}: it has no {BACKBONE} with {MODEL}, no {' and no '.join(_WEIGHTS)}; download its weights by"
@@ -104,11 +104,13 @@ def _find_weights(get: Callable[[str], Path | None]) -> Path | None:
     return next((path for file in _WEIGHTS if (path := get(file))), None)
 
 
-def _unreachable(source: str, name: str, error: Exception) -> WeightsError:
+def _unreachable(source: str, error: Exception) -> WeightsError:
+    name, _, revision = source.removeprefix(PREFIX).partition("@")
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     reason = error.__cause__ or error
     return WeightsError(
         f"{source}: the cache does not have these weights, and they cannot be downloaded"
         f" ({type(reason).__name__}: {shown(' '.join(str(reason).split()), most=160)}). Check the network and"
-        f" HF_HUB_OFFLINE, or run on a machine with a network: hf download {name}. Then copy its cache here, or give"
+        f" HF_HUB_OFFLINE, or run on a machine with a network: {command}. Then copy its cache here, or give"
         " the path of a file"
     )

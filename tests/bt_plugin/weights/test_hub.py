@@ -139,11 +139,16 @@ def test_without_a_network_the_cache_is_used(
     """What it does not have is named, with the remedy. With HF_HUB_OFFLINE the server is not even asked."""
     env = environment(hub.url if offline else NOBODY, online.cache, HF_HUB_OFFLINE=offline)
     asked = len(hub.asked)
-    *results, (sha256, text) = starts([*GOOD, {"init": "hf-hub:us/other"}], env)
+    *results, (sha256, text) = starts([*GOOD, {"init": "hf-hub:us/other@v2"}], env)
     assert results == online.good
     assert len(hub.asked) == asked
     assert not sha256
-    for named in ("model.init: hf-hub:us/other: the cache", reason, "HF_HUB_OFFLINE", "hf download us/other"):
+    for named in (
+        "model.init: hf-hub:us/other@v2: the cache",
+        reason,
+        "HF_HUB_OFFLINE",
+        "hf download us/other --revision v2.",
+    ):
         assert named in text
 
 
