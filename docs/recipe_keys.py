@@ -161,7 +161,13 @@ def _in_words(schema: dict[str, Any]) -> str:
             return f"{len(schema['prefixItems'])} numbers"
         least = "non-empty list" if schema.get("minItems") else "list"
         return f"{least} of: {_in_words(schema['items'])}"
-    names = {"integer": "integer", "number": "number", "string": "string", "boolean": "`true` or `false`"}
+    names = {
+        "integer": "integer",
+        "number": "number",
+        "string": "string",
+        "boolean": "`true` or `false`",
+        "object": "mapping",
+    }
     return names.get(schema["type"], f"`{schema['type']}`") + _bounds(schema)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bt_plugin.api.images import Images
     from bt_plugin.evaluation.evaluated_model import EvaluatedModel
+    from bt_plugin.models.own_backbone import Factory
 
 
 class Embeddings(NamedTuple):
@@ -43,7 +44,7 @@ def evaluate(
     *,
     train: Images | None = None,
     val: Images | None = None,
-    backbone: str | None = None,
+    backbone: str | Factory | None = None,
     pretrained: bool = False,
     seed: int = 0,
     prefix: str | None = None,
@@ -58,7 +59,8 @@ def evaluate(
         overrides: Keys to change, as for pretrain.
         train: Labeled training images, as for pretrain. Default: data.train.
         val: Labeled images to classify, as for pretrain. Default: data.val.
-        backbone: Architecture of the weights in a file, if the file does not tell it.
+        backbone: Architecture of the weights in a file, if the file does not tell it. For a run of your own network: its
+            function, or the function's name as module:function.
         pretrained: Whether torchvision/NAME or timm/NAME has the library's own weights. Otherwise they are random.
         seed: Seed of random weights, 0 to 2**32 - 1.
         prefix: Beginning of the network's keys, if a file has several networks.
@@ -95,7 +97,7 @@ def embed(
     output: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] | None = None,
     *,
-    backbone: str | None = None,
+    backbone: str | Factory | None = None,
     pretrained: bool = False,
     seed: int = 0,
     prefix: str | None = None,
@@ -146,7 +148,7 @@ def embed(
 
 
 def _opened(
-    model: str | Path, *, backbone: str | None, pretrained: bool, seed: int, prefix: str | None
+    model: str | Path, *, backbone: str | Factory | None, pretrained: bool, seed: int, prefix: str | None
 ) -> EvaluatedModel:
     """Open the model to evaluate. A wrong name is reported before torch is imported, which takes seconds."""
     if not 0 <= seed < 2**32:
@@ -154,7 +156,7 @@ def _opened(
     name = str(model)
     is_name = name.split("/")[0] in LIBRARIES and not Path(name).exists()
     for each, key in ((backbone, "--backbone"), (name if is_name else None, "subject")):
-        if each is not None:
+        if isinstance(each, str):
             check_backbone_name(each, key)
 
     from bt_plugin.evaluation.evaluated_model import open_model

@@ -11,6 +11,7 @@ from bt_plugin.runs.new_path import check_new
 
 if TYPE_CHECKING:
     from bt_plugin.models.backbones import Backbone
+    from bt_plugin.models.own_backbone import Factory
     from bt_plugin.weights.weights import Weights
 
 
@@ -38,11 +39,13 @@ class ImportedWeights(NamedTuple):
     weights: Weights
 
 
-def load_backbone(run: str | Path) -> Backbone:
+def load_backbone(run: str | Path, *, backbone: str | Factory | None = None) -> Backbone:
     """Return the trained backbone of a run.
 
     Args:
         run: Directory of a run, its export folder, or a folder that import_weights wrote.
+        backbone: Function that builds the run's network, or its name as module:function. Needed for a run of your own
+            network, because a file alone imports nothing.
 
     Returns:
         The network as ``module``, in training mode on the CPU, and its number of features as ``feature_dim``.
@@ -56,16 +59,19 @@ def load_backbone(run: str | Path) -> Backbone:
     from bt_plugin.weights.export_folder import load_backbone as load
     from bt_plugin.weights.model_file import find_export
 
-    return load(find_export(Path(run)))
+    return load(find_export(Path(run)), backbone)
 
 
-def export(run: str | Path, to: str, output: str | Path | None = None) -> ExportedFile:
+def export(
+    run: str | Path, to: str, output: str | Path | None = None, *, backbone: str | Factory | None = None
+) -> ExportedFile:
     """Write the backbone of a run for another program.
 
     Args:
         run: Directory of a run, its export folder, or a folder that import_weights wrote.
         to: Format: torchvision, timm, safetensors, onnx, torch-export, detectron2 or hf.
         output: New file, or new folder for hf. Default: a file in the export folder.
+        backbone: As for load_backbone.
 
     Raises:
         WeightsError: If there is no export, or the format cannot hold this backbone.
@@ -73,9 +79,12 @@ def export(run: str | Path, to: str, output: str | Path | None = None) -> Export
     Examples:
         >>> print(bt_plugin.export("runs/quickstart", "timm").usage)
     """
+    if isinstance(backbone, str):
+        check_backbone_name(backbone, "--backbone")
+
     from bt_plugin.formats import convert
 
-    return ExportedFile(*convert(run, to, output))
+    return ExportedFile(*convert(run, to, output, backbone=backbone))
 
 
 def import_weights(

@@ -37,7 +37,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="run directory, checkpoint, file of weights, torchvision/NAME, timm/NAME, or pixels",
     )
-    parser.add_argument("--backbone", help="architecture of the weights, if the file does not tell it")
+    parser.add_argument(
+        "--backbone",
+        help="architecture of the weights, if the file does not tell it; module:function for a network of your own",
+    )
     parser.add_argument("--prefix", help="first part of the network's keys, if a file has several networks")
     parser.add_argument(
         "--pretrained", action="store_true", help="use the library's pretrained weights instead of random ones"

@@ -19,11 +19,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="new file, or new folder for hf (default: in the export folder)"
     )
+    parser.add_argument("--backbone", help="module:function of a network of your own, which is imported")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write it, and print how the other program loads it."""
-    path, usage = api.export(arguments.source, arguments.to, arguments.output)
+    path, usage = api.export(arguments.source, arguments.to, arguments.output, backbone=arguments.backbone)
     print(f"{path} is written. To load it:\n")
     print("\n".join(f"    {line}" for line in usage.splitlines()))

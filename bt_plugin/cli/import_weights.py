@@ -13,7 +13,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("import", help="convert a checkpoint of the official code, Lightly or solo-learn")
     parser.add_argument("file", help="checkpoint, or state dict of torchvision or timm")
     parser.add_argument("-o", "--output", help="new folder (default imported/NAME)")
-    parser.add_argument("--backbone", help="torchvision/NAME or timm/NAME, if the keys do not tell it")
+    parser.add_argument("--backbone", help="torchvision/NAME, timm/NAME or module:function, if the keys do not tell it")
     parser.add_argument("--prefix", help="first part of the network's keys, if a file has several networks")
     parser.set_defaults(run=run)
 

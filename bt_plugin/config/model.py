@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,13 @@ class Model(Section):
     """The network: a backbone, and a projector of fully connected layers."""
 
     backbone: Annotated[str, Field(max_length=200)] = "torchvision/resnet50"
-    """Name of the backbone: `torchvision/NAME` or `timm/NAME`."""
+    """Name of the backbone: `torchvision/NAME`, `timm/NAME`, or `module.path:function` for a network of your own
+    ([backbones](backbones.md)). Such a function is imported."""
+    args: dict[str, Any] = {}
+    """Further arguments of the backbone's constructor or function, such as `{drop_path_rate: 0.1}`."""
+    backbone_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Hash of the file with the function of `model.backbone`. The run writes it into its recipe.yaml. If it is set,
+    another source is refused."""
     stem: Literal["standard", "small"] = "standard"
     """First layers of a ResNet. `small` is a 3x3 convolution of stride 1 without max-pooling, for views of 64 px or
     less."""

@@ -16,6 +16,7 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.evaluation.features import RAW_PX, RawPixels
 from bt_plugin.models.backbones import build_backbone
 from bt_plugin.models.from_recipe import build_model
+from bt_plugin.models.own_backbone import Factory, allowed_backbone
 from bt_plugin.runs.directory import RECIPE
 from bt_plugin.weights.export_folder import load_backbone
 from bt_plugin.weights.model_file import EXPORT, MODEL, find_export, has_export, read_model_file
@@ -43,14 +44,20 @@ class EvaluatedModel(NamedTuple):
 
 
 def open_model(
-    name: str, *, backbone: str | None = None, pretrained: bool = False, seed: int = 0, prefix: str | None = None
+    name: str,
+    *,
+    backbone: str | Factory | None = None,
+    pretrained: bool = False,
+    seed: int = 0,
+    prefix: str | None = None,
 ) -> EvaluatedModel:
     """Open the model that a name stands for.
 
     Args:
         name: A run's directory, one of its checkpoints, a folder with an export, a file of weights, torchvision/NAME,
             timm/NAME, or pixels. The features of pixels are the raw pixels.
-        backbone: Architecture of a file's weights, if the file does not give it.
+        backbone: Architecture of a file's weights, if the file does not give it. For a run with a network of the
+            user's: its function, or the function's name as module:function.
         pretrained: Whether a network by its name has the weights of its library. Otherwise they are random.
         seed: Seed of random weights, 0 or more.
         prefix: Beginning of the keys of the network, if a file has several networks.
@@ -63,7 +70,7 @@ def open_model(
     if path.is_file():
         return _from_file(name, path, backbone, prefix)
     if path.is_dir():
-        return _from_folder(name, path)
+        return _from_folder(name, path, backbone)
     if name == "pixels":
         return EvaluatedModel(name, RawPixels(), 3 * RAW_PX**2, {}, Path("eval") / name)
     if name.split("/")[0] in ("torchvision", "timm"):
@@ -73,25 +80,27 @@ def open_model(
     )
 
 
-def _from_folder(name: str, path: Path) -> EvaluatedModel:
+def _from_folder(name: str, path: Path, given: str | Factory | None) -> EvaluatedModel:
     if (path / "manifest.json").is_file():
-        return _from_checkpoint(name, path)
+        return _from_checkpoint(name, path, given)
     if not has_export(path):
         found = checkpoints(path)
         remedy = f"the run is not complete; use {found[-1]}" if found else "give a run's directory or its export"
         raise RecipeError(f"{name}: contains no {EXPORT}/{MODEL}; {remedy}")
     folder = find_export(path)
     view = read_model_file(folder).eval_view
-    backbone = load_backbone(folder)
+    backbone = load_backbone(folder, given)
     run_dir = folder.parent if folder.name == EXPORT else folder
     defaults = {"view": view.model_dump() if view else {}, **_data_of(run_dir)}
     return EvaluatedModel(name, backbone.module, backbone.feature_dim, defaults, run_dir / "eval")
 
 
-def _from_checkpoint(name: str, path: Path) -> EvaluatedModel:
+def _from_checkpoint(name: str, path: Path, given: str | Factory | None) -> EvaluatedModel:
     check_undamaged(path)
-    recipe = load_recipe(path.parent / RECIPE)
-    model = build_model(recipe)
+    file = path.parent / RECIPE
+    recipe = load_recipe(file)
+    allowed = allowed_backbone(recipe.model.backbone, given, sha256=recipe.model.backbone_sha256, file=file)
+    model = build_model(recipe, backbone=None if isinstance(allowed, str) else allowed)
     state = {"model": model.state_dict()}
     read_state(path, state, alone=True)
     model.load_state_dict(state["model"])
@@ -110,7 +119,9 @@ def _data_of(run_dir: Path) -> dict[str, Any]:
     return {"data": {key: value for key, value in data.items() if value is not None}}
 
 
-def _from_file(name: str, path: Path, backbone: str | None, prefix: str | None) -> EvaluatedModel:
+def _from_file(name: str, path: Path, backbone: str | Factory | None, prefix: str | None) -> EvaluatedModel:
+    if backbone is not None and not isinstance(backbone, str):
+        raise RecipeError(f"backbone: {backbone!r} is not allowed for the file {name}; give its name, module:function")
     weights = read_weights(path, backbone, prefix=prefix)
     if weights.dropped:
         logger.warning("%s: these weights are not used: %s", name, "; ".join(weights.dropped))

@@ -12,6 +12,7 @@ from bt_plugin.weights.model_file import find_export, read_model_file
 
 if TYPE_CHECKING:
     from bt_plugin.formats.exported import Exported
+    from bt_plugin.models.own_backbone import Factory
 
 FORMATS = ("torchvision", "timm", "safetensors", "onnx", "torch-export", "detectron2", "hf")
 
@@ -28,7 +29,9 @@ class Format(Protocol):
         """Return the code with which the other program loads it."""
 
 
-def convert(source: str | Path, to: str, out: str | Path | None = None) -> tuple[Path, str]:
+def convert(
+    source: str | Path, to: str, out: str | Path | None = None, *, backbone: str | Factory | None = None
+) -> tuple[Path, str]:
     """Write the backbone of a run for another program.
 
     The file or folder appears only when it is complete.
@@ -37,12 +40,14 @@ def convert(source: str | Path, to: str, out: str | Path | None = None) -> tuple
         source: A run's directory, its export folder, or a folder made by `import`.
         to: One of FORMATS.
         out: A new file or folder. None is a file next to the export, named after backbone and format.
+        backbone: Function that builds a network of your own, or the function's name, as in load_backbone.
 
     Returns:
         The path that was written, and the code that loads it.
 
     Raises:
-        WeightsError: If there is no export, or the format cannot hold this backbone.
+        WeightsError: If there is no export, the format cannot hold this backbone, or ``backbone`` is needed.
+        BackboneError: If your function does not build a backbone.
         FileError: If the output exists or cannot be written.
         ImportError: If the format needs a package that is not installed. The message names it.
     """
@@ -57,7 +62,7 @@ def convert(source: str | Path, to: str, out: str | Path | None = None) -> tuple
     from bt_plugin.formats.exported import Exported
 
     kind = cast(Format, import_module(f"{__name__}.{to.replace('-', '_')}"))
-    exported = Exported(folder, description)
+    exported = Exported(folder, description, backbone)
     path = Path(out) if out else folder / f"{exported.architecture}{kind.SUFFIX}"
     with new_path(path, "-o") as partial:
         kind.write(exported, partial)

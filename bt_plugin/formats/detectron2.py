@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bt_plugin.errors import WeightsError
 from bt_plugin.formats.exported import Exported
+from bt_plugin.models.backbone_names import is_own
 from bt_plugin.runs.atomic_file import write_atomically
 
 SUFFIX = "_detectron2.pkl"
@@ -38,10 +39,12 @@ def write(exported: Exported, path: Path) -> None:
         Keys: facebookresearch/detectron2 detectron2/modeling/backbone/resnet.py:336-353 and 614-694 at 02b5c4e. File:
         detectron2/checkpoint/detection_checkpoint.py:70-77.
     """
-    if exported.architecture not in _RESNETS or exported.stem != "standard":
+    is_known = exported.architecture in _RESNETS and not is_own(exported.backbone_name)
+    if not is_known or exported.stem != "standard" or exported.args:
+        args = f" and args: {exported.args}" if exported.args else ""
         raise WeightsError(
-            f"--to detectron2: {exported.backbone_name} with stem: {exported.stem} is none of"
-            f" detectron2's ResNets, {', '.join(_RESNETS)} with stem: standard. Use --to torch-export"
+            f"--to detectron2: {exported.backbone_name} with stem: {exported.stem}{args} is none of"
+            f" detectron2's ResNets, {', '.join(_RESNETS)} with stem: standard and no args. Use --to torch-export"
         )
     arrays = {detectron2_key(key): value.numpy() for key, value in exported.state().items() if _is_kept(key, value)}
     # detectron2's heuristics also find these keys in a detector, where a prefix precedes them.

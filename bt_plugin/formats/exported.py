@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bt_plugin.errors import WeightsError
+from bt_plugin.models.backbone_names import is_own
+from bt_plugin.models.own_backbone import Factory
 from bt_plugin.runs.directory import RECIPE
 from bt_plugin.weights.export_folder import load_backbone
 from bt_plugin.weights.model_file import EvalView, ModelDescription
@@ -27,10 +30,12 @@ class Exported:
     Args:
         folder: The folder with model.json and backbone.safetensors.
         description: The content of model.json.
+        given: Function of a network of the user's own, or its name.
     """
 
     folder: Path
     description: ModelDescription
+    given: str | Factory | None = None
 
     @property
     def run_dir(self) -> Path | None:
@@ -39,13 +44,14 @@ class Exported:
 
     @property
     def backbone_name(self) -> str:
-        """The name with its library, torchvision/NAME or timm/NAME. The backbone has this library's keys."""
+        """The name, as in build_backbone. The backbone has its library's keys."""
         return self.description.model.backbone
 
     @property
     def architecture(self) -> str:
-        """The name without its library."""
-        return self.backbone_name.partition("/")[2]
+        """The name without its library. For a function of the user's: its own name."""
+        name = self.backbone_name
+        return name.rpartition(":")[2].rpartition(".")[2].strip("<>") if is_own(name) else name.partition("/")[2]
 
     @property
     def stem(self) -> str:
@@ -56,6 +62,11 @@ class Exported:
     def in_chans(self) -> int:
         """The number of channels, as in build_backbone."""
         return self.description.model.in_chans
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The further arguments, as in build_backbone."""
+        return self.description.model.args
 
     @property
     def eval_view(self) -> EvalView | None:
@@ -87,7 +98,7 @@ class Exported:
 
     def module(self) -> nn.Module:
         """Return the backbone in evaluation mode."""
-        return load_backbone(self.folder).module.eval()
+        return load_backbone(self.folder, self.given).module.eval()
 
     def features(self, module: nn.Module, images: Tensor) -> Tensor:
         """Return a module's features.

@@ -11,6 +11,7 @@ from torch import nn
 from bt_plugin.formats.card import model_card
 from bt_plugin.formats.exported import Exported
 from bt_plugin.formats.libraries import as_model_of
+from bt_plugin.formats.timm import model_args
 from bt_plugin.runs.atomic_file import write_atomically
 from bt_plugin.weights.safetensors_file import save_tensors
 
@@ -64,7 +65,8 @@ def _config(exported: Exported, module: nn.Module) -> dict[str, Any]:
         "num_features": exported.description.feature_dim,
         "pretrained_cfg": pretrained_cfg,
     }
-    return config | ({"model_args": {"in_chans": exported.in_chans}} if exported.in_chans != 3 else {})
+    args = model_args(exported)
+    return config | ({"model_args": args} if args else {})
 
 
 def crop_pct(size_px: int, resize_px: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from bt_plugin.formats.exported import Exported
@@ -16,6 +17,7 @@ def write(exported: Exported, path: Path) -> None:
         "backbone": exported.backbone_name,
         "stem": exported.stem,
         "in_chans": str(exported.in_chans),
+        **({"args": json.dumps(exported.args)} if exported.args else {}),
     }
     save_tensors(exported.state(), path, header)
 
@@ -23,6 +25,8 @@ def write(exported: Exported, path: Path) -> None:
 def usage(exported: Exported, path: Path) -> str:
     """Return the code that loads it into build_backbone's model."""
     options = f"{exported.backbone_name!r}, stem={exported.stem!r}, in_chans={exported.in_chans}"
+    if exported.args:
+        options += f", args={exported.args}"
     return (
         f"backbone = bt_plugin.build_backbone({options})\n"
         f"backbone.module.load_state_dict(safetensors.torch.load_file({str(path)!r}))"

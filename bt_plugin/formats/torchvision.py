@@ -21,7 +21,9 @@ def write(exported: Exported, path: Path) -> None:
 
 def usage(exported: Exported, path: Path) -> str:
     """Return the code with which torchvision loads it."""
+    args = exported.args if exported.backbone_name.startswith("torchvision/") else {}
+    options = ", ".join(f"{key}={value!r}" for key, value in args.items())
     return (
-        f"model = torchvision.models.{exported.architecture}()\n"
+        f"model = torchvision.models.{exported.architecture}({options})\n"
         f"model.load_state_dict(torch.load({str(path)!r}), strict=False)  # without the classifier"
     )

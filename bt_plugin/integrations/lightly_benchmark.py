@@ -12,7 +12,7 @@ To compute the views with dali_pipelines instead of PIL, also add this below its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class BarlowTwins(LightningModule):
         batch_size_per_device: Images per step on one rank.
         num_classes: Number of classes of the targets.
         backbone: Name of the backbone, as model.backbone of a recipe.
+        backbone_args: Further arguments of the backbone, as model.args of a recipe.
         projector: Widths of the projector's layers.
         lambda_param: Weight of the redundancy term.
         lr_weights: Learning rate of weights at a global batch of 256. It grows in proportion to the batch.
@@ -70,10 +71,11 @@ class BarlowTwins(LightningModule):
         lr_biases: float = 0.0003,
         weight_decay: float = 1.6e-5,
         warmup_epochs: int = 10,
+        backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        built = build_backbone(backbone)
+        built = build_backbone(backbone, args=backbone_args)
         self.model = Model(built.module, build_projector(built.feature_dim, projector))
         self.criterion = BarlowTwinsLoss(lambda_param, gather_distributed=True)
         # The classifier's default is the width of ResNet-50.

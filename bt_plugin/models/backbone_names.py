@@ -7,9 +7,11 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
 from bt_plugin.errors import RecipeError
 
@@ -22,6 +24,20 @@ _OLD_NAME = re.compile(r"[\"'](\w+)[\"'] ?: (?!None)")
 _NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]*)?")
 # module:function. Functions within functions have names such as "build.<locals>.inner".
 _OWN = re.compile(r"[^\W\d]\w*(?:\.\w+)*:[\w<][\w.<>]*")
+
+# Arguments of a library's constructor that another key sets, or that would read files or remove what is needed.
+_NOT_FOR_ARGS = {
+    "in_chans": "set model.in_chans",
+    "num_classes": "the classifier is removed",
+    "weights": "set model.init",
+    "checkpoint_path": "set model.init",
+    "cache_dir": "set model.init",
+    "zero_init_residual": "set model.zero_init_residual",
+    "zero_init_last": "set model.zero_init_residual",
+    "aux_logits": "auxiliary classifiers are removed",
+    "init_weights": "run.seed draws the weights",
+    "features_only": "the backbone must give one tensor",
+}
 
 
 def is_own(name: str) -> bool:
@@ -58,6 +74,22 @@ def check_backbone_name(name: str, key: str = "model.backbone") -> None:
         listing = "timm.list_models()" if library == "timm" else "torchvision.models.list_models()"
         remedy = f"did you mean {' or '.join(near)}?" if near else f"see {listing}"
         raise RecipeError(f"{key}: {name[:80]} does not exist in the installed {library}; {remedy}")
+
+
+def check_args(name: str, args: Mapping[str, Any]) -> None:
+    """Raise if arguments are not allowed for a backbone, because bt-plugin sets them itself.
+
+    Args:
+        name: Name of the backbone. A function of the user's takes anything but ``in_chans``.
+        args: Arguments of its constructor or function.
+
+    Raises:
+        RecipeError: If there is such an argument. The message names it, and the key to set instead.
+    """
+    for key in args:
+        rule = _NOT_FOR_ARGS.get(key) or ("set model.init" if key.startswith("pretrained") else None)
+        if rule and (key == "in_chans" or not is_own(name)):
+            raise RecipeError(f"model.args: {key} is not allowed for {name}, because bt-plugin sets it; {rule}")
 
 
 def _check_function(name: str, key: str) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from bt_plugin.models.backbone_names import is_own
+from bt_plugin.errors import RecipeError
+from bt_plugin.models.backbone_names import check_args, is_own
 from bt_plugin.models.own_backbone import Factory, build_own_backbone, import_factory
 
 Stem = Literal["standard", "small"]
 # torchvision's models that return auxiliary outputs in training.
 _WITH_AUXILIARY_OUTPUTS = ("googlenet", "inception_v3")
+# timm's modules whose models all take images of any size with dynamic_img_size.
+_DYNAMIC_SIZE = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
 
 
 class Backbone(NamedTuple):
@@ -53,7 +58,9 @@ def build_backbone(
             has no effect on other models.
         pretrained: Whether to load the library's weights, which are for the standard stem and three channels. Otherwise
             the weights are random.
-        args: Further arguments of the function that builds the network.
+        args: Further arguments of the library's constructor or of your function. ViTs of timm get
+            dynamic_img_size=True, unless ``args`` has this key. They resample their position embedding for images of
+            another size than their own, and its shape in the state_dict stays that of timm.
         size_px: Height and width in px of images that a network of your own takes. Two of them, without memory, find
             its number of features.
 
@@ -62,6 +69,7 @@ def build_backbone(
 
     Raises:
         ValueError: If the model does not exist, has no linear classifier, or has no ResNet stem to make small.
+        RecipeError: If an argument in ``args`` is unknown, not allowed or has a wrong value.
         BackboneError: If your function fails, or its network gives no features.
         ImportError: If timm is needed and not installed.
 
@@ -77,7 +85,7 @@ def build_backbone(
     if callable(name) or is_own(name):
         backbone = _own(name, in_chans, pretrained, args or {}, size_px)
     else:
-        backbone = _of_library(name, in_chans, zero_init_residual, pretrained)
+        backbone = _of_library(name, in_chans, zero_init_residual, pretrained, args or {})
     if stem == "small":
         _make_stem_small(backbone.module, str(name))
     return backbone
@@ -90,16 +98,54 @@ def _own(name: str | Factory, in_chans: int, pretrained: bool, args: Mapping[str
     return Backbone(*build_own_backbone(factory, in_chans=in_chans, size_px=size_px, args=args))
 
 
-def _of_library(name: str, in_chans: int, zero_init_residual: bool, pretrained: bool) -> Backbone:
+def _of_library(
+    name: str, in_chans: int, zero_init_residual: bool, pretrained: bool, args: Mapping[str, Any]
+) -> Backbone:
     library, _, model = name.partition("/")
+    check_args(name, args)
     if library == "torchvision":
-        return _torchvision(model, in_chans, zero_init_residual, pretrained)
+        return _torchvision(model, in_chans, zero_init_residual, pretrained, args)
     if library == "timm":
-        return _timm(model, in_chans, zero_init_residual, pretrained)
+        return _timm(model, in_chans, zero_init_residual, pretrained, args)
     raise ValueError(f"backbone {name!r} is not allowed; it must be torchvision/NAME, timm/NAME or module:function")
 
 
-def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool) -> Backbone:
+def timm_args(model: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which build_backbone builds a model of timm, further to its own.
+
+    Args:
+        model: Name of the model in timm.
+        args: Arguments given by the user.
+    """
+    import timm
+
+    is_dynamic = timm.model_entrypoint(model).__module__.removeprefix("timm.models.") in _DYNAMIC_SIZE
+    return {"dynamic_img_size": True, **args} if is_dynamic else dict(args)
+
+
+@contextmanager
+def _explaining(name: str, args: Mapping[str, Any]) -> Iterator[None]:
+    """Turn errors of a library's constructor into errors of model.args, if there are arguments."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError):  # RuntimeError: an unknown tag of timm
+        raise
+    except Exception as error:
+        if not args:
+            raise
+        says = " ".join(str(error).split())[:200].rstrip(".")
+        unknown = re.search(r"unexpected keyword argument\W*(\w+)", says)
+        if isinstance(error, TypeError) and unknown:
+            raise RecipeError(f"model.args: {name} has no argument {unknown[1]}; remove it") from error
+        shown = ", ".join(f"{key}={value!r}" for key, value in args.items())[:200]
+        raise RecipeError(
+            f"model.args: {name} cannot be built with {shown} ({type(error).__name__}: {says}); correct the values"
+        ) from error
+
+
+def _torchvision(
+    model: str, in_chans: int, zero_init_residual: bool, pretrained: bool, args: Mapping[str, Any]
+) -> Backbone:
     from torchvision import models
 
     names = models.list_models(module=models)
@@ -109,7 +155,8 @@ def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained
     options = {"zero_init_residual": zero_init_residual} if is_resnet else {}
     if model in _WITH_AUXILIARY_OUTPUTS and not pretrained:
         options = {"aux_logits": False, "init_weights": True}
-    module = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
+    with _explaining(f"torchvision/{model}", args):
+        module = models.get_model(model, weights="DEFAULT" if pretrained else None, **options, **args)
     if model in _WITH_AUXILIARY_OUTPUTS:
         # In training these models return several outputs. With weights, only a built model can drop the extra ones.
         module.aux_logits = False
@@ -127,7 +174,7 @@ def _torchvision(model: str, in_chans: int, zero_init_residual: bool, pretrained
     return Backbone(module, classifier.in_features)
 
 
-def _timm(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool) -> Backbone:
+def _timm(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool, args: Mapping[str, Any]) -> Backbone:
     try:
         import timm
     except ImportError as error:
@@ -137,8 +184,10 @@ def _timm(model: str, in_chans: int, zero_init_residual: bool, pretrained: bool)
         raise ValueError(f"backbone timm/{model} does not exist{_nearest(model, timm.list_models())}")
     is_resnet = timm.model_entrypoint(model).__module__ == "timm.models.resnet"
     options = {"zero_init_last": zero_init_residual} if is_resnet else {}
+    options |= timm_args(model, args)
     try:
-        module = timm.create_model(model, pretrained=pretrained, num_classes=0, in_chans=in_chans, **options)
+        with _explaining(f"timm/{model}", args):
+            module = timm.create_model(model, pretrained=pretrained, num_classes=0, in_chans=in_chans, **options)
     except RuntimeError as error:
         if "Invalid pretrained tag" not in str(error):
             raise

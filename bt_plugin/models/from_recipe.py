@@ -35,6 +35,7 @@ def build_model(recipe: Recipe, *, backbone: Factory | None = None) -> BarlowTwi
                 stem=choice.stem,
                 in_chans=choice.in_chans,
                 zero_init_residual=choice.zero_init_residual,
+                args=choice.args,
                 size_px=recipe.preset.views[0].size_px,
             )
         except UserError:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from bt_plugin.errors import BackboneError
-from bt_plugin.models.backbone_names import check_backbone_name
+from bt_plugin.errors import BackboneError, WeightsError
+from bt_plugin.models.backbone_names import check_args, check_backbone_name, is_own
+
+logger = logging.getLogger(__name__)
 
 Factory = Callable[..., nn.Module]
 
@@ -28,6 +33,60 @@ def factory_name(factory: Factory) -> str:
     """Return a function's name as module:function. That of a functools.partial is its function's."""
     plain: Any = _plain(factory)
     return f"{plain.__module__}:{plain.__qualname__}"
+
+
+class Source(NamedTuple):
+    """The source of a function.
+
+    Args:
+        place: Its file, or its name if there is no file.
+        sha256: Hash of the file, in hexadecimal. In a notebook: of the function's text. None if neither is known.
+    """
+
+    place: str
+    sha256: str | None
+
+
+def source_of(factory: Factory) -> Source:
+    """Return the file of a function and its hash."""
+    plain = inspect.unwrap(_plain(factory))
+    try:
+        file = inspect.getsourcefile(plain)
+        if file is not None and Path(file).is_file():
+            return Source(file, hashlib.sha256(Path(file).read_bytes()).hexdigest())
+        return Source(factory_name(factory), hashlib.sha256(inspect.getsource(plain).encode()).hexdigest())
+    except (OSError, TypeError):
+        return Source(factory_name(factory), None)
+
+
+def allowed_backbone(stored: str, given: str | Factory | None, *, sha256: str | None, file: Path) -> str | Factory:
+    """Return the backbone of a file, whose own functions are imported only if the user names them too.
+
+    Args:
+        stored: Name of the backbone in the file.
+        given: Backbone that the user gives, None if the user gives none.
+        sha256: Hash of the source of the stored function, None if unknown.
+        file: The file, for messages.
+
+    Raises:
+        WeightsError: If the user has to name the backbone, or names another one.
+    """
+    if not is_own(stored):
+        if given not in (None, stored):
+            raise WeightsError(f"{file}: the backbone is {stored}, not {given}; leave --backbone out")
+        return stored
+    if given is None:
+        raise WeightsError(
+            f"{file}: the backbone {stored} is a function. A file's function is not imported unless you name it too:"
+            f" --backbone {stored}, or backbone= in Python"
+        )
+    if isinstance(given, str) and not is_own(given):
+        raise WeightsError(f"{file}: the backbone is {stored}, not {given}; name its function")
+    factory = import_factory(given) if isinstance(given, str) else given
+    source = source_of(factory)
+    if sha256 and source.sha256 and sha256 != source.sha256:
+        logger.warning("%s has changed since %s was written. The features may differ.", source.place, file)
+    return factory
 
 
 def import_factory(name: str) -> Factory:
@@ -80,6 +139,7 @@ def build_own_backbone(
             give features.
     """
     name = factory_name(factory)
+    check_args(name, args)
     module = _called(factory, name, {**_channels_for(factory, in_chans), **args})
     if not isinstance(module, nn.Module):
         raise BackboneError(f"backbone {name} returns a {type(module).__name__}; it must return a torch.nn.Module")

@@ -88,7 +88,10 @@ def _check_weights(parameters: int, recipe: Recipe) -> None:
 def _explained(recipe: Recipe, error: Exception) -> str:
     sizes = " and ".join(dict.fromkeys(f"{view.size_px} px" for view in recipe.preset.views))
     says = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    argument = "img_size" if recipe.model.backbone.startswith("timm/") else "image_size"
     return (
         f"model.backbone: {recipe.model.backbone} cannot embed views of {sizes} with {recipe.model.in_chans}"
-        f" channel(s): {says}; use the size that it is made for (views.both.size_px=224 for most), or another backbone"
+        f" channel(s): {says}; use the size that it is made for (views.both.size_px=224 for most), or pass"
+        f" the size to its constructor if that takes it (model.args.{argument}={recipe.preset.views[0].size_px}), or"
+        " use another backbone"
     )

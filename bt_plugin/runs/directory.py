@@ -175,8 +175,9 @@ class RunLock:
 
 def _changed_keys(old: Recipe, new: Recipe) -> list[str]:
     before, after = old.resolved_dict(), new.resolved_dict()
-    if new.model.init_sha256 is None:  # the run itself has written the hash
-        after["model"]["init_sha256"] = before["model"]["init_sha256"]
+    for key in ("init_sha256", "backbone_sha256"):
+        if after["model"][key] is None:  # the run itself has written the hash
+            after["model"][key] = before["model"][key]
     return [
         f"{section}.{key} was {before[section][key]!r} and is now {after[section][key]!r}"
         for section in after

@@ -25,6 +25,7 @@ from bt_plugin.models.trial_forward import check_model
 from bt_plugin.monitoring.trackers import tracker_options
 from bt_plugin.optim.from_recipe import STATES
 from bt_plugin.runs.atomic_file import check_output
+from bt_plugin.runs.backbone_source import with_source
 from bt_plugin.runs.directory import check_run_dir
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
@@ -236,7 +237,7 @@ def _writable(recipe: Recipe) -> str:
         RecipeError: If it cannot.
     """
     check_compiler(recipe.run)
-    check_run_dir(recipe)
+    check_run_dir(with_source(recipe))
     tracker_options(recipe)
     return f"run.output_dir: {recipe.run.output_dir} is free, or has a run of this recipe"
 

@@ -11,25 +11,24 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from pydantic import ValidationError
 from torch import nn
 
 from bt_plugin.checkpoints.folder import checkpoints
 from bt_plugin.checkpoints.state import with_weights_of
-from bt_plugin.config.model import Model
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
-from bt_plugin.errors import BackboneError, LostRankError, RecipeError
+from bt_plugin.errors import LostRankError, RecipeError
 from bt_plugin.evaluation.final_evaluation import evaluate_finally
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
-from bt_plugin.models.own_backbone import Factory, factory_name
+from bt_plugin.models.own_backbone import Factory
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.monitoring.callback import Callback
 from bt_plugin.monitoring.collapse_warning import warn_of_lambda
 from bt_plugin.monitoring.trackers import finish_trackers, tracker_options
 from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer
+from bt_plugin.runs.backbone_source import with_source
 from bt_plugin.runs.directory import INITIAL, RECIPE, check_run_dir, check_shared, claim_run_dir
 from bt_plugin.runs.provenance import versions
 from bt_plugin.runs.summary import Summary
@@ -81,8 +80,7 @@ def pretrain(
         LostRankError: If another rank ended, or its host or network failed.
         PreemptedError: If a signal asked the run to stop. A checkpoint is written.
     """
-    if backbone is not None:
-        recipe = _with_name(recipe, factory_name(backbone))
+    recipe = with_source(recipe, backbone)
     build = partial(build_model, recipe, backbone=backbone)
     with StopRequest() as stop, ExitStack() as held:
         try:
@@ -150,15 +148,6 @@ def _prepare(
     collectives.from_main(claim)
     check_shared(recipe)
     return _Ready(recipe, accelerator, model, loader, val)
-
-
-def _with_name(recipe: Recipe, name: str) -> Recipe:
-    """Return the recipe with the name of a function that builds its backbone."""
-    content = recipe.model.model_dump() | {"backbone": name}
-    try:
-        return recipe.model_copy(update={"model": Model.model_validate(content)})
-    except ValidationError as error:
-        raise BackboneError(f"backbone {name[:80]}... has a name that is too long; use a shorter one") from error
 
 
 def _initialized(recipe: Recipe, model: BarlowTwins) -> Recipe:

@@ -112,11 +112,6 @@ def first_key(name: str) -> str:
     return next(iter(_expected(name, "standard", 3).shapes))
 
 
-def check_fits(state: State, name: str, *, stem: Stem, in_chans: int) -> str:
-    """Describe how weights differ from those of a backbone. Return an empty text if they fit."""
-    return difference_of(state, _expected(name, stem, in_chans).shapes)
-
-
 def difference_of(state: State, shapes: dict[str, torch.Size]) -> str:
     """Describe how weights differ from those of a model: missing, extra and misshaped keys. Empty if they fit.
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.errors import WeightsError, file_error
+from bt_plugin.errors import BackboneError, WeightsError, file_error
 from bt_plugin.models.backbones import Backbone, build_backbone
 from bt_plugin.models.barlow_twins import BarlowTwins
+from bt_plugin.models.own_backbone import Factory, allowed_backbone
 from bt_plugin.runs.atomic_file import write_atomically
 from bt_plugin.runs.new_path import new_path
 from bt_plugin.runs.provenance import versions
@@ -86,19 +87,33 @@ def read_export(folder: Path) -> ExportFolder:
     )
 
 
-def load_backbone(folder: str | Path) -> Backbone:
+def load_backbone(folder: str | Path, backbone: str | Factory | None = None) -> Backbone:
     """Return the exported backbone with its trained weights, from RUN/export.
+
+    Args:
+        folder: The folder with model.json.
+        backbone: Function that builds a network of your own, or the function's name. It is not imported only because
+            model.json names it.
 
     Raises:
         FileError: If a file of the export cannot be opened.
-        WeightsError: If a file is damaged, or the weights do not fit the model.
+        WeightsError: If a file is damaged, the weights do not fit the model, or ``backbone`` is needed.
+        BackboneError: If your function does not build a backbone.
     """
-    folder = Path(folder)
-    description, state, _ = read_export(folder)
+    return build_exported(Path(folder), read_export(Path(folder)), backbone)
+
+
+def build_exported(folder: Path, export: ExportFolder, given: str | Factory | None) -> Backbone:
+    """Build the backbone of an export that was read, as load_backbone does."""
+    description, state, _ = export
     model = description.model
+    name = allowed_backbone(model.backbone, given, sha256=model.backbone_sha256, file=folder / MODEL)
+    size_px = description.eval_view.size_px if description.eval_view else 224
     try:
-        backbone = build_backbone(model.backbone, stem=model.stem, in_chans=model.in_chans)
+        backbone = build_backbone(name, stem=model.stem, in_chans=model.in_chans, args=model.args, size_px=size_px)
         backbone.module.load_state_dict(state)
+    except BackboneError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise mismatch(folder, shown(" ".join(str(error).split()), most=300)) from error
     return backbone

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bt_plugin.errors import RecipeError, WeightsError, file_error
-from bt_plugin.models.backbone_names import check_backbone_name
+from bt_plugin.models.backbone_names import check_backbone_name, is_own
 from dali_pipelines.regular_files import read_regular
 
 EXPORT = "export"
@@ -36,9 +36,12 @@ class ModelSection(_Section):
     """The arguments of build_backbone and build_projector.
 
     Args:
-        backbone: Name of the backbone, "torchvision/NAME" or "timm/NAME". The installed library must have it.
+        backbone: Name of the backbone, as in build_backbone. The installed library must have it. A function of the
+            user's is not imported because this file names it.
+        backbone_sha256: Hash of the source of a function of the user's.
         stem: Stem, as in build_backbone.
         in_chans: Number of channels of the images.
+        args: Further arguments of the backbone, as in build_backbone.
         projector: Widths of the projector's layers, None without a projector.
         init: Weights that the run started from, None for random ones.
         init_sha256: Hash of these weights.
@@ -47,6 +50,8 @@ class ModelSection(_Section):
     backbone: str
     stem: Literal["standard", "small"]
     in_chans: _Channels
+    args: dict[str, Any] = {}
+    backbone_sha256: str | None = None
     projector: Annotated[list[_Count], Field(max_length=1000)] | None = None
     init: str | None = None
     init_sha256: str | None = None
@@ -158,6 +163,8 @@ def read_model_file(folder: Path) -> ModelDescription:
         description = ModelDescription.model_validate_json(content)
     except ValidationError as error:
         raise WeightsError(f"{path}{_first_problem(error)}. {_REMEDY}") from error
+    if is_own(description.model.backbone):
+        return description
     try:
         check_backbone_name(description.model.backbone, f"{path}: model.backbone")
     except RecipeError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bt_plugin.errors import WeightsError
-from bt_plugin.weights.architecture import Fitted, check_fits, read_backbone
+from bt_plugin.weights.architecture import Fitted, read_backbone
 from bt_plugin.weights.checkpoint_file import read_content, state_of
-from bt_plugin.weights.export_folder import mismatch, read_export
+from bt_plugin.weights.export_folder import build_exported, read_export
 from bt_plugin.weights.key_layouts import split
 from bt_plugin.weights.model_file import find_export
 from bt_plugin.weights.prefixes import find_network, network_under
@@ -23,7 +23,8 @@ def read_weights(path: str | Path, backbone: str | None = None, *, prefix: str |
 
     Args:
         path: A file of torch.save or safetensors, or a folder that a run or `import` wrote.
-        backbone: Name of the backbone, "torchvision/NAME" or "timm/NAME". Needed unless it is a ResNet of torchvision.
+        backbone: Name of the backbone, as in build_backbone. Needed unless it is a ResNet of torchvision, or a folder
+            with a backbone of a library.
         prefix: Beginning of the network's keys. Needed if a file has several networks.
 
     Raises:
@@ -32,7 +33,7 @@ def read_weights(path: str | Path, backbone: str | None = None, *, prefix: str |
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path, prefix)
+        return _read_folder(path, backbone, prefix)
     content = read_content(path)
     if prefix is not None:
         return _without_projector(*network_under(content, prefix, backbone=backbone, path=path))
@@ -74,21 +75,20 @@ def _without_projector(fitted: Fitted, dropped: list[str]) -> Weights:
     )
 
 
-def _read_folder(path: Path, prefix: str | None) -> Weights:
+def _read_folder(path: Path, given: str | None, prefix: str | None) -> Weights:
     folder = find_export(path)
     if prefix is not None:
         raise WeightsError(f"--prefix: {folder} stores its backbone in a separate file. Leave the option out")
-    description, backbone, projector = read_export(folder)
-    model = description.model
-    if difference := check_fits(backbone, model.backbone, stem=model.stem, in_chans=model.in_chans):
-        raise mismatch(folder, difference)
+    export = read_export(folder)
+    build_exported(folder, export, given)
+    model = export.description.model
     return Weights(
         kind=OWN,
         backbone_name=model.backbone,
         stem=model.stem,
         in_chans=model.in_chans,
-        backbone=backbone,
-        projector=projector,
+        backbone=export.backbone,
+        projector=export.projector,
         dropped=[],
-        feature_dim=description.feature_dim,
+        feature_dim=export.description.feature_dim,
     )

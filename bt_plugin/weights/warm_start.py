@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bt_plugin.config.model import Model
 from bt_plugin.errors import RecipeError, UserError
+from bt_plugin.models.backbone_names import is_own
 from bt_plugin.models.backbones import build_backbone
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.runtime import collectives
@@ -98,10 +99,10 @@ def _from_path(path: Path, choice: Model, model: BarlowTwins) -> _Source:
     if path.is_dir():
         _, backbone, projector = read_export(find_export(path))
         return _Source(backbone, projector)
-    if choice.init_strict:
+    if choice.init_strict and not choice.args and not is_own(choice.backbone):
         weights = read_weights(path, choice.backbone)
         return _Source(weights.backbone, weights.projector)
-    # Weights of another network have no known layout as a whole.
+    # Only the model itself knows the keys and shapes of its backbone, which _loaded compares.
     tensors, _ = state_of(read_content(path), path)
     parts = split(tensors, path)
     for state in (parts.backbone, parts.projector):
@@ -118,7 +119,7 @@ def _from_library(choice: Model) -> State:
             f" {choice.backbone.split('/')[0]}, or the path of a file"
         )
     try:
-        backbone = build_backbone(choice.backbone, pretrained=True)
+        backbone = build_backbone(choice.backbone, pretrained=True, args=choice.args)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"model.init: {error}") from error
     except Exception as error:  # the libraries pass on the errors of several HTTP libraries
@@ -135,9 +136,9 @@ def _loaded(backbone: nn.Module, given: State, choice: Model) -> State:
     difference = difference_of(given, shapes)
     if difference and choice.init_strict:
         raise RecipeError(
-            f"model.init: {choice.init} does not fit model.backbone={choice.backbone} with stem={choice.stem} and"
-            f" in_chans={choice.in_chans}: {difference}. Set these keys to those of the weights, or"
-            " model.init_strict=false to use what fits"
+            f"model.init: {choice.init} does not fit model.backbone={choice.backbone} with stem={choice.stem},"
+            f" in_chans={choice.in_chans} and args={choice.args}: {difference}. Set these keys to those of the weights,"
+            " or model.init_strict=false to use what fits"
         )
     fitting = {key: given[key] for key, shape in shapes.items() if key in given and given[key].shape == shape}
     if not fitting:

@@ -187,6 +187,11 @@ def test_detectron2_loads_it(tmp_path: Path) -> None:
         ),
         ({"backbone": "torchvision/resnet18", "stem": "small"}, "detectron2", "with stem: small is none of"),
         (
+            {"backbone": "torchvision/resnet18", "args": {"groups": 1}},
+            "detectron2",
+            "with stem: standard and args: {'groups': 1} is none of",
+        ),
+        (
             {"backbone": "torchvision/resnet18", "stem": "small"},
             "timm",
             "timm has no .* with stem: small. Use --to safetensors",

@@ -30,7 +30,10 @@ def test_every_name_that_can_be_built_is_taken() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("torchvision//tmp/x", "'torchvision//tmp/x' is not allowed; it must be torchvision/NAME or timm/NAME"),
+        (
+            "torchvision//tmp/x",
+            "'torchvision//tmp/x' is not allowed; it must be torchvision/NAME, timm/NAME or module:func",
+        ),
         ("torchvision/../../x", "is not allowed"),
         ("torchvision/resnet18/", "is not allowed"),
         ("torchvision/", "is not allowed"),
@@ -38,7 +41,9 @@ def test_every_name_that_can_be_built_is_taken() -> None:
         ("timm/resnet18\n", r"'timm/resnet18\\n' is not allowed"),
         ("timm/\x1b[2J", r"'timm/\\x1b\[2J' is not allowed"),
         ("timm/hf-hub:a", "is not allowed"),
-        ("my.module:Net", "is not allowed"),
+        ("my.module:Net", "there is no module my.module; start the command in the folder that contains my, or add"),
+        ("my/module:Net", "is not allowed"),
+        ("my.module:\x1b[2J", "is not allowed"),
         ("timm/resnet\u0665", "is not allowed"),
         ("x" * 100_000, r"'x{80}'\.\.\. is not allowed"),
         ("torchvision/resnet19", "does not exist in the installed torchvision; did you mean torchvision/resnet18"),

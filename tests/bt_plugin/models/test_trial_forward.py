@@ -23,7 +23,7 @@ def of(small_recipe: Path, **model: object) -> Recipe:
     ("backbone", "size_px", "says"),
     [
         ("torchvision/vit_b_32", 64, "cannot embed views of 64 px"),
-        ("timm/vit_small_patch16_224", 96, "cannot embed views of 96 px"),
+        ("timm/beit_base_patch16_224", 96, "cannot embed views of 96 px"),
         ("timm/mixer_s32_224", 128, "cannot embed views of 128 px"),
         ("torchvision/inception_v3", 32, "cannot embed views of 32 px"),
         ("torchvision/alexnet", 32, "cannot embed views of 32 px"),
@@ -40,6 +40,8 @@ def test_a_size_that_the_network_cannot_take_is_told(
     ("backbone", "size_px"),
     [
         ("torchvision/resnet18", 32), ("torchvision/vit_b_32", 224), ("timm/vit_tiny_patch16_224", 224),
+        ("timm/vit_tiny_patch16_224", 48), ("timm/deit_tiny_distilled_patch16_224", 64),
+        ("timm/eva02_tiny_patch14_224", 98),
         ("timm/resnet18", 64), ("torchvision/googlenet", 64), ("timm/convnext_atto", 64), ("torchvision/swin_t", 64),
     ],
 )  # fmt: skip
