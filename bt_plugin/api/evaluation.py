@@ -59,8 +59,8 @@ def evaluate(
         overrides: Keys to change, as for pretrain.
         train: Labeled training images, as for pretrain. Default: data.train.
         val: Labeled images to classify, as for pretrain. Default: data.val.
-        backbone: Architecture of the weights in a file, if the file does not tell it. For a run of your own network: its
-            function, or the function's name as module:function.
+        backbone: Architecture of the weights in a file, if the file does not tell it. For a run of your own network:
+            its function, or the function's name as module:function.
         pretrained: Whether torchvision/NAME or timm/NAME has the library's own weights. Otherwise they are random.
         seed: Seed of random weights, 0 to 2**32 - 1.
         prefix: Beginning of the network's keys, if a file has several networks.
