@@ -93,14 +93,16 @@ class NewCheckpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def prune(run_dir: Path, keep: int) -> None:
+def prune(run_dir: Path, keep: int, *, keep_step: int | None = None) -> None:
     """Remove old checkpoints.
 
     Args:
         run_dir: Directory of the run.
         keep: Number of newest checkpoints that stay, 1 or more.
+        keep_step: Step whose checkpoint stays in addition, and is not one of these.
     """
-    for old in (*checkpoints(run_dir)[:-keep], *run_dir.glob(".damaged-checkpoint-*.partial")):
+    found = [path for path in checkpoints(run_dir) if step_of(path) != keep_step]
+    for old in (*found[:-keep], *run_dir.glob(".damaged-checkpoint-*.partial")):
         shutil.rmtree(old)
 
 
@@ -116,25 +118,33 @@ def read_metadata(checkpoint: Path) -> CheckpointMetadata:
 def checkpoints(run_dir: Path) -> list[Path]:
     """Return the complete checkpoints, oldest first. They may be damaged."""
     found = (path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name))
-    return sorted((path for path in found if (path / _MANIFEST).is_file()), key=_step_of)
+    return sorted((path for path in found if (path / _MANIFEST).is_file()), key=step_of)
 
 
-def resume_from(run_dir: Path, resume: str) -> Path | None:
+def resume_from(run_dir: Path, resume: str, *, until: int | None = None) -> Path | None:
     """Return the checkpoint that `run.resume` selects, None to start from the beginning.
 
     Skip a damaged checkpoint with a warning, and take the one before.
 
+    Args:
+        run_dir: Directory of the run.
+        resume: Value of the key.
+        until: Last step of which a checkpoint may be. None: any step.
+
     Raises:
-        RecipeError: If `run.resume` is a path that is not a whole checkpoint of this run, or if all are damaged.
+        RecipeError: If `run.resume` is a path that is not such a checkpoint of this run, or if all are damaged.
     """
     if resume == "never":
         return None
-    found = checkpoints(run_dir)
+    found = [path for path in checkpoints(run_dir) if until is None or step_of(path) <= until]
     if resume == "latest":
         return _newest_whole(found)
     if Path(resume).resolve() not in [path.resolve() for path in found]:
         there = ", ".join(path.name for path in found) or "none exists yet"
-        raise RecipeError(f"run.resume: {resume} is not a complete checkpoint of {run_dir}. Choose one of: {there}")
+        before = "" if until is None else f" up to step {until}"
+        raise RecipeError(
+            f"run.resume: {resume} is not a complete checkpoint of {run_dir}{before}. Choose one of: {there}"
+        )
     if damage := damage_of(Path(resume)):
         raise RecipeError(f"run.resume: {resume} is damaged: {damage}. Choose another checkpoint")
     return Path(resume)
@@ -176,7 +186,7 @@ def set_aside_after(run_dir: Path, checkpoint: Path) -> list[Path]:
 
     The run will write these steps again. Without the new names, the next start would resume from the old ones.
     """
-    newer = [path for path in checkpoints(run_dir) if _step_of(path) > _step_of(checkpoint)]
+    newer = [path for path in checkpoints(run_dir) if step_of(path) > step_of(checkpoint)]
     for path in newer:
         aside = path.with_name(f"superseded-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -239,7 +249,8 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint by its name."""
     match = _NAME.fullmatch(path.name)
     assert match, "only checkpoints have a step"
     return int(match[1])

@@ -27,12 +27,13 @@ class CheckpointWriter:
         state: Training state of the run.
         run_dir: Directory of the run, on a file system that all ranks share.
         keep: Number of checkpoints to keep, 1 or more. Older ones are removed when a new one is complete.
+        keep_step: Step whose checkpoint is kept in addition, if there is one.
     """
 
-    def __init__(self, state: TrainingState, run_dir: Path, *, keep: int) -> None:
+    def __init__(self, state: TrainingState, run_dir: Path, *, keep: int, keep_step: int | None = None) -> None:
         self._state = state
         self._run_dir = run_dir
-        self._keep = keep
+        self._keep, self._keep_step = keep, keep_step
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
         self._step = 0
@@ -86,7 +87,7 @@ class CheckpointWriter:
             dcp.save(state, storage_writer=dcp.FileSystemWriter(new.folder), process_group=self._state.group)
             if collectives.is_main():
                 new.complete(metadata)
-                prune(self._run_dir, self._keep)
+                prune(self._run_dir, self._keep, keep_step=self._keep_step)
         except BaseException:
             if collectives.is_main():
                 new.abandon()

@@ -109,6 +109,18 @@ def claim_run_dir(recipe: Recipe) -> RunLock:
     return lock
 
 
+def recorded_epochs(run_dir: Path, *, default: int) -> int:
+    """Return optim.epochs of the run's recipe.yaml, or the default if there is none yet."""
+    return load_recipe(run_dir / RECIPE).optim.epochs if (run_dir / RECIPE).exists() else default
+
+
+def record_epochs(run_dir: Path, epochs: int) -> None:
+    """Change optim.epochs in the run's recipe.yaml."""
+    recipe = load_recipe(run_dir / RECIPE)
+    optim = recipe.optim.model_copy(update={"epochs": epochs})
+    write_atomically(run_dir / RECIPE, recipe.model_copy(update={"optim": optim}).to_yaml())
+
+
 def check_shared(recipe: Recipe, within_s: float = 60.0) -> None:
     """Check that all ranks see the run's directory, because each writes its part of a checkpoint there.
 
@@ -175,12 +187,15 @@ class RunLock:
 
 def _changed_keys(old: Recipe, new: Recipe) -> list[str]:
     before, after = old.resolved_dict(), new.resolved_dict()
+    free = dict(_FREE_KEYS)
+    if old.optim.schedule == new.optim.schedule == "wsd":
+        free["optim"] = {*free["optim"], "epochs"}  # the run resumes from a step at which the rates do not fall yet
     for key in ("init_sha256", "backbone_sha256"):
         if after["model"][key] is None:  # the run itself has written the hash
             after["model"][key] = before["model"][key]
     return [
-        f"{section}.{key} was {before[section][key]!r} and is now {after[section][key]!r}"
+        f"{section}.{key} was {before[section].get(key)!r} and is now {after[section][key]!r}"
         for section in after
         for key in after[section]
-        if key not in _FREE_KEYS.get(section, ()) and before[section].get(key) != after[section][key]
+        if key not in free.get(section, ()) and before[section].get(key) != after[section][key]
     ]

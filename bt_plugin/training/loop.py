@@ -26,7 +26,7 @@ from bt_plugin.monitoring.meters import Best
 from bt_plugin.monitoring.run_logger import RunLogger
 from bt_plugin.monitoring.trackers import finish_trackers
 from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer
-from bt_plugin.optim.schedule import scheduled
+from bt_plugin.optim.schedule import scheduled, stable_steps
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.stop_request import StopRequest
 from bt_plugin.training.step import TrainStep
@@ -76,8 +76,11 @@ class Training:
         self.online = OnlineEvaluation(recipe, build, source, val=val, device=accelerator.device, probe=probe)
         extras = {"probe": probe} if probe else {}
         self.state = TrainingState(accelerator, self.model, self.train_step.optimizer, timeout=timeout, extras=extras)
-        self.writer = CheckpointWriter(self.state, self.run_dir, keep=run.keep_checkpoints)
         self.steps_per_epoch = len(loader) // recipe.optim.accumulation_steps
+        self.last_stable_step = stable_steps(recipe.optim, steps_per_epoch=self.steps_per_epoch)
+        self.writer = CheckpointWriter(
+            self.state, self.run_dir, keep=run.keep_checkpoints, keep_step=self.last_stable_step
+        )
         self.total_steps = recipe.optim.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.callbacks = Callbacks(callbacks, is_main=accelerator.is_main_process)
@@ -133,7 +136,7 @@ class Training:
                     self._evaluate(run_logger)
                     self._tell_checkpoint()
                     shall_stop = vote.ask(stop.is_made or self.writer.has_failed or self.callbacks.failure is not None)
-                    if self.step % every == 0 or self.step == self.last_step or shall_stop:
+                    if self.step % every == 0 or self.step in (self.last_step, self.last_stable_step) or shall_stop:
                         self.train_step.check_divergence(behind=0)
                         run_logger.settle()
                         self._save()
@@ -211,7 +214,9 @@ class Training:
 
     def _resume(self) -> None:
         world_size = self.accelerator.num_processes
-        checkpoint = collectives.from_main(lambda: find_checkpoint(self.recipe, world_size))
+        checkpoint = collectives.from_main(
+            lambda: find_checkpoint(self.recipe, world_size, steps_per_epoch=self.steps_per_epoch)
+        )
         if checkpoint is None:
             return
         metadata = read_metadata(checkpoint)

@@ -67,6 +67,8 @@ def test_what_does_not_change_the_learning_may_change(small_recipe: Path, recipe
     ("override", "named"),
     [
         ("optim.lr_weights=0.5", "optim.lr_weights was 0.2 and is now 0.5"),
+        ("optim.epochs=5", "optim.epochs was 3 and is now 5"),  # a cosine cannot be extended
+        ("optim.schedule=wsd", "optim.schedule was 'cosine' and is now 'wsd'"),
         ("views.both.size_px=64", "views.a was"),
         ("model.projector=[8]", "model.projector was"),
         ("run.seed=4", "run.seed was 0 and is now 4"),
