@@ -42,8 +42,8 @@ class Run(ProcessOptions):
     checkpoint_every_steps: Positive | None = None
     """Steps between two checkpoints. `null`: one checkpoint per epoch."""
     keep_checkpoints: Positive = 2
-    """Number of checkpoints to keep. Older ones are removed. With `optim.schedule=wsd` the one of the last stable step is
-    kept, too."""
+    """Number of checkpoints to keep. Older ones are removed. With `optim.schedule=wsd` the one of the last stable step
+    is kept, too."""
     resume: PathText = "latest"
     """Checkpoint to resume from. `latest`: the newest one of this run, or a fresh start if there is none. `never`: a
     directory that contains a run is an error. Else: the path of a checkpoint of this run."""

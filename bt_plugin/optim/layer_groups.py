@@ -17,7 +17,7 @@ _PATCH_EMBED = ("backbone.patch_embed.", "backbone.conv_proj.")
 _POSITION_OR_TOKEN = re.compile(r"(?:.*\.)?(?:pos_embed\w*|\w+_tokens?|relative_position_bias_table)")
 
 
-class _Place(NamedTuple):
+class _Group(NamedTuple):
     """Rules of one parameter group.
 
     Args:
@@ -68,15 +68,15 @@ def layer_groups(
     """
     scales = _scales(model, layer_decay, patch_embed_lr_scale)
     is_decayed = _decay_of(model)
-    members: dict[_Place, list[nn.Parameter]] = {}
+    members: dict[_Group, list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            members.setdefault(_Place(scales[name], is_decayed(name, p)), []).append(p)
+            members.setdefault(_Group(scales[name], is_decayed(name, p)), []).append(p)
     groups: list[dict[str, Any]] = []
-    for place in sorted(members, reverse=True):
-        rate = lr * place.scale
-        decay = weight_decay if place.is_decayed else 0.0
-        groups.append({"params": members[place], "base_lr": rate, "lr": rate, "weight_decay": decay})
+    for each in sorted(members, reverse=True):
+        rate = lr * each.scale
+        decay = weight_decay if each.is_decayed else 0.0
+        groups.append({"params": members[each], "base_lr": rate, "lr": rate, "weight_decay": decay})
     groups[0]["name"] = "base"
     return groups
 
