@@ -137,9 +137,14 @@ class TrainingState:
 
 def with_weights_of(model: nn.Module, plain: M) -> M:
     """Return the plain model with the weights of a model that may be sharded or wrapped. Call this on every rank."""
-    _agree_on_buffers(model)
-    plain.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+    plain.load_state_dict(whole_weights(model))
     return plain
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any]:
+    """Return the weights of a model that may be sharded or wrapped. Call this on every rank."""
+    _agree_on_buffers(model)
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
 
 
 def _taken_out(group: dict[str, Any], place: str, keys: set[str]) -> dict[str, Any]:

@@ -54,6 +54,9 @@ class Run(ProcessOptions):
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = 10
     """Consecutive steps with a NaN or infinite loss or gradient that are allowed. All ranks skip the update of such a
     step. One more stops the run."""
+    capture_nonfinite: bool = False
+    """Whether the first non-finite step is written to RUN/nonfinite, from which `bt-plugin replay` runs it again. The
+    host then waits for each step."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     """Memory layout of weights and images. `auto` is `channels_last` on a GPU or with `run.compile`, else a choice for
     each layer. FSDP keeps weights contiguous."""

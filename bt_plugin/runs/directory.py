@@ -7,6 +7,7 @@
 - RUN/pictures/: snapshots of each evaluation, and its views
 - RUN/checkpoint-STEP/: the training state, from which a run resumes
 - RUN/initial.safetensors: the backbone before the first step, if it has weights of model.init
+- RUN/nonfinite/step-STEP/: the first non-finite step, with run.capture_nonfinite
 - RUN/export/: backbone and projector, for other programs
 - RUN/summary.json: the results
 - RUN/.lock: the process that writes here
@@ -36,6 +37,7 @@ EVALUATIONS = "evaluations.jsonl"
 TENSORBOARD = "tensorboard"
 SUMMARY = "summary.json"
 INITIAL = "initial.safetensors"
+NONFINITE = "nonfinite"
 _LOCK = ".lock"
 
 # Keys that may change when a run resumes, because images, views and loss stay the same.
@@ -48,8 +50,8 @@ _FREE_KEYS = {
     },
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
-        "timeout_s", "on_world_change", "max_nonfinite_steps", "deterministic", "trackers", "gradient_as_bucket_view",
-        "static_graph", "memory_format", "compile",
+        "timeout_s", "on_world_change", "max_nonfinite_steps", "capture_nonfinite", "deterministic", "trackers",
+        "gradient_as_bucket_view", "static_graph", "memory_format", "compile",
     },
     "eval": set(Recipe.model_fields["eval"].default.__class__.model_fields),
 }  # fmt: skip

@@ -29,6 +29,7 @@ from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer
 from bt_plugin.optim.schedule import scheduled, stable_steps
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.stop_request import StopRequest
+from bt_plugin.training.nonfinite_capture import NonFiniteCapture
 from bt_plugin.training.step import TrainStep
 from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
@@ -69,7 +70,12 @@ class Training:
         source = loader.source
         # Accelerate does not prepare the loader, which shards itself, or the schedule, which depends on the step only.
         self.train_step = TrainStep(
-            recipe, accelerator, model, num_classes=probed_classes(recipe, source), optimizer=optimizer
+            recipe,
+            accelerator,
+            model,
+            num_classes=probed_classes(recipe, source),
+            optimizer=optimizer,
+            capture=NonFiniteCapture(recipe, accelerator) if run.capture_nonfinite else None,
         )
         timeout = timedelta(seconds=run.timeout_s)
         probe = self.train_step.probe

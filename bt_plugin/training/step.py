@@ -23,6 +23,7 @@ from bt_plugin.models.pool_before_relu import pool_before_relu
 from bt_plugin.models.sync_batch_norm import SyncBatchNorm, finite_ranks, synchronize_batch_norm
 from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer, make_state, takes_found_inf
 from bt_plugin.optim.tensors import clip_
+from bt_plugin.training.nonfinite_capture import NonFiniteCapture
 from bt_plugin.training.nonfinite_steps import NonFiniteSteps
 from bt_plugin.training.step_norms import StepNorms
 from dali_pipelines.loaders import Batch
@@ -31,11 +32,12 @@ from dali_pipelines.loaders import Batch
 class TrainStep:
     """Run optimization steps on a model: forward, backward, update.
 
-    The host waits only for the step before this one, so that the device always has work. There are three exceptions:
+    The host waits only for the step before this one, so that the device always has work. There are four exceptions:
 
     - fp16: the gradient scaler reads from the device whether to update.
     - An optimizer without ``found_inf``.
     - Views that a CPU computes for a GPU: their copy from pageable memory waits.
+    - A capture, until a step is captured.
 
     Args:
         recipe: Recipe of the run. Its sections ``loss``, ``optim``, ``run`` and ``eval`` are used.
@@ -45,6 +47,7 @@ class TrainStep:
         num_classes: Number of classes of an online linear probe on the backbone's features. None: no probe.
         optimizer: Function that builds the optimizer. It must fulfill the contract of
             bt_plugin.optim.from_recipe.build_optimizer.
+        capture: Where the first non-finite step is written. None: nowhere.
 
     Examples:
         >>> train_step = TrainStep(recipe, accelerator, build_model(recipe))
@@ -60,12 +63,14 @@ class TrainStep:
         *,
         num_classes: int | None = None,
         optimizer: OptimizerFactory = build_optimizer,
+        capture: NonFiniteCapture | None = None,
     ) -> None:
         run = recipe.run
         # Give every rank its own dropout. The weights already exist and are the same on every rank.
         set_seed((run.seed + accelerator.process_index) % 2**32)
         self._accelerator = accelerator
         self._run, self._optim = run, recipe.optim
+        self._capture = capture
         self._views_format = torch.contiguous_format if run.memory_format == "contiguous" else torch.preserve_format
         self._loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
         model = _arranged(model, accelerator, recipe)
@@ -117,7 +122,10 @@ class TrainStep:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_scale
-        terms = self._backward([self._on_device(batch) for batch in micro_batches])
+        views = [self._on_device(batch) for batch in micro_batches]
+        if self._capture:
+            self._capture.before(views)
+        terms = self._backward(views)
         scaler = self._accelerator.scaler
         with self.norms.measured(self.steps + 1, 1.0 if scaler is None else scaler.get_scale()):
             found_inf = self._update(terms)
@@ -128,6 +136,8 @@ class TrainStep:
         names = [name for batch in micro_batches for name in batch.filenames]
         self.nonfinite.settle(self.steps, found_inf, finite_ranks(self._statistics, terms.finite), names)
         self._statistics.clear()
+        if self._capture:
+            self._capture.after(self.steps, found_inf, self.model, names)
         self.check_divergence(behind=1)
         return terms
 
