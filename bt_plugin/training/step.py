@@ -126,8 +126,7 @@ class TrainStep:
         if self._capture:
             self._capture.before(views)
         terms = self._backward(views)
-        scaler = self._accelerator.scaler
-        with self.norms.measured(self.steps + 1, 1.0 if scaler is None else scaler.get_scale()):
+        with self.norms.measured(self.steps + 1, self._accelerator.scaler):
             found_inf = self._update(terms)
         if self.probe:
             self.probe.step([batch.targets for batch in micro_batches], found_inf)

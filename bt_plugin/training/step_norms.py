@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, _foreach_sub_, nn
+from torch.amp import GradScaler
 
 from bt_plugin.optim.tensors import global_norm
 
 
 class StepNorms:
-    """Norms of every n-th step, on the device. Other steps compute nothing, and the host never waits.
+    """Norms of every n-th step, on the device. Other steps compute nothing.
+
+    The host waits only with fp16, whose gradient scaler makes it wait anyway.
 
     Args:
         model: Model that is trained. Its parameters may be sharded.
@@ -26,17 +29,19 @@ class StepNorms:
         ``update_norm`` that of the change of all weights. Empty before the first measurement."""
 
     @contextmanager
-    def measured(self, step: int, grad_scale: float) -> Iterator[None]:
+    def measured(self, step: int, scaler: GradScaler | None) -> Iterator[None]:
         """Measure the update that is made inside. Call it on every rank.
 
         Args:
             step: Number of the step, from 1.
-            grad_scale: Factor of the gradients, which a gradient scaler has not yet removed. Else 1.
+            scaler: Gradient scaler whose factor is still in the gradients, if there is one. The host reads the factor.
         """
         if step % self._every_steps:
             yield
             return
-        grad_norm = global_norm([p.grad for p in self._parameters if p.grad is not None]) / grad_scale
+        grad_norm = global_norm([p.grad for p in self._parameters if p.grad is not None])
+        if scaler is not None:
+            grad_norm = grad_norm / scaler.get_scale()
         weights = [p.detach() for p in self._parameters]
         changes = [weight.clone() for weight in weights]
         yield

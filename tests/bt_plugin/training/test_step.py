@@ -136,7 +136,7 @@ def test_the_scale_of_fp16_is_no_part_of_the_norm() -> None:
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.grad = 1024 * torch.tensor([[3.0, 4.0]])
     norms = StepNorms(layer, every_steps=1)
-    with norms.measured(1, grad_scale=1024.0), torch.no_grad():
+    with norms.measured(1, torch.amp.GradScaler("cpu", init_scale=1024.0)), torch.no_grad():
         layer.weight += torch.tensor([[6.0, 8.0]])
     assert {name: float(value) for name, value in norms.values.items()} == {"grad_norm": 5, "update_norm": 10}
 
