@@ -15,12 +15,12 @@ import pytest
 import timm
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from bt_plugin.evaluate.evaluated_model import open_model
 from torch import nn
 
 from bt_plugin.cli import main
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError, WeightsError
+from bt_plugin.evaluation.evaluated_model import open_model
 from bt_plugin.formats import convert
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.tools.doctor import examine_recipe
@@ -73,7 +73,6 @@ def test_a_run_of_a_function(small_recipe: Path) -> None:
     fresh = build_model(recipe, backbone=mapped).backbone.state_dict()
     assert not torch.equal(weights["0.weight"], fresh["0.weight"]), "the network was trained"
     assert load_backbone(run_dir / "export", mapped).module(IMAGES).shape == (2, 8)
-    assert pretrain(recipe, backbone=mapped).step == 2
     with pytest.raises(RecipeError, match=r"model\.backbone was"):
         pretrain(recipe, backbone=lambda: mapped())
 
