@@ -38,7 +38,7 @@ def usage(exported: Exported, path: Path) -> str:
 
 
 def model_args(exported: Exported) -> dict[str, Any]:
-    """Return the arguments with which timm builds this model, further to its name and the number of classes."""
+    """Return the arguments with which timm builds this model, in addition to its name and the number of classes."""
     args = exported.args if exported.backbone_name.startswith("timm/") else {}
     channels = {"in_chans": exported.in_chans} if exported.in_chans != 3 else {}
     return channels | timm_args(exported.architecture, args)

@@ -23,7 +23,7 @@ _DEPRECATED = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)"
 _OLD_NAME = re.compile(r"[\"'](\w+)[\"'] ?: (?!None)")
 _NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]*)?")
 # module:function. Functions within functions have names such as "build.<locals>.inner".
-_OWN = re.compile(r"[^\W\d]\w*(?:\.\w+)*:[\w<][\w.<>]*")
+_OWN = re.compile(r"\w[\w.-]*:[\w<][\w.<>]*")
 
 # Arguments of a library's constructor that another key sets, or that would read files or remove what is needed.
 _NOT_FOR_ARGS = {

@@ -12,7 +12,7 @@ from torch import nn
 
 from bt_plugin.errors import RecipeError
 from bt_plugin.models.backbone_names import check_args, is_own
-from bt_plugin.models.own_backbone import Factory, build_own_backbone, import_factory
+from bt_plugin.models.own_backbone import Factory, build_own_backbone, factory_name, import_factory
 
 Stem = Literal["standard", "small"]
 # torchvision's models that return auxiliary outputs in training.
@@ -87,13 +87,13 @@ def build_backbone(
     else:
         backbone = _of_library(name, in_chans, zero_init_residual, pretrained, args or {})
     if stem == "small":
-        _make_stem_small(backbone.module, str(name))
+        _make_stem_small(backbone.module, name if isinstance(name, str) else factory_name(name))
     return backbone
 
 
 def _own(name: str | Factory, in_chans: int, pretrained: bool, args: Mapping[str, Any], size_px: int) -> Backbone:
     if pretrained:
-        raise ValueError(f"backbone {name} has no weights of a library; load its weights in its function")
+        raise ValueError("pretrained: a function of your own has no weights of a library; load them in the function")
     factory = import_factory(name) if isinstance(name, str) else name
     return Backbone(*build_own_backbone(factory, in_chans=in_chans, size_px=size_px, args=args))
 
@@ -111,7 +111,7 @@ def _of_library(
 
 
 def timm_args(model: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which build_backbone builds a model of timm, further to its own.
+    """Return the arguments of the user with those that a model of timm needs for images of any size.
 
     Args:
         model: Name of the model in timm.

@@ -30,7 +30,7 @@ _IMAGES = 2
 
 
 def factory_name(factory: Factory) -> str:
-    """Return a function's name as module:function. That of a functools.partial is its function's."""
+    """Return the name of a function as module:function. A functools.partial has the name of its function."""
     plain: Any = _plain(factory)
     return f"{plain.__module__}:{plain.__qualname__}"
 
@@ -191,8 +191,10 @@ def _called(factory: Factory, name: str, args: dict[str, Any]) -> Any:
 def _described(error: Exception) -> str:
     """Return class, first line and place of an error in the user's code."""
     says = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200].rstrip('.')}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{says} ({frame.filename}:{frame.lineno})"
+    not_the_users = (__file__, str(Path(torch.__file__).parent), "<frozen")
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{at.filename}:{at.lineno}" for at in frames if not at.filename.startswith(not_the_users)]
+    return f"{says} ({places[-1]})" if places else says
 
 
 def _mean_over_positions(module: nn.Module, images: Any, features: Any) -> Any:

@@ -27,6 +27,7 @@ from bt_plugin.tools.doctor import examine_recipe
 from bt_plugin.training.pretrain import pretrain
 from bt_plugin.weights.checkpoint_file import read_safetensors
 from bt_plugin.weights.export_folder import load_backbone
+from bt_plugin.weights.model_file import read_model_file
 from bt_plugin.weights.read_weights import read_weights
 from tests.bt_plugin.models.own_networks import NAME, SOURCE
 from tests.conftest import SMALL_RECIPE
@@ -85,8 +86,9 @@ def test_the_files_say_what_built_the_network(folder: Path) -> None:
 
 
 def test_a_file_alone_imports_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(folder)
     run = folder / "run"
+    assert read_model_file(run / "export").model.backbone == OWN, "it is read where the module is not found"
+    monkeypatch.syspath_prepend(folder)
     for read in (
         lambda: load_backbone(run / "export"),
         lambda: read_weights(run),
