@@ -104,6 +104,10 @@ def _from_path(path: Path, choice: Model, model: BarlowTwins) -> _Source:
         return _Source(weights.backbone, weights.projector)
     # Only the model itself knows the keys and shapes of its backbone, which _loaded compares.
     tensors, _ = state_of(read_content(path), path)
+    if not _difference(model.backbone, tensors):
+        check_tensors(tensors, path)
+        check_finite(tensors, path)
+        return _Source(tensors)
     parts = split(tensors, path)
     for state in (parts.backbone, parts.projector):
         check_tensors(state, path)

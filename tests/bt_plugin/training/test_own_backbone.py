@@ -17,6 +17,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 
+import bt_plugin
 from bt_plugin.cli import main
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError, WeightsError
@@ -74,6 +75,8 @@ def test_a_run_of_a_function(small_recipe: Path) -> None:
     fresh = build_model(recipe, backbone=mapped).backbone.state_dict()
     assert not torch.equal(weights["0.weight"], fresh["0.weight"]), "the network was trained"
     assert load_backbone(run_dir / "export", mapped).module(IMAGES).shape == (2, 8)
+    assert bt_plugin.evaluate(run_dir, backbone=mapped)["images"] == 12
+    assert bt_plugin.export(run_dir, "torch-export", backbone=mapped).path.name == "mapped.pt2"
     with pytest.raises(RecipeError, match=r"model\.backbone was"):
         pretrain(recipe, backbone=lambda: mapped())
 

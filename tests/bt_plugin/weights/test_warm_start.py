@@ -169,3 +169,22 @@ def test_a_timm_network_too(tmp_path: Path) -> None:
     init = saved(tmp_path / "vit.pth", vit.state_dict())
     network, images = started(init=init, backbone=name), torch.randn(2, 3, 160, 160)
     assert torch.equal(network.backbone(images), vit.eval()(images))
+
+
+def build(width: int = 5) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "args"),
+    [("timm/test_vit", {"drop_path_rate": 0.1}), ("timm/test_vit", {"depth": 1}), (f"{__name__}:build", {"width": 7})],
+)
+def test_a_network_with_arguments_too(tmp_path: Path, backbone: str, args: dict[str, Any]) -> None:
+    """And one of the user's own. A ViT keeps the shapes of its own size, though the views here have another one."""
+    given: nn.Module = build_model(recipe_of(seed=1, backbone=backbone, args=args)).backbone
+    init = saved(tmp_path / "weights.pth", given.state_dict())
+    network, images = started(init=init, backbone=backbone, args=args), torch.randn(2, 3, 32, 32)
+    assert torch.equal(network.backbone(images), given.eval()(images))
+    other = saved(tmp_path / "other.pth", {"conv.weight": torch.ones(1)})
+    with pytest.raises(RecipeError, match=r"does not fit model\.backbone=.* and args=\{.*\}: it lacks"):
+        started(init=other, backbone=backbone, args=args)
