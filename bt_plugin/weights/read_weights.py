@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bt_plugin.errors import WeightsError
-from bt_plugin.weights.architecture import Fitted, read_backbone
+from bt_plugin.models.backbone_names import is_own
+from bt_plugin.weights.architecture import Fitted, match_backbone, read_backbone
 from bt_plugin.weights.checkpoint_file import read_content, state_of
 from bt_plugin.weights.export_folder import build_exported, read_export
 from bt_plugin.weights.key_layouts import split
@@ -45,6 +46,9 @@ def read_weights(path: str | Path, backbone: str | None = None, *, prefix: str |
 
 def _in_known_layout(content: dict[object, object], backbone: str | None, path: Path) -> Weights:
     tensors, outside = state_of(content, path)
+    if backbone is not None and is_own(backbone) and match_backbone(tensors, backbone)[0]:
+        # Layouts rename the keys of an nn.Sequential, which may be the network's own keys.
+        return _without_projector(read_backbone(tensors, backbone, path=path), outside)
     parts = split(tensors, path)
     fitted = read_backbone(parts.backbone, backbone, path=path)
     check_tensors(parts.projector, path)

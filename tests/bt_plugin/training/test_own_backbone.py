@@ -122,6 +122,15 @@ def test_it_is_read_if_the_user_names_it(folder: Path, monkeypatch: pytest.Monke
         load_backbone(run / "export", "timm/resnet18")
 
 
+def test_a_file_of_its_weights_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nn.Sequential has keys that a cut ResNet has too."""
+    monkeypatch.syspath_prepend(folder)
+    own = import_module(NAME).flat()
+    torch.save(own.state_dict(), folder / "own.pth")
+    backbone = open_model(str(folder / "own.pth"), backbone=OWN).backbone
+    torch.testing.assert_close(backbone.eval()(IMAGES), own.eval()(IMAGES))
+
+
 def test_another_source_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
