@@ -13,19 +13,15 @@ The result of a run is kept in runs/warm_start, so that the same command resumes
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from quick_runs import DATA, run, write_demo_data
 from record import write_record
 from safetensors.torch import load_file
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
-DATA = Path("data/demo")
 RUNS = Path("runs/warm_start")
 # Both rates of the quickstart, and what they are multiplied by.
 LR_WEIGHTS, LR_BIASES = 3.0, 0.03
@@ -40,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parts", nargs="+", choices=("same", "new"), default=["same", "new"])
     arguments = parser.parse_args()
-    subprocess.run([sys.executable, "-m", "bt_plugin", "demo-data", str(DATA)], check=True)
+    write_demo_data()
     RUNS.mkdir(parents=True, exist_ok=True)
     parts = {"same": same_images, "new": new_images}
     results = {part: [row for seed in arguments.seeds for row in parts[part](seed)] for part in arguments.parts}
@@ -51,20 +47,25 @@ def main() -> None:
 
 def same_images(seed: int) -> list[dict[str, Any]]:
     """Run the quickstart, then a quarter of it from its export."""
-    source = run("cold", seed, [f"run.seed={seed}"])
+    source = result_of("cold", seed, [f"run.seed={seed}"])
     options = [*QUARTER, f"model.init={folder('cold', seed)}"]
-    return [source, *(run(f"warm_{name}", seed, [*warm(seed, scale), *options]) for name, scale in SCALES.items())]
+    return [
+        source,
+        *(result_of(f"warm_{name}", seed, [*warm(seed, scale), *options]) for name, scale in SCALES.items()),
+    ]
 
 
 def new_images(seed: int) -> list[dict[str, Any]]:
     """Run on one half of the classes, then on the other from these weights and from random ones."""
     theirs, ours = halves()
     rows = [
-        run("new_source", seed, [f"run.seed={seed}", *on(theirs)]),
-        run("new_cold", seed, [f"run.seed={seed + OTHER}", *on(ours)]),
+        result_of("new_source", seed, [f"run.seed={seed}", *on(theirs)]),
+        result_of("new_cold", seed, [f"run.seed={seed + OTHER}", *on(ours)]),
     ]
     options = [*on(ours), f"model.init={folder('new_source', seed)}"]
-    return rows + [run(f"new_warm_{name}", seed, [*warm(seed, SCALES[name]), *options]) for name in ("1", "tenth")]
+    return rows + [
+        result_of(f"new_warm_{name}", seed, [*warm(seed, SCALES[name]), *options]) for name in ("1", "tenth")
+    ]
 
 
 def warm(seed: int, scale: float) -> list[str]:
@@ -92,29 +93,10 @@ def folder(name: str, seed: int) -> Path:
     return RUNS / f"{name}_{seed}"
 
 
-def run(name: str, seed: int, options: list[str]) -> dict[str, Any]:
-    """Run the quickstart's recipe with options, unless its results are kept from an earlier call. Return them."""
+def result_of(name: str, seed: int, options: list[str]) -> dict[str, Any]:
+    """Return the results of a run, with its name, the seed of its source, and how far its weights moved."""
     run_dir = folder(name, seed)
-    kept = run_dir.with_suffix(".json")
-    if not kept.exists():
-        changes = [f"run.output_dir={run_dir}", "eval.every_epochs=1", *options]
-        command = [*LAUNCH, "-m", "bt_plugin", "pretrain", "recipes/pretrain/quickstart.yaml", *changes]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        kept.write_text(json.dumps({"name": name, "seed": seed, "options": options, **measured(run_dir)}))
-    result: dict[str, Any] = json.loads(kept.read_text())
-    print(name, seed, {key: f"{value:.1%}" for key, value in result["knn_top1"].items()}, flush=True)
-    return result
-
-
-def measured(run_dir: Path) -> dict[str, Any]:
-    lines = {name: (run_dir / f"{name}.jsonl").read_text().splitlines() for name in ("metrics", "evaluations")}
-    evaluations = [json.loads(line) for line in lines["evaluations"]]
-    return {
-        "knn_top1": json.loads((run_dir / "summary.json").read_text())["knn_top1"],
-        "knn_top1_by_step": {each["step"]: each["knn_top1"] for each in evaluations},
-        "loss": [json.loads(line)["loss"] for line in lines["metrics"]],
-        "moved": moved(run_dir),
-    }
+    return {**run(run_dir, options), "name": name, "seed": seed, "moved": moved(run_dir)}
 
 
 def moved(run_dir: Path) -> float | None:
