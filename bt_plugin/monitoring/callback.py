@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bt_plugin.errors import CallbackError
 from bt_plugin.loss.barlow_twins import LossTerms
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from bt_plugin.runs.summary import Summary
 
 
-class StepDone(NamedTuple):
+@dataclass(frozen=True)
+class StepDone:
     """An optimization step that is done.
 
     Args:
@@ -30,7 +32,8 @@ class StepDone(NamedTuple):
     rates: Mapping[str, float]
 
 
-class Metrics(NamedTuple):
+@dataclass(frozen=True)
+class Metrics:
     """Metrics of a step, as in a line of metrics.jsonl or evaluations.jsonl.
 
     Args:
@@ -44,7 +47,8 @@ class Metrics(NamedTuple):
     values: Mapping[str, float]
 
 
-class Checkpoint(NamedTuple):
+@dataclass(frozen=True)
+class Checkpoint:
     """A checkpoint that is written.
 
     Args:
