@@ -22,6 +22,7 @@ def test_the_recipes_are_there() -> None:
         "imagenet100_resnet18",
         "imagenet_resnet50_100ep",
         "imagenet_resnet50_1000ep",
+        "imagenet_vit_small16",
     }
     assert {file.stem for file in ACCELERATE} >= {"cpu", "cpu_2proc", "1gpu", "8gpu", "multi_node"}
 

@@ -57,8 +57,8 @@ def layer_groups(
 
     Source:
         Groups without decay: timm's and torchvision's recipes for vision transformers. Layer decay: Bao et al. 2021,
-        BEiT, https://arxiv.org/abs/2106.08254; facebookresearch/mae util/lrd.py counts layers as here. Scale of the
-        patch embedding: Oquab et al. 2023, DINOv2, https://arxiv.org/abs/2304.07193.
+        BEiT, https://arxiv.org/abs/2106.08254; facebookresearch/mae util/lr_decay.py counts layers as here. Scale of
+        the patch embedding: Oquab et al. 2023, DINOv2, https://arxiv.org/abs/2304.07193.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
