@@ -14,7 +14,9 @@ import yaml
 from PIL import Image
 from torchvision import models
 
+from bt_plugin.config.optim import Optim
 from bt_plugin.formats import convert
+from bt_plugin.formats.card import _rates
 from bt_plugin.formats.hf import crop_pct
 from bt_plugin.weights.export_folder import write_imported_export
 from bt_plugin.weights.read_weights import read_weights
@@ -68,6 +70,8 @@ def test_the_model_card_says_what_the_files_say(run18: Path, tmp_path: Path) -> 
         "| projector | 16 - 8 |",
         "| lambda | 0.0051 |",
         "| views | barlow_twins, 48 px |",
+        "| optimizer | lars |",
+        "| base learning rate of weights, of biases | 0.2, 0.0003 |",
         "| seed | 7 |",
         "| ranks | 2 |",
         "| kNN top-1 on pictures/val (k 20, t 0.1) |",
@@ -77,6 +81,11 @@ def test_the_model_card_says_what_the_files_say(run18: Path, tmp_path: Path) -> 
     ):
         assert row in card
     assert "mean (0.485, 0.456, 0.406)" in card
+
+
+def test_a_model_card_has_the_rate_of_its_optimizer() -> None:
+    assert _rates(Optim(name="adamw").model_dump(mode="json")) == {"base learning rate": "0.00015"}
+    assert _rates({}) == {}, "an older run, or imported weights"
 
 
 def test_a_model_card_invents_nothing(tmp_path: Path) -> None:
