@@ -1,6 +1,7 @@
-"""Run the quickstart with several seeds, and measure its kNN accuracy, time and memory.
+"""Run a quickstart with several seeds, and measure its kNN accuracy, time and memory.
 
 python benchmarks/quickstart.py --seeds 0 1 2
+python benchmarks/quickstart.py --recipe quickstart_vit
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--recipe", default="quickstart", choices=["quickstart", "quickstart_vit"])
+    arguments = parser.parse_args()
     subprocess.run([sys.executable, "-m", "bt_plugin", "demo-data", "data/demo"], check=True)
-    runs = [run(seed) for seed in seeds]
+    runs = [run(arguments.recipe, seed) for seed in arguments.seeds]
     gains = {
         baseline: [result["knn_top1"]["pretrained"] - result["knn_top1"][baseline] for result in runs]
         for baseline in ("untrained", "calibrated")
     }
-    path = write_record("quickstart", {"gains": gains, "runs": runs})
+    path = write_record(arguments.recipe, {"gains": gains, "runs": runs})
     columns = ("raw", "untrained", "calibrated", "pretrained")
     print(f"{'seed':>4}", *(f"{name:>11}" for name in columns), f"{'seconds':>8} {'MiB':>6}")
     for result in runs:
@@ -39,11 +41,11 @@ def main() -> None:
     print(path)
 
 
-def run(seed: int) -> dict[str, Any]:
-    """Run the quickstart's recipe, and return its results. The peak memory is that of the largest process so far."""
+def run(recipe: str, seed: int) -> dict[str, Any]:
+    """Run a recipe, and return its results. The peak memory is that of the largest process so far."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"run.seed={seed}", f"run.output_dir={folder}/run"]
-        command = [*LAUNCH, "-m", "bt_plugin", "pretrain", "recipes/pretrain/quickstart.yaml", *options]
+        command = [*LAUNCH, "-m", "bt_plugin", "pretrain", f"recipes/pretrain/{recipe}.yaml", *options]
         begun_s = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall_s = time.perf_counter() - begun_s

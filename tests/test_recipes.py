@@ -18,6 +18,7 @@ ACCELERATE = sorted((REPOSITORY / "recipes" / "accelerate").glob("*.yaml"))
 def test_the_recipes_are_there() -> None:
     assert {file.stem for file in PRETRAIN} >= {
         "quickstart",
+        "quickstart_vit",
         "cifar10_resnet18",
         "imagenet100_resnet18",
         "imagenet_resnet50_100ep",
