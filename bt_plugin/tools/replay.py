@@ -171,10 +171,10 @@ def _backward(model: BarlowTwins, recipe: Recipe, batches: list[Views], grad_sca
     """Run the step without its update. Return the loss."""
     loss_fn = BarlowTwinsLoss(recipe.loss.lambda_param, form=recipe.loss.form)
     if len(batches) > 1:
-        terms = accumulated_backward(model, loss_fn, batches, backward=lambda loss: (loss * grad_scale).backward())
-        return float(terms.loss)
-    loss = loss_fn(*model(*batches[0]))
-    (loss * grad_scale).backward()
+        loss = accumulated_backward(model, loss_fn, batches, backward=lambda loss: (loss * grad_scale).backward()).loss
+    else:
+        loss = loss_fn(*model(*batches[0]))
+        (loss * grad_scale).backward()
     return float(loss.detach())
 
 
