@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bt_plugin.errors import RecipeError
+from bt_plugin.models.backbone_names import check_backbone_name
 from bt_plugin.runs.atomic_file import check_output
 
 _NAME = "report.html"
@@ -25,6 +26,7 @@ def add_parser(subparsers: Any) -> None:
         default=1000,
         help="number of images on the map of features; 0 draws no map (default 1000)",
     )
+    parser.add_argument("--backbone", help="module:function of a network of your own, which is imported for the map")
     parser.set_defaults(run=run)
 
 
@@ -40,10 +42,13 @@ def run(arguments: argparse.Namespace) -> None:
     if output is not None and output.exists():
         raise RecipeError(f"--output: {output} already exists. Name another file")
 
+    if arguments.backbone is not None:
+        check_backbone_name(arguments.backbone, "--backbone")
+
     output = output or arguments.runs[0] / _NAME
     check_output(output, "--output")
 
     from bt_plugin.report.write import write_report
 
-    write_report(arguments.runs, output, arguments.map_images)
+    write_report(arguments.runs, output, arguments.map_images, backbone=arguments.backbone)
     print(output)

@@ -16,6 +16,7 @@ from bt_plugin.data.from_recipe import build_eval_loader, open_named
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluation.evaluated_model import open_model
 from bt_plugin.evaluation.subsets import at_most
+from bt_plugin.models.backbone_names import is_own
 from bt_plugin.monitoring.view_pixels import pixels_of
 from bt_plugin.report.record import RunRecord
 from bt_plugin.weights.model_file import has_export
@@ -50,19 +51,22 @@ class EmbeddingMap(NamedTuple):
 
 
 @torch.no_grad()
-def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
+def embedding_map(run: RunRecord, most: int, backbone: str | None = None) -> EmbeddingMap:
     """Compute the map of a run's validation images, or of its training images if it has no validation images.
 
     Args:
         run: A run with an export or a checkpoint.
         most: Largest number of images. If there are more, the run's seed draws them.
+        backbone: Name of the function that builds the run's network, if it is one of the user's own.
 
     Raises:
+        WeightsError: If such a name is needed, and not given.
         RecipeError: If there are no weights yet, there are too few images, or the recipe's paths do not exist.
         BadImageError: If more images are unreadable than training would replace.
     """
     recipe = run.recipe
-    model = open_model(str(_weights_of(run)))
+    given = backbone if is_own(recipe.model.backbone) else None
+    model = open_model(str(_weights_of(run)), backbone=given)
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
     key, path = ("data.val", recipe.data.val) if recipe.data.val else ("data.train", recipe.data.train)
     source = at_most(open_named(key, path), most, recipe.run.seed)
@@ -70,10 +74,10 @@ def embedding_map(run: RunRecord, most: int) -> EmbeddingMap:
         raise RecipeError(f"{key}: {path} has {len(source)} images. A map needs at least {_LEAST}")
     params = recipe.preset.eval_params()
     loader = build_eval_loader(recipe, source, device, rank=0, world_size=1)
-    backbone = model.backbone.to(device).eval()
+    network = model.backbone.to(device).eval()
     features, labels, names, thumbnails = [], [], [], []
     for images, targets, filenames in loader:
-        features.append(backbone(images.to(device)).flatten(start_dim=1).float().cpu())
+        features.append(network(images.to(device)).flatten(start_dim=1).float().cpu())
         labels += targets.tolist()
         names += filenames
         thumbnails += [Image.fromarray(pixels_of(image, params)) for image in images]

@@ -16,30 +16,31 @@ from dali_pipelines.errors import BadImageError
 logger = logging.getLogger(__name__)
 
 
-def write_report(folders: Sequence[Path], output: Path, map_images: int) -> None:
+def write_report(folders: Sequence[Path], output: Path, map_images: int, *, backbone: str | None = None) -> None:
     """Write the page about one run, or about several runs side by side. A run may be unfinished.
 
     Args:
         folders: Directories of the runs.
         output: The HTML file. An existing file is replaced.
         map_images: Largest number of images on the map of each run, 0 for no map.
+        backbone: Function that builds a network of the user's own, as module:function. It is imported for the map.
 
     Raises:
         RecipeError: If a folder does not contain a run.
     """
     runs = read_runs(folders)
-    maps = {run.name: _map_of(run, map_images) for run in runs}
+    maps = {run.name: _map_of(run, map_images, backbone) for run in runs}
     output.parent.mkdir(parents=True, exist_ok=True)
     # File names may contain bytes that are not UTF-8, but a page may not.
     write_atomically(output, page(runs, maps).encode("utf-8", "replace"))
 
 
-def _map_of(run: RunRecord, most: int) -> EmbeddingMap | str:
+def _map_of(run: RunRecord, most: int, backbone: str | None) -> EmbeddingMap | str:
     """Return the map, or the reason why there is none. Missing images must not stop the rest of the page."""
     if most == 0:
         return "the report was made with --map-images 0."
     try:
-        return embedding_map(run, most)
+        return embedding_map(run, most, backbone)
     except (UserError, BadImageError, OSError) as error:
         logger.warning("the report has no map of %s: %s", run.name, error)
         return str(error)

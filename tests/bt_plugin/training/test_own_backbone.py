@@ -161,6 +161,8 @@ def test_the_commands(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert main(["knn", "run", "--backbone", OWN]) == 0
     assert main(["export", "run", "--to", "onnx", "--backbone", OWN]) == 0
     assert (folder / "run" / "export" / "flat.onnx").is_file()
+    assert main(["report", "run", "--backbone", OWN]) == 0
+    assert "There is no map" not in (folder / "run" / "report.html").read_text()
     assert main(["export", "run", "--to", "timm", "--backbone", OWN]) == 2
     assert "timm has no model with the layers of own_nets:flat" in capsys.readouterr().err
     assert main(["check", "own.yaml", f"model.backbone={NAME}:flatt"]) == 2
