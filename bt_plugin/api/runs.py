@@ -68,8 +68,9 @@ def pretrain(
         train: Training images: a path, an ImageSource, or a map-style torch Dataset (see dataset_source). Default:
             data.train of the recipe.
         val: Validation images, in the same forms. Default: data.val of the recipe.
-        optimizer: Function that builds a torch optimizer from named parameter groups and the recipe. A group has the
-            keys "params", "name", "base_lr", "lr" and "weight_decay". Default: the optimizer of the recipe.
+        optimizer: Function that builds a torch optimizer from parameter groups and the recipe. A group has the keys
+            "params", "base_lr", "lr" and "weight_decay", and a "name" if its rate is logged. Default: the optimizer of
+            the recipe.
         callbacks: Callbacks that receive what happens, see Callback.
 
     Returns:
