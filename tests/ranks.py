@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tempfile
 import traceback
@@ -86,6 +87,7 @@ def _serve(connection: Connection) -> None:
 
 def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.manual_seed(0)
+    environment = dict(os.environ)
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
@@ -107,3 +109,6 @@ def _rank(rank: int, world_size: int, folder: str, function: Callable[..., Any],
 
             AcceleratorState._reset_state()
             PartialState._reset_state()
+        # The next test in this process must not be launched as this one was.
+        os.environ.clear()
+        os.environ.update(environment)

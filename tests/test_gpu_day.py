@@ -236,4 +236,4 @@ def test_the_command_on_a_cpu(demo_data: Path, tmp_path: Path) -> None:
     tests = REPOSITORY / "tests" / "bt_plugin" / "training" / "test_step.py"
     result = run(tmp_path, "check", "--cpu", "--tests", str(tests))
     assert result.returncode == 1
-    assert "| gpu tests, passed | 0 |  | not all ran | 0 passed, 0 failed, 4 skipped, 0 not run |" in result.stdout
+    assert "| gpu tests, passed | 0 |  | not all ran | 0 passed, 0 failed, 6 skipped, 0 not run |" in result.stdout

@@ -201,7 +201,7 @@ def _written(content: dict[str, Any], folder: Path) -> Path:
 
 
 def _sources(
-    recipe: EvaluationRecipe, train: ImageSource | None, val: ImageSource | None
+    recipe: EvaluationRecipe, train: ImageSource | None = None, val: ImageSource | None = None
 ) -> tuple[ImageSource, ImageSource]:
     sources = []
     for key, path, given in (("data.train", recipe.data.train, train), ("data.val", recipe.data.val, val)):

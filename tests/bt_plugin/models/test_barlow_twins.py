@@ -89,7 +89,7 @@ def test_views_pass_one_after_the_other() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
-        ("resnet18", {}, "torchvision/NAME or timm/NAME"),
+        ("resnet18", {}, "torchvision/NAME, timm/NAME or module:function"),
         ("torchvision/resnet19", {}, "did you mean resnet18"),
         ("timm/resnet5", {}, "did you mean resnet50"),
         ("timm/resnet18.nowhere", {}, r"timm/resnet18.nowhere does not exist; use one of resnet18\.a1_in1k"),
