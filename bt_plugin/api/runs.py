@@ -56,8 +56,8 @@ def pretrain(
 ) -> Summary:
     """Train, export and evaluate a backbone. If the run's directory contains the same run, resume it.
 
-    The run uses this process, and starts no other. On several ranks, call the function on each of them, for example
-    with ``accelerate.notebook_launcher``. After Ctrl-C, the same call resumes from the last checkpoint.
+    The run uses this process, and starts no other. On several ranks, call the function once on each of them, for
+    example with ``accelerate.notebook_launcher``. After Ctrl-C, the same call resumes from the last checkpoint.
 
     Args:
         recipe: Path of a recipe, name of a bundled recipe, its sections as a dictionary, or a Recipe.

@@ -39,6 +39,7 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
         RecipeError: If the device or the precision is not available here.
         LaunchError: If the launched ranks do not form one group.
     """
+    collectives.check_first_group()
     launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     has_gpu = torch.cuda.is_available() and not launched_on_cpu
     if run.device == "gpu" and not has_gpu:
@@ -68,6 +69,7 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
         # Without cpu=True, each rank on a machine without CUDA would form a group of its own.
         accelerator = _joined(run, {"cpu": cpu, "mixed_precision": precision, **options})
     collectives.check_launch()
+    collectives.note_group()
     if is_sharded and cpu and accelerator.num_processes > 1:
         _shard_on_cpu(accelerator)
     return accelerator

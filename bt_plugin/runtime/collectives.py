@@ -19,6 +19,8 @@ from dali_pipelines.ranks import number_from_environment
 
 T = TypeVar("T")
 
+_HAD_GROUP = False
+
 LAUNCH_REMEDY = "Launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
 
 
@@ -147,6 +149,25 @@ class Vote:
         self._under_way.wait()
         self._under_way = None
         return bool(self._yes.item())
+
+
+def note_group() -> None:
+    """Note that this process is in a group of several ranks. See check_first_group."""
+    global _HAD_GROUP
+    _HAD_GROUP = _HAD_GROUP or world_size() > 1
+
+
+def check_first_group() -> None:
+    """Check that this process has not left a group of several ranks.
+
+    Raises:
+        LaunchError: If it has. The launcher's store still has the addresses of that group, so another would not form.
+    """
+    if _HAD_GROUP and not _is_grouped():
+        raise LaunchError(
+            "the group of these ranks has ended with an earlier call, and cannot be formed again. Launch the ranks once"
+            " for each call of bt_plugin"
+        )
 
 
 def is_lost_rank(error: BaseException) -> bool:
