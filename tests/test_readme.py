@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torchvision
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
+import bt_plugin
+import dali_pipelines
 from tests.conftest import REPOSITORY
 from tests.test_docs import script
 
@@ -21,6 +27,10 @@ PAGES = {
 }
 SNIPPETS = {name: re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for name, text in PAGES.items()}
 SNIPPETS = {name: snippets for name, snippets in SNIPPETS.items() if snippets}
+API = [
+    *(f"bt_plugin.{name}" for name in ("pretrain", "check", "evaluate", "embed", "load_backbone", "export")),
+    *("bt_plugin.import_weights", "bt_plugin.list_recipes", "bt_plugin.load_recipe", "dali_pipelines.dataset_source"),
+]
 
 
 def test_there_are_snippets() -> None:
@@ -44,6 +54,23 @@ def test_snippets_run(
     for number, snippet in enumerate(SNIPPETS[page]):
         exec(compile(snippet, f"snippet {number} of {page}", "exec"), names)
         assert len(snippet.splitlines()) <= 15, "a dozen lines, more or less"
+
+
+@pytest.mark.parametrize("name", API)
+def test_examples_of_the_python_api_run(
+    name: str, demo_data: Path, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo").symlink_to(demo_data)
+    shutil.copytree(trained_run, tmp_path / "runs" / "quickstart")
+    torch.save(bt_plugin.build_backbone("torchvision/resnet18").module.state_dict(), tmp_path / "resnet18.pth")
+    monkeypatch.chdir(tmp_path)
+    names = {"bt_plugin": bt_plugin, "torchvision": torchvision, "TwoViewLoader": dali_pipelines.TwoViewLoader}
+    package, _, attribute = name.partition(".")
+    documented = getattr({"bt_plugin": bt_plugin, "dali_pipelines": dali_pipelines}[package], attribute)
+    (examples,) = doctest.DocTestFinder(recurse=False).find(documented, name, globs={**names, attribute: documented})
+    assert examples.examples
+    assert doctest.DocTestRunner().run(examples).failed == 0
 
 
 @pytest.mark.parametrize("text", PAGES.values(), ids=PAGES)

@@ -73,7 +73,8 @@ def evaluate(
         ValueError: If the user can correct something. It is one of the errors of bt_plugin.errors.
 
     Examples:
-        >>> bt_plugin.evaluate("runs/quickstart", "knn")["top1"]
+        >>> bt_plugin.evaluate("runs/quickstart", "knn")["method"]
+        'knn'
     """
     from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 
@@ -118,8 +119,8 @@ def embed(
         ValueError: If the user can correct something. It is one of the errors of bt_plugin.errors.
 
     Examples:
-        >>> bt_plugin.embed("runs/quickstart", "data/demo/val").features.shape
-        (520, 512)
+        >>> len(bt_plugin.embed("runs/quickstart", "data/demo/val").features)
+        520
     """
     from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.evaluation.embed import check_embeddings_output, write_embeddings

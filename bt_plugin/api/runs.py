@@ -81,8 +81,9 @@ def pretrain(
         PreemptedError: If SIGTERM or SIGUSR1 asked the run to stop. A checkpoint is written.
 
     Examples:
-        >>> summary = bt_plugin.pretrain("quickstart", {"optim.epochs": 2, "run.output_dir": "runs/two"})
-        >>> summary.knn_top1["pretrained"]
+        >>> trial = {"run.max_steps": 2, "eval.knn": False, "eval.every_epochs": None, "run.output_dir": "runs/trial"}
+        >>> bt_plugin.pretrain("quickstart", trial).step
+        2
     """
     images, named = given_images(train=train, val=val)
     checked = load_recipe(recipe, {**changes_of(overrides), **named})
@@ -139,7 +140,7 @@ def check(
 
     Examples:
         >>> bt_plugin.check("quickstart", world_size=2).batch_size_per_rank
-        32
+        64
     """
     images, named = given_images(train=train, val=val)
     checked = load_recipe(recipe, {**changes_of(overrides), **named})

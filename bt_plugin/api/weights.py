@@ -77,7 +77,7 @@ def export(
         WeightsError: If there is no export, or the format cannot hold this backbone.
 
     Examples:
-        >>> print(bt_plugin.export("runs/quickstart", "timm").usage)
+        >>> path, usage = bt_plugin.export("runs/quickstart", "torchvision", "backbone.pth")
     """
     if isinstance(backbone, str):
         check_backbone_name(backbone, "--backbone")
@@ -103,7 +103,7 @@ def import_weights(
         FileError: If the folder exists or cannot be written.
 
     Examples:
-        >>> imported = bt_plugin.import_weights("resnet50.pth")
+        >>> imported = bt_plugin.import_weights("resnet18.pth")
         >>> backbone, _ = bt_plugin.load_backbone(imported.folder)
     """
     source = Path(file)

@@ -39,7 +39,7 @@ def load_recipe(
     Examples:
         >>> load_recipe("quickstart", ["optim.epochs=5"]).optim.epochs
         5
-        >>> load_recipe("quickstart", {"optim.epochs": 5, "run.output_dir": Path("runs/five")}).optim.epochs
+        >>> load_recipe("quickstart", {"optim.epochs": 5, "run.output_dir": "runs/five"}).optim.epochs
         5
     """
     if isinstance(recipe, Recipe):

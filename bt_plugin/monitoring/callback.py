@@ -70,7 +70,7 @@ class Callback:
         >>> class Losses(bt_plugin.Callback):
         ...     def on_log(self, metrics):
         ...         print(metrics.step, metrics.values["loss"])
-        >>> bt_plugin.pretrain("quickstart", callbacks=[Losses()])
+        >>> bt_plugin.pretrain("quickstart", {"run.output_dir": "runs/losses"}, callbacks=[Losses()])
     """
 
     all_ranks = False

@@ -89,8 +89,8 @@ def dataset_source(
             label is not an index of a class.
 
     Examples:
-        >>> dataset = torchvision.datasets.Food101("data", download=True)
-        >>> loader = TwoViewLoader(dataset_source(dataset), batch_size_per_rank=64)
+        >>> source = dataset_source(torchvision.datasets.ImageFolder("data/demo/train"))
+        >>> loader = TwoViewLoader(source, batch_size_per_rank=64)
     """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise ValueError(f"{_kind(dataset)} is not a map-style dataset; it must have __len__ and __getitem__")
