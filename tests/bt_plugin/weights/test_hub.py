@@ -24,7 +24,7 @@ from tests.hub import Hub, commit_of, environment, served
 from tests.test_launch import CPU_2PROC, launch
 
 # An address at which nothing answers.
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 VIT = "timm/test_vit"
 # timm's own name for the weights of this network.
 TIMM_REPOSITORY = "timm/test_vit.r160_in1k"
@@ -137,7 +137,7 @@ def test_without_a_network_the_cache_is_used(
     hub: Hub, online: Online, tmp_path: Path, offline: str, reason: str
 ) -> None:
     """What it does not have is named, with the remedy. With HF_HUB_OFFLINE the server is not even asked."""
-    env = environment(hub.url if offline else NOBODY, online.cache, HF_HUB_OFFLINE=offline)
+    env = environment(hub.url if offline else UNREACHABLE, online.cache, HF_HUB_OFFLINE=offline)
     asked = len(hub.asked)
     *results, (sha256, text) = starts([*GOOD, {"init": "hf-hub:us/other@v2"}], env)
     assert results == online.good
