@@ -22,7 +22,7 @@ class StepDone:
     Args:
         step: Number of the step, from 1.
         epoch: Epoch of the step, from 0.
-        terms: Terms of the loss over the global batch: copies, as scalars on the device. To read one, the host waits.
+        terms: Terms of the loss over the global batch, on the device. To read one, the host waits.
         rates: Learning rate of each parameter group, as lr_NAME.
     """
 
@@ -121,8 +121,9 @@ class Callbacks:
     def step(self, step: int, epoch: int, terms: LossTerms, rates: Mapping[str, float]) -> None:
         """Tell that a step is done."""
         if self.handle("on_step"):
-            copies = LossTerms(*(term.detach().clone() for term in terms))
-            self._call("on_step", StepDone(step, epoch, copies, MappingProxyType(dict(rates))))
+            # The run does not read them again, so a callback that changes them changes nothing.
+            detached = LossTerms(*(term.detach() for term in terms))
+            self._call("on_step", StepDone(step, epoch, detached, MappingProxyType(dict(rates))))
 
     def log(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Tell the metrics of a step."""
