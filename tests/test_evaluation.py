@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ def evaluate_all(rank: int, world_size: int, ports: list[int], data: list[str], 
         PartialState._reset_state()
         code = main([method, "torchvision/resnet18", *data, *options, f"run.output_dir={folder}/{name}"])
         assert code == 0
+    if world_size > 1:
+        # The store at an address that is met at again still has the addresses of the ranks of the ended group.
+        with redirect_stderr(StringIO()) as told:
+            assert main(["knn", "torchvision/resnet18", *data, f"run.output_dir={folder}/again"]) == 2
+        assert f"the group of ranks at 127.0.0.1:{ports[-1]} has ended" in told.getvalue()
 
 
 @pytest.mark.slow

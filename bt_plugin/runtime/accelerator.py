@@ -39,7 +39,7 @@ def build_accelerator(run: ProcessOptions, **options: Any) -> Accelerator:
         RecipeError: If the device or the precision is not available here.
         LaunchError: If the launched ranks do not form one group.
     """
-    collectives.check_first_group()
+    collectives.check_new_group()
     launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     has_gpu = torch.cuda.is_available() and not launched_on_cpu
     if run.device == "gpu" and not has_gpu:

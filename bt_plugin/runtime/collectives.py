@@ -19,7 +19,8 @@ from dali_pipelines.ranks import number_from_environment
 
 T = TypeVar("T")
 
-_HAD_GROUP = False
+# The addresses at which this process has met other ranks.
+_MET_AT: set[str] = set()
 
 LAUNCH_REMEDY = "Launch with one of recipes/accelerate/*.yaml (on CPU: cpu_2proc.yaml), or unset WORLD_SIZE"
 
@@ -152,22 +153,27 @@ class Vote:
 
 
 def note_group() -> None:
-    """Note that this process is in a group of several ranks. See check_first_group."""
-    global _HAD_GROUP
-    _HAD_GROUP = _HAD_GROUP or world_size() > 1
+    """Note where this process has met the other ranks. See check_new_group."""
+    if world_size() > 1:
+        _MET_AT.add(_meeting_address())
 
 
-def check_first_group() -> None:
-    """Check that this process has not left a group of several ranks.
+def check_new_group() -> None:
+    """Check that this process does not meet other ranks at an address where it has met them before.
 
     Raises:
-        LaunchError: If it has. The launcher's store still has the addresses of that group, so another would not form.
+        LaunchError: If it does. The store at that address still has what the ended group wrote, so another would not
+            form, or form wrongly.
     """
-    if _HAD_GROUP and not _is_grouped():
+    if not _is_grouped() and (address := _meeting_address()) in _MET_AT:
         raise LaunchError(
-            "the group of these ranks has ended with an earlier call, and cannot be formed again. Launch the ranks once"
-            " for each call of bt_plugin"
+            f"the group of ranks at {address} has ended with an earlier call, and cannot be formed again. Launch the"
+            " ranks once for each call of bt_plugin, or give each call another $MASTER_PORT"
         )
+
+
+def _meeting_address() -> str:
+    return f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
 
 
 def is_lost_rank(error: BaseException) -> bool:
