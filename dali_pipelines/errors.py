@@ -1,6 +1,13 @@
 """Errors of the loaders that a program may want to catch."""
 
 
+class StorageError(Exception):
+    """The error of a storage that does not answer, also after retries. The message names the URL and the cause.
+
+    It says nothing about an image, so no image is replaced. A run saves its state and ends; the same command resumes.
+    """
+
+
 class BadImageError(ValueError):
     """The error of an image that cannot be read or decoded, or is too large. The message names the image.
 

@@ -15,10 +15,10 @@ from dali_pipelines.backend import Backend, BackendName, resolve_backend
 from dali_pipelines.decoding.bad_files import BadFiles
 from dali_pipelines.errors import BadImageError
 from dali_pipelines.memory import check_memory
-from dali_pipelines.plans import Plan
+from dali_pipelines.plans import Plan, announced
 from dali_pipelines.ranks import rank_and_world_size
 from dali_pipelines.shards import eval_indices
-from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.sources import ImageSource, Upcoming, open_source
 from dali_pipelines.streams import eval_stream
 from dali_pipelines.views.channels import check_channels
 from dali_pipelines.views.params import EvalParams
@@ -98,7 +98,13 @@ class EvalLoader:
         batches = self._batches()
         done = 0
         while done < len(batches):
-            plans = (Plan(self._good(indices)) for indices in batches[done:])
+            steps = announced(
+                self.source,
+                range(done, len(batches)),
+                lambda number: self._upcoming(batches[number], number),
+                images_per_step=self._batch_size,
+            )
+            plans = (Plan(self._good(batches[number])) for number in steps)
             try:
                 stream = eval_stream(
                     self.source, self._params, plans=plans, batch_size=self._batch_size, backend=self._backend
@@ -114,6 +120,12 @@ class EvalLoader:
 
     def _good(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return indices if self.bad_files is None else self.bad_files.replaced(indices)
+
+    def _upcoming(self, indices: NDArray[np.int64], number: int) -> Upcoming:
+        first_use = number * self._batch_size
+        # Whether and when there is another pass over the images is not known here.
+        next_use = first_use + len(self.source) + np.arange(len(indices))
+        return Upcoming(self._good(indices), indices, first_use, next_use)
 
     def _batches(self) -> list[NDArray[np.int64]]:
         rank, world_size = rank_and_world_size(*self._given)

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from dali_pipelines.backend import Backend, BackendName, resolve_backend
 from dali_pipelines.decoding.bad_files import BadFiles
-from dali_pipelines.errors import BadImageError
+from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.gpu.pixels import check_fits
 from dali_pipelines.memory import check_memory
-from dali_pipelines.plans import Plan
+from dali_pipelines.orders import Order
+from dali_pipelines.plans import Plan, announced
 from dali_pipelines.ranks import rank_and_world_size
 from dali_pipelines.shards import Shards
-from dali_pipelines.sources import ImageSource, open_source
+from dali_pipelines.sources import ImageSource, Upcoming, open_source
 from dali_pipelines.streams import view_stream
 from dali_pipelines.views.channels import views_of_channels
 from dali_pipelines.views.draws import draw_views
@@ -119,7 +120,8 @@ class TwoViewLoader:
         check_memory(self.views, samples=samples, backend=self.backend)
         if self.backend.on_device:
             check_fits(self.source, torch.cuda.mem_get_info()[1])
-        self._shards = Shards(len(self.source), batch_size_per_rank, rank, world_size, seed)
+        self._order = Order(self.source.parts, seed)
+        self._shards = Shards(self._order, batch_size_per_rank, rank, world_size)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
         self._stream: DaliStream | NativeStream | PixelStream | None = None
@@ -158,7 +160,15 @@ class TwoViewLoader:
         The position is that of a whole step. After a resume, a step of which only some micro-batches were used
         starts again with its first micro-batch.
         """
-        epoch, step = divmod(self._position // self.micro_batches, self.shards.steps_per_epoch)
+        return self.state_after(self._position // self.micro_batches)
+
+    def state_after(self, steps: int) -> dict[str, Any]:
+        """Return the state after a number of steps, as state_dict returned it then.
+
+        Args:
+            steps: Number of steps over all epochs, 0 or more.
+        """
+        epoch, step = divmod(steps, self.shards.steps_per_epoch)
         return {"epoch": epoch, "step": step, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,8 +194,9 @@ class TwoViewLoader:
             "n_samples": len(self.source),
             "source": self.source.fingerprint,
             "global_batch_size": self.shards.global_batch_size,
-            "seed": self.shards.seed,
+            "seed": self._order.seed,
             "views": hashlib.sha256(repr(self.views).encode()).hexdigest()[:16],
+            **self._order.identity,
         }
 
     def _take(self, position: int) -> tuple[Plan, tuple[Tensor, ...]]:
@@ -200,6 +211,9 @@ class TwoViewLoader:
                 self.bad_files.add(error)
                 # DALI's pipeline does not survive every error.
                 self._stream = None
+            except StorageError:
+                self._stream = None
+                raise
             else:
                 self._stream_at = position + 1
                 return batch
@@ -211,14 +225,25 @@ class TwoViewLoader:
 
     def _plans(self, position: int) -> Iterator[Plan]:
         step, pieces_done = divmod(position, self.micro_batches)
-        plans = chain.from_iterable(self._plans_of_step(number) for number in count(step))
+        steps = announced(self.source, count(step), self._upcoming, images_per_step=self.shards.batch_size_per_rank)
+        plans = chain.from_iterable(self._plans_of_step(number) for number in steps)
         return islice(plans, pieces_done, None)
+
+    def _upcoming(self, number: int) -> Upcoming:
+        epoch, step = divmod(number, self.shards.steps_per_epoch)
+        uses = self.shards.uses(step)
+        return Upcoming(
+            mine=self.bad_files.replaced(self.shards.indices(epoch, step)),
+            everyone=self._order.epoch(epoch)[uses],
+            first_use=epoch * len(self._order) + uses.start,
+            next_use=self._order.next_use(epoch)[uses],
+        )
 
     def _plans_of_step(self, number: int) -> Iterator[Plan]:
         shards = self.shards
         epoch, step = divmod(number, shards.steps_per_epoch)
         indices = self.bad_files.replaced(shards.indices(epoch, step))
-        draws = draw_views(self.views, shards.global_batch_size, shards.seed, epoch, step)
+        draws = draw_views(self.views, shards.global_batch_size, self._order.seed, epoch, step)
         mine = [view.rows(shards.slots) for view in draws]
         size = len(indices) // self.micro_batches
         for rows in (slice(begin, begin + size) for begin in range(0, len(indices), size)):

@@ -1,7 +1,7 @@
 """Compute which rank sees which sample at which step. This is arithmetic only.
 
-An epoch is one permutation of all samples. Step s takes the s-th global batch of the permutation, and each rank takes
-its slice of that batch. Therefore:
+An epoch is one permutation of its samples (see orders.py). Step s takes the s-th global batch of the permutation, and
+each rank takes its slice of that batch. Therefore:
 
 - The ranks' shares are disjoint.
 - Every rank has the same number of steps.
@@ -12,10 +12,11 @@ its slice of that batch. Therefore:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dali_pipelines.orders import Order
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,19 @@ class Shards:
     """One rank's share of every epoch.
 
     Args:
-        n_samples: Number of samples of the whole data set.
+        order: Order of the samples of each epoch.
         batch_size_per_rank: Number of samples per rank and step, 1 or more.
         rank: Rank, 0 to world_size - 1.
         world_size: Number of ranks.
-        seed: Seed of the permutations, 0 or more; the same on every rank.
 
     Raises:
         ValueError: If a value is out of range, or there are fewer samples than one global batch.
     """
 
-    n_samples: int
+    order: Order
     batch_size_per_rank: int
     rank: int = 0
     world_size: int = 1
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size_per_rank < 1:
@@ -46,11 +45,9 @@ class Shards:
             raise ValueError(
                 f"rank: {self.rank} is not allowed with world_size {self.world_size}; it must be 0 to world_size - 1"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed: {self.seed} is not allowed; it must be 0 or more")
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"{self.n_samples} images do not fill one global batch of {self.global_batch_size}"
+                f"{len(self.order)} images do not fill one global batch of {self.global_batch_size}"
                 f" ({self.world_size} x {self.batch_size_per_rank}); use a smaller batch or more images"
             )
 
@@ -60,7 +57,7 @@ class Shards:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.n_samples // self.global_batch_size
+        return len(self.order) // self.global_batch_size
 
     @property
     def slots(self) -> slice:
@@ -74,16 +71,16 @@ class Shards:
             epoch: Number of the epoch, 0 or more.
             step: Number of the step in the epoch, 0 to steps_per_epoch - 1.
         """
+        return self.order.epoch(epoch)[self.uses(step)][self.slots]
+
+    def uses(self, step: int) -> slice:
+        """Return where the global batch of a step is in the order of its epoch.
+
+        Args:
+            step: Number of the step in the epoch, 0 to steps_per_epoch - 1.
+        """
         assert 0 <= step < self.steps_per_epoch, "a step of the epoch"
-        order = _epoch_order(self.n_samples, self.seed, epoch)
-        first = step * self.global_batch_size
-        return order[first : first + self.global_batch_size][self.slots]
-
-
-# Two epochs, because a loader prefetches the first batches of the next epoch before it finishes this one.
-@lru_cache(maxsize=2)
-def _epoch_order(n_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(n_samples)
+        return slice(step * self.global_batch_size, (step + 1) * self.global_batch_size)
 
 
 def eval_indices(n_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[NDArray[np.int64]]:

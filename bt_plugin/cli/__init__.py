@@ -37,7 +37,7 @@ from bt_plugin.runtime.launch_environment import check_launch_environment
 from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from bt_plugin.runtime.terminal import log_to_stderr, print_error
 from bt_plugin.version import __version__
-from dali_pipelines.errors import BadImageError
+from dali_pipelines.errors import BadImageError, StorageError
 
 _COMMANDS = (
     *(pretrain, launch, recipes, check, doctor, preview, bench, report, replay, demo_data, scan),
@@ -83,10 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_launch_environment()
         code: int | None = parsed.run(parsed)
-    except (UserError, BadImageError, ImportError, PreemptedError) as error:
+    except (UserError, BadImageError, StorageError, ImportError, PreemptedError) as error:
+        is_resumable = isinstance(error, (StorageError, PreemptedError))
         if not isinstance(error, _OF_ALL_RANKS) or os.environ.get("RANK", "0") == "0":
-            print_error(f"{'stopped' if isinstance(error, PreemptedError) else 'error'}: {error}")
-        return EXIT_PREEMPTED if isinstance(error, PreemptedError) else 2
+            print_error(f"{'stopped' if is_resumable else 'error'}: {error}")
+        return EXIT_PREEMPTED if is_resumable else 2
     except BrokenPipeError:
         # The reader of the output has closed it, as `head` does. Python would fail once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

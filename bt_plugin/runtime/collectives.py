@@ -143,6 +143,21 @@ class Vote:
         self._under_way = distributed.all_reduce(self._yes, group=self._group, async_op=True)
         return answer
 
+    def ask_now(self, yes: bool) -> bool:
+        """Give this rank's vote, and wait for all others. Call this on every rank equally often.
+
+        Args:
+            yes: Vote of this rank.
+
+        Returns:
+            Whether any rank said yes.
+        """
+        if self._group is None:
+            return yes
+        answer = torch.tensor([float(yes)])
+        distributed.all_reduce(answer, group=self._group)
+        return bool(answer.item())
+
     def close(self) -> bool:
         """Wait for the last answer, and return it."""
         if self._under_way is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -31,7 +31,8 @@ from bt_plugin.runtime import collectives
 from bt_plugin.runtime.stop_request import StopRequest
 from bt_plugin.training.nonfinite_capture import NonFiniteCapture
 from bt_plugin.training.step import TrainStep
-from dali_pipelines.loaders import TwoViewLoader
+from dali_pipelines.errors import StorageError
+from dali_pipelines.loaders import Batch, TwoViewLoader
 from dali_pipelines.sources import ImageSource
 
 
@@ -91,6 +92,8 @@ class Training:
         self.last_step = min(self.total_steps, run.max_steps or self.total_steps)
         self.callbacks = Callbacks(callbacks, is_main=accelerator.is_main_process)
         self.best = Best()
+        self.storage_failure: StorageError | None = None
+        self._saved_step = 0
         self.run_id = uuid.uuid4().hex
 
     def run(self, stop: StopRequest) -> None:
@@ -102,8 +105,10 @@ class Training:
             stop: Request to stop, which a signal makes.
 
         Raises:
-            PreemptedError: If a stop was requested, or a callback failed on another rank. A checkpoint is written.
+            PreemptedError: If a stop was requested, or another rank's callback or storage failed. A checkpoint is
+                written.
             CallbackError: If a callback failed. A checkpoint is written.
+            StorageError: If the storage of the images does not answer this rank. A checkpoint is written.
             DivergenceError: If too many steps in a row were not finite.
             CheckpointError: If a checkpoint cannot be written or restored.
             RecipeError: If the checkpoint does not match the recipe.
@@ -112,7 +117,6 @@ class Training:
         stop.defer()
         vote = collectives.Vote(timedelta(seconds=self.recipe.run.timeout_s))
         every = self.recipe.run.checkpoint_every_steps or self.steps_per_epoch
-        accumulation = self.recipe.optim.accumulation_steps
         run_logger = RunLogger(
             self.accelerator,
             self.recipe,
@@ -124,8 +128,7 @@ class Training:
         )
         with run_logger:
             while self.step < self.last_step:
-                batches = run_logger.watch(self.loader)
-                for micro_batches in zip(*[batches] * accumulation):
+                for micro_batches in self._loaded(run_logger, vote):
                     lr_scale = scheduled(self.recipe.optim, self.step, steps_per_epoch=self.steps_per_epoch)
                     terms = self.train_step(micro_batches, lr_scale)
                     run_logger.step_done()
@@ -172,6 +175,29 @@ class Training:
         """Epoch of the last step, from 0."""
         return (self.step - 1) // self.steps_per_epoch
 
+    def _loaded(self, run_logger: RunLogger, vote: collectives.Vote) -> Iterator[tuple[Batch, ...]]:
+        """Yield the micro-batches of each step. If the storage of the images fails on any rank, save and end the run.
+
+        Ranks agree before each step if their images are fetched, because a step needs the batches of all ranks.
+        """
+        steps = zip(*[run_logger.watch(self.loader)] * self.recipe.optim.accumulation_steps)
+        is_fetched = self.loader.source.reads_ahead > 0
+        while True:
+            micro_batches = None
+            try:
+                micro_batches = next(steps, None)
+            except StorageError as error:
+                self.storage_failure = error
+            if is_fetched and vote.ask_now(self.storage_failure is not None):
+                if self.step > self._saved_step:
+                    self.train_step.check_divergence(behind=0)
+                    run_logger.settle()
+                    self._save()
+                self._stop()
+            if micro_batches is None:
+                return
+            yield micro_batches
+
     def _evaluate(self, run_logger: RunLogger) -> None:
         """Evaluate if it is time. Call it before the checkpoint is written, so that the checkpoint has the result."""
         every = self.recipe.eval.every_epochs
@@ -183,17 +209,20 @@ class Training:
 
         Raises:
             CallbackError: If a callback failed on this rank.
+            StorageError: If the storage failed on this rank.
             PreemptedError: If not.
         """
+        resume = f"Run the same command again to resume from {self.run_dir}/checkpoint-{self.step}"
+        if self.step == 0:
+            resume = "Run the same command again to start"
         self.writer.settle()
         finish_trackers(self.accelerator)
         self.accelerator.end_training()
         if self.callbacks.failure:
             raise self.callbacks.failure
-        raise PreemptedError(
-            f"asked to stop at step {self.step}. Run the same command again to resume from"
-            f" {self.run_dir}/checkpoint-{self.step}."
-        )
+        if self.storage_failure:
+            raise StorageError(f"{self.storage_failure}. {resume}") from self.storage_failure
+        raise PreemptedError(f"asked to stop at step {self.step}. {resume}.")
 
     def _tell_checkpoint(self) -> None:
         step = self.writer.take_written()
@@ -207,10 +236,11 @@ class Training:
     def _save(self) -> None:
         self.writer.settle()
         self._tell_checkpoint()
+        self._saved_step = self.step
         self.writer.write(
             CheckpointMetadata(
                 step=self.step,
-                loader=self.loader.state_dict(),
+                loader=self.loader.state_after(self.step),
                 nonfinite_steps=int(self.train_step.nonfinite.total),
                 world_size=self.accelerator.num_processes,
                 run_id=self.run_id,
@@ -240,5 +270,6 @@ class Training:
         if metadata.world_size != world_size:
             seed = self.recipe.run.seed + metadata.step + self.accelerator.process_index
             set_seed(seed % 2**32)
+        self._saved_step = metadata.step
         self.run_id, self.best = metadata.run_id, Best(metadata.best)
         self.train_step.restore_counts(steps=metadata.step, nonfinite_steps=metadata.nonfinite_steps)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dali_pipelines.backend import ResolvedBackend
 from dali_pipelines.decoding.read_pixels import bad_image, for_dali, why_unreadable
-from dali_pipelines.errors import BadImageError
+from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 
@@ -93,6 +93,7 @@ class DaliStream:
 
         Raises:
             BadImageError: If an image cannot be read or decoded, or is too large; the message names it.
+            StorageError: If the storage does not answer.
         """
         plan, outputs = self._take()
         return plan, self._finish(plan, outputs)
@@ -146,6 +147,8 @@ class DaliStream:
             if self._source.kind == "pixels":
                 return content
             return for_dali(content, self._backend.max_pixels, always=index in self._on_host)
+        except StorageError:
+            raise
         except Exception as error:  # PIL raises whatever its decoders raise
             raise bad_image(self._source, index, error) from error
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from dali_pipelines.errors import BadImageError
+from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.sources.pil_modes import to_rgb
 
@@ -60,10 +60,13 @@ def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
 
     Raises:
         BadImageError: If the image cannot be read or decoded, or is too large.
+        StorageError: If the storage does not answer.
     """
     try:
         content = source.read(index)
         return torch.from_numpy(content if source.kind == "pixels" else _decode(content, max_pixels))
+    except StorageError:
+        raise
     except Exception as error:  # PIL raises whatever its decoders raise
         raise bad_image(source, index, error) from error
 
@@ -80,6 +83,8 @@ def why_unreadable(source: ImageSource, index: int, max_pixels: int) -> Exceptio
         content = source.read(index)
         if source.kind != "pixels":
             _decode_by_pil(content, max_pixels)
+    except StorageError:
+        raise
     except Exception as error:  # PIL raises whatever its decoders raise
         return error
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dali_pipelines.sources.array_files import array_file
 from dali_pipelines.sources.arrays import ArraySource, array_source
-from dali_pipelines.sources.base import NO_LABEL, ImageSource, Relabeled, Subset
+from dali_pipelines.sources.base import NO_LABEL, ImageSource, Relabeled, Subset, Upcoming
 from dali_pipelines.sources.files import FileSource
 from dali_pipelines.sources.folders import any_folder, flat_folder, image_folder
 from dali_pipelines.sources.lists import LIST_DELIMITERS, file_list
@@ -22,6 +22,7 @@ __all__ = [
     "Relabeled",
     "Subset",
     "TarSource",
+    "Upcoming",
     "array_file",
     "array_source",
     "file_list",

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,24 @@ NO_LABEL = -1
 # The form of an image: "files", a file of its own, which a pipeline may open itself; "encoded", the bytes of a file;
 # "pixels".
 Kind = Literal["files", "encoded", "pixels"]
+
+
+class Upcoming(NamedTuple):
+    """The images of a batch that will be read soon. A source can fetch them, and choose what it keeps for later.
+
+    Uses are counted over all epochs, over all ranks together.
+
+    Args:
+        mine: Positions of the images that this rank will read, in order, (n,) int64.
+        everyone: Positions of the images that all ranks will read in the same step, (m,) int64.
+        first_use: Number of the use of the first of them.
+        next_use: When each image of `everyone` is used again after this batch, (m,) int64.
+    """
+
+    mine: NDArray[np.int64]
+    everyone: NDArray[np.int64]
+    first_use: int
+    next_use: NDArray[np.int64]
 
 
 class ImageSource(ABC):
@@ -45,6 +63,10 @@ class ImageSource(ABC):
     kind: Kind
     # Number of channels of the pixels. Decoded images always have three.
     channels = 3
+    # Number of images that `announce` should be told ahead of their use. 0: the images need no fetching.
+    reads_ahead = 0
+    # Position of the first image of each group that is stored and read together, (g,) int64; None without groups.
+    groups: NDArray[np.int64] | None = None
 
     def __init__(self, names: Sequence[str], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
         self.names = names
@@ -54,6 +76,11 @@ class ImageSource(ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        """Number of images of each part of the source, and how often an epoch sees each of its images (see Order)."""
+        return ((len(self), 1.0),)
 
     @property
     def has_labels(self) -> bool:
@@ -67,7 +94,17 @@ class ImageSource(ABC):
             index: Position of the image, 0 to len(self) - 1.
 
         Raises:
-            OSError: If the image cannot be read.
+            OSError: If the image cannot be read. It is a bad image.
+            StorageError: If the storage does not answer. The image is not to blame.
+        """
+
+    def announce(self, upcoming: Upcoming) -> None:  # noqa: B027, a source of local images has nothing to do
+        """Learn which images will be read soon. Batches are announced in their order, each once before it is read.
+
+        A loader that starts again at another batch announces from there. The default does nothing.
+
+        Args:
+            upcoming: Images of the next batch that was not yet announced.
         """
 
     @abstractmethod
@@ -105,11 +142,16 @@ class Subset(ImageSource):
         super().__init__([source.names[index] for index in indices], source.labels[indices], source.classes)
         self.kind = source.kind
         self.channels = source.channels
+        self.reads_ahead = source.reads_ahead
         self._source = source
         self._indices = indices
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self._source.read(int(self._indices[index]))
+
+    def announce(self, upcoming: Upcoming) -> None:
+        mine, everyone = self._indices[upcoming.mine], self._indices[upcoming.everyone]
+        self._source.announce(upcoming._replace(mine=mine, everyone=everyone))
 
     def place(self, index: int) -> str:
         return self._source.place(int(self._indices[index]))
@@ -139,10 +181,18 @@ class Relabeled(ImageSource):
         super().__init__(source.names, new[source.labels], classes)
         self.kind = source.kind
         self.channels = source.channels
+        self.reads_ahead, self.groups = source.reads_ahead, source.groups
         self._source = source
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        return self._source.parts
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self._source.read(index)
+
+    def announce(self, upcoming: Upcoming) -> None:
+        self._source.announce(upcoming)
 
     def place(self, index: int) -> str:
         return self._source.place(index)

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dali_pipelines.orders import Order
 from dali_pipelines.shards import Shards, eval_indices
+
+
+def shards(n: int, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0) -> Shards:
+    return Shards(Order([(n, 1.0)], seed), batch_size, rank, world_size)
 
 
 @given(st.integers(1, 8), st.integers(1, 9), st.integers(0, 80), st.integers(0, 5), st.integers(0, 3))
@@ -15,7 +20,7 @@ def test_an_epoch_sees_every_image_once_but_the_last_incomplete_batch(
     world_size: int, batch_size: int, surplus: int, seed: int, epoch: int
 ) -> None:
     n = world_size * batch_size + surplus
-    ranks = [Shards(n, batch_size, rank, world_size, seed) for rank in range(world_size)]
+    ranks = [shards(n, batch_size, rank, world_size, seed) for rank in range(world_size)]
     assert len({rank.steps_per_epoch for rank in ranks}) == 1
     seen = [rank.indices(epoch, step) for rank in ranks for step in range(rank.steps_per_epoch)]
     assert all(len(batch) == batch_size for batch in seen)
@@ -26,12 +31,12 @@ def test_an_epoch_sees_every_image_once_but_the_last_incomplete_batch(
 
 @given(st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 3))
 def test_the_global_batch_of_a_step_is_the_same_on_any_number_of_ranks(world_size: int, step: int) -> None:
-    batch = [Shards(50, 12 // world_size, rank, world_size).indices(2, step) for rank in range(world_size)]
-    np.testing.assert_array_equal(np.concatenate(batch), Shards(50, 12).indices(2, step))
+    batch = [shards(50, 12 // world_size, rank, world_size).indices(2, step) for rank in range(world_size)]
+    np.testing.assert_array_equal(np.concatenate(batch), shards(50, 12).indices(2, step))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = [Shards(1000, 1000, seed=seed).indices(epoch, 0) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    orders = [shards(1000, 1000, seed=seed).indices(epoch, 0) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     for first in range(3):
         for second in range(first):
             assert np.mean(orders[first] == orders[second]) < 0.01
@@ -60,4 +65,4 @@ def test_evaluation_sees_every_image_exactly_once(n: int, batch_size: int, world
 )
 def test_bad_arguments_are_named(arguments: tuple[int, ...], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        Shards(*arguments)
+        shards(*arguments)
