@@ -79,6 +79,7 @@ def pretrain(
     Raises:
         ValueError: If the user can correct something. It is one of the errors of bt_plugin.errors.
         PreemptedError: If SIGTERM or SIGUSR1 asked the run to stop. A checkpoint is written.
+        StorageError: If the storage of the images does not answer. A checkpoint is written.
 
     Examples:
         >>> trial = {"run.max_steps": 2, "eval.knn": False, "eval.every_epochs": None, "run.output_dir": "runs/trial"}

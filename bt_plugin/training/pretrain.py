@@ -79,6 +79,7 @@ def pretrain(
         CheckpointError: If a checkpoint cannot be written or restored.
         LostRankError: If another rank ended, or its host or network failed.
         PreemptedError: If a signal asked the run to stop. A checkpoint is written.
+        StorageError: If the storage of the images does not answer. A checkpoint is written.
     """
     recipe = with_source(recipe, backbone)
     build = partial(build_model, recipe, backbone=backbone)

@@ -1,0 +1,106 @@
+"""A storage that does not answer: the run saves its state, ends on all ranks at one step, and resumes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState, PartialState
+from numpy.typing import NDArray
+from torch import multiprocessing
+
+import bt_plugin
+from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.errors import PreemptedError
+from dali_pipelines.errors import StorageError
+from dali_pipelines.orders import Order
+from dali_pipelines.shards import Shards
+from dali_pipelines.sources import FileSource, Upcoming, image_folder
+from tests.bt_plugin.training.test_pretrain import learning
+
+CHANGES = {"optim.epochs": 2, "eval.knn": False, "data.max_bad_files": 0}
+
+
+class Fetched(FileSource):
+    """Images of a storage that stops answering when it is asked for one of them, until it is repaired."""
+
+    reads_ahead = 8
+
+    def __init__(self, folder: Path, broken: Path) -> None:
+        images = image_folder(folder)
+        super().__init__(images.root, images.names, labels=images.labels, classes=images.classes)
+        self._broken = broken
+        self.told: list[Upcoming] = []
+
+    def announce(self, upcoming: Upcoming) -> None:
+        self.told.append(upcoming)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        if self._broken.exists() and index == int(self._broken.read_text()):
+            raise StorageError("https://images.example/train.tar: it did not answer within 60 s")
+        assert any(index in upcoming.mine for upcoming in self.told), "an image is announced before it is read"
+        return super().read(index)
+
+
+def image_of_step(step: int, *, rank: int = 0, world_size: int = 1) -> int:
+    """Return the last image of a rank's batch in the first epoch of the small recipe."""
+    return int(Shards(Order([(36, 1.0)]), 8 // world_size, rank, world_size).indices(0, step)[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "step"), [("native", 0), ("native", 2), ("dali", 2)])
+def test_a_run_resumes_bit_for_bit_after_its_storage_is_back(
+    small_recipe: Path, small_data: Path, tmp_path: Path, step: int, backend: str
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text(str(image_of_step(step)))
+    changes = {**CHANGES, "data.backend": backend}
+    with pytest.raises(StorageError, match=r"it did not answer within 60 s\. Run the same command again to") as raised:
+        bt_plugin.pretrain(small_recipe, changes, train=Fetched(small_data / "train", broken))
+    # DALI asks for a batch before it returns the one before it, so that its run ends one step earlier.
+    saved = step - (backend == "dali")
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == [f"checkpoint-{saved}"] * (saved > 0)
+    assert ("resume from" in str(raised.value)) == (saved > 0)
+    broken.unlink()
+    source = Fetched(small_data / "train", broken)
+    assert bt_plugin.pretrain(small_recipe, changes, train=source).step == 8
+    uses = [upcoming.first_use for upcoming in source.told]
+    assert uses[: 8 - saved] == [36 * (number // 4) + 8 * (number % 4) for number in range(saved, 8)]
+
+    whole = {**changes, "run.output_dir": str(tmp_path / "whole")}
+    bt_plugin.pretrain(small_recipe, whole, train=image_folder(small_data / "train"))
+    assert learning(tmp_path / "run") == learning(tmp_path / "whole")
+
+
+def run_rank(rank: int, port: int, recipe: Path, data: Path, broken: Path, results: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    try:
+        summary = bt_plugin.pretrain(recipe, CHANGES, train=Fetched(data, broken))
+        (results / str(rank)).write_text(f"step {summary.step}")
+    except (StorageError, PreemptedError) as error:
+        (results / str(rank)).write_text(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_all_ranks_end_at_one_step(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
+    broken, run_dir = tmp_path / "broken", load_recipe(small_recipe).run.output_dir
+    broken.write_text(str(image_of_step(2, rank=1, world_size=2)))
+    for attempt in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        multiprocessing.spawn(run_rank, (port, small_recipe, small_data / "train", broken, tmp_path), nprocs=2)
+        main, other = ((tmp_path / str(rank)).read_text() for rank in range(2))
+        if attempt == 0:
+            resume = f"Run the same command again to resume from {run_dir}/checkpoint-2"
+            assert main == f"PreemptedError: asked to stop at step 2. {resume}."
+            assert other == f"StorageError: https://images.example/train.tar: it did not answer within 60 s. {resume}"
+            broken.unlink()
+    assert main == other == "step 8"
