@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from bt_plugin.errors import LaunchError
 from bt_plugin.runtime.collectives import check_launch
 from tests.conftest import REPOSITORY
+from tests.forks import pretrain_on
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 CPU_2PROC = ["--config_file", str(REPOSITORY / "recipes" / "accelerate" / "cpu_2proc.yaml")]
@@ -55,7 +56,7 @@ def test_two_ranks_train_as_one_group(small_recipe: Path, tmp_path: Path) -> Non
 @pytest.mark.distributed
 def test_rank_0_alone_writes(small_recipe: Path, tmp_path: Path) -> None:
     """But for the other ranks' parts of a checkpoint."""
-    result = launch(CPU_2PROC, str(small_recipe), module="tests.audited", AUDIT=str(tmp_path))
+    result = pretrain_on(2, str(small_recipe), module="tests.audited", AUDIT=str(tmp_path))
     assert result.returncode == 0, result.stderr
     opened = [map(Path, (tmp_path / str(rank)).read_text().splitlines()) for rank in range(2)]
     by_main, by_other = ([path.name for path in paths if path.is_relative_to(tmp_path / "run")] for paths in opened)
@@ -73,12 +74,12 @@ def test_two_ranks_are_the_run_of_one(small_recipe: Path, tmp_path: Path) -> Non
         *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
     ]
     losses, norms = [], []
-    for name, config, changes in (
-        ("one", CPU, []),
-        ("two", CPU_2PROC, ["run.static_graph=true"]),
-        ("accumulated", CPU_2PROC, ["optim.accumulation_steps=2", "run.gradient_as_bucket_view=false"]),
+    for name, world_size, changes in (
+        ("one", 1, []),
+        ("two", 2, ["run.static_graph=true"]),
+        ("accumulated", 2, ["optim.accumulation_steps=2", "run.gradient_as_bucket_view=false"]),
     ):
-        result = launch(config, str(small_recipe), *options, *changes, f"run.output_dir={tmp_path}/{name}")
+        result = pretrain_on(world_size, str(small_recipe), *options, *changes, f"run.output_dir={tmp_path}/{name}")
         assert result.returncode == 0, result.stderr
         lines = metrics(tmp_path / name)
         losses.append([line["loss"] for line in lines])
@@ -95,9 +96,9 @@ def test_two_ranks_are_the_run_of_one(small_recipe: Path, tmp_path: Path) -> Non
 def test_two_ranks_have_the_batch_norm_of_one(small_recipe: Path, tmp_path: Path) -> None:
     """Losses, and the running statistics in the export. Later steps of so small a batch amplify rounding."""
     losses, backbones = [], []
-    for name, config in (("one", CPU), ("two", CPU_2PROC)):
+    for name, world_size in (("one", 1), ("two", 2)):
         options = ["eval.knn=false", "run.max_steps=2", f"run.output_dir={tmp_path}/{name}"]
-        assert launch(config, str(small_recipe), *options).returncode == 0
+        assert pretrain_on(world_size, str(small_recipe), *options).returncode == 0
         losses.append([line["loss"] for line in metrics(tmp_path / name)])
         backbones.append(load_file(tmp_path / name / "export" / "backbone.safetensors"))
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
@@ -110,9 +111,9 @@ def test_two_ranks_have_the_batch_norm_of_one(small_recipe: Path, tmp_path: Path
 def test_two_ranks_resume_bit_for_bit(small_recipe: Path, tmp_path: Path) -> None:
     options = ["eval.knn=false", "run.checkpoint_every_steps=5"]
     whole = tmp_path / "whole"
-    assert launch(CPU_2PROC, str(small_recipe), *options, f"run.output_dir={whole}", "run.max_steps=7").returncode == 0
+    assert pretrain_on(2, str(small_recipe), *options, f"run.output_dir={whole}", "run.max_steps=7").returncode == 0
     for steps in (5, 7):
-        assert launch(CPU_2PROC, str(small_recipe), *options, f"run.max_steps={steps}").returncode == 0
+        assert pretrain_on(2, str(small_recipe), *options, f"run.max_steps={steps}").returncode == 0
     ours, theirs = (load_file(folder / "export" / "backbone.safetensors") for folder in (tmp_path / "run", whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -128,7 +129,7 @@ def test_the_doctor_examines_all_ranks(small_recipe: Path) -> None:
 
 @pytest.mark.distributed
 def test_a_wrong_recipe_is_told_once(small_recipe: Path) -> None:
-    result = launch(CPU_2PROC, str(small_recipe), "optim.global_batch_size=7")
+    result = pretrain_on(2, str(small_recipe), "optim.global_batch_size=7")
     assert result.returncode != 0
     assert result.stderr.count("optim.global_batch_size: 7 does not divide over 2 ranks") == 1
 
@@ -136,7 +137,7 @@ def test_a_wrong_recipe_is_told_once(small_recipe: Path) -> None:
 @pytest.mark.distributed
 def test_divergence_ends_all_ranks_and_is_told_once(small_recipe: Path) -> None:
     options = ["optim.lr_weights=1e30", "optim.warmup_epochs=0", "run.max_nonfinite_steps=2"]
-    result = launch(CPU_2PROC, str(small_recipe), *options)
+    result = pretrain_on(2, str(small_recipe), *options)
     assert result.returncode != 0
     assert result.stderr.count("the embeddings of rank 0, 1 are not finite") == 1
 

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from tests.conftest import REPOSITORY
+from tests.forks import pretrain_on
 from tests.saved import weights_in
-from tests.test_launch import ACCELERATE, CPU, CPU_2PROC, launch, metrics, steps_done
+from tests.test_launch import ACCELERATE, CPU, CPU_2PROC, metrics, steps_done
 
 OURS = [sys.executable, "-m", "bt_plugin", "launch"]
 LAUNCHERS = {
@@ -116,12 +117,11 @@ def test_launch_has_the_ranks_exit_code(small_recipe: Path) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("config", "rank"), [(CPU, "0"), (CPU_2PROC, "1")])
-def test_a_step_of_nan_is_skipped_on_all_ranks(
-    small_recipe: Path, tmp_path: Path, config: list[str], rank: str
-) -> None:
+@pytest.mark.parametrize(("world_size", "rank"), [(1, "0"), (2, "1")])
+def test_a_step_of_nan_is_skipped_on_all_ranks(small_recipe: Path, tmp_path: Path, world_size: int, rank: str) -> None:
     options = ["optim.warmup_epochs=0", "eval.knn=false"]
-    result = launch(config, str(small_recipe), *options, module="tests.poisoned", POISON_RANK=rank, POISON_STEPS="5,6")
+    poison = {"module": "tests.poisoned", "POISON_RANK": rank, "POISON_STEPS": "5,6"}
+    result = pretrain_on(world_size, str(small_recipe), *options, **poison)
     assert result.returncode == 0, result.stderr
     lines = metrics(tmp_path / "run")
     assert [line["nonfinite_steps"] for line in lines] == [0] * 4 + [1] + [2] * 7
@@ -130,11 +130,11 @@ def test_a_step_of_nan_is_skipped_on_all_ranks(
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("config", "rank"), [(CPU, "0"), (CPU_2PROC, "1")])
-def test_too_many_in_a_row_end_the_run(small_recipe: Path, tmp_path: Path, config: list[str], rank: str) -> None:
+@pytest.mark.parametrize(("world_size", "rank"), [(1, "0"), (2, "1")])
+def test_too_many_in_a_row_end_the_run(small_recipe: Path, tmp_path: Path, world_size: int, rank: str) -> None:
     options = ["run.max_nonfinite_steps=2", "run.checkpoint_every_steps=1", "run.keep_checkpoints=9"]
-    result = launch(
-        config, str(small_recipe), *options, module="tests.poisoned", POISON_RANK=rank, POISON_STEPS="2,4,5,6"
+    result = pretrain_on(
+        world_size, str(small_recipe), *options, module="tests.poisoned", POISON_RANK=rank, POISON_STEPS="2,4,5,6"
     )
     assert result.returncode != 0
     message = f"step 6: the embeddings of rank {rank} are not finite, for 3 steps in a row; the images are "
@@ -147,16 +147,16 @@ def test_too_many_in_a_row_end_the_run(small_recipe: Path, tmp_path: Path, confi
 @pytest.mark.distributed
 def test_another_number_of_ranks(small_recipe: Path, tmp_path: Path) -> None:
     """Refused in the middle of an epoch, back to its edge where it may, on with the same images where it shall."""
-    assert launch(CPU_2PROC, str(small_recipe), "run.checkpoint_every_steps=2", "run.max_steps=6").returncode == 0
-    refused = launch(CPU, str(small_recipe))
+    assert pretrain_on(2, str(small_recipe), "run.checkpoint_every_steps=2", "run.max_steps=6").returncode == 0
+    refused = pretrain_on(1, str(small_recipe))
     assert refused.returncode != 0
     assert "run.on_world_change: checkpoint-6 was written by 2 ranks, and this run has 1" in refused.stderr
-    back = launch(CPU, str(small_recipe), "run.on_world_change=epoch", "run.max_steps=7")
+    back = pretrain_on(1, str(small_recipe), "run.on_world_change=epoch", "run.max_steps=7")
     assert back.returncode == 0, back.stderr
     assert "resuming from" in back.stderr
     assert "checkpoint-4" in back.stderr
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 8))
-    onward = launch(CPU_2PROC, str(small_recipe), "run.on_world_change=continue", "run.max_steps=9")
+    onward = pretrain_on(2, str(small_recipe), "run.on_world_change=continue", "run.max_steps=9")
     assert onward.returncode == 0, onward.stderr
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 10))
 
@@ -167,7 +167,7 @@ def test_a_second_run_in_the_same_directory_is_refused(small_recipe: Path, tmp_p
     first = start(LAUNCHERS["none"], small_recipe, "optim.epochs=200")
     try:
         wait_for(lambda: steps_done(run_dir) >= 2)
-        second = launch(CPU, str(small_recipe), "optim.epochs=200")
+        second = pretrain_on(1, str(small_recipe), "optim.epochs=200")
         assert second.returncode != 0
         assert f"{run_dir} is being written by process {first.pid} on " in second.stderr
         done = steps_done(run_dir)
@@ -175,14 +175,16 @@ def test_a_second_run_in_the_same_directory_is_refused(small_recipe: Path, tmp_p
     finally:
         os.kill(first.pid, signal.SIGKILL)
         first.communicate()
-    third = launch(CPU, str(small_recipe), "optim.epochs=200", "eval.knn=false", f"run.max_steps={steps_done(run_dir)}")
+    third = pretrain_on(
+        1, str(small_recipe), "optim.epochs=200", "eval.knn=false", f"run.max_steps={steps_done(run_dir)}"
+    )
     assert third.returncode == 0, third.stderr
 
 
 def test_deterministic_runs_are_bitwise_equal(small_recipe: Path, tmp_path: Path) -> None:
     for name in ("one", "other"):
-        result = launch(
-            CPU, str(small_recipe), "run.deterministic=true", "eval.knn=false", f"run.output_dir={tmp_path}/{name}"
+        result = pretrain_on(
+            1, str(small_recipe), "run.deterministic=true", "eval.knn=false", f"run.output_dir={tmp_path}/{name}"
         )
         assert result.returncode == 0, result.stderr
     assert learnt(tmp_path / "one") == learnt(tmp_path / "other")

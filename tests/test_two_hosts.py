@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
-from tests.test_launch import CPU_2PROC, launch, metrics, steps_done
+from tests.forks import pretrain_on
+from tests.test_launch import metrics, steps_done
 
 MULTI_NODE = str(REPOSITORY / "recipes" / "accelerate" / "multi_node.yaml")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
@@ -84,7 +85,7 @@ def test_two_hosts_are_one_with_two_ranks(hosts: tuple[str, str], small_recipe: 
         _, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
     one = f"run.output_dir={tmp_path}/one"
-    assert launch(CPU_2PROC, str(small_recipe), "eval.knn=false", one).returncode == 0
+    assert pretrain_on(2, str(small_recipe), "eval.knn=false", one).returncode == 0
     ours, theirs = (load_file(tmp_path / name / "export" / "backbone.safetensors") for name in ("run", "one"))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert [line["loss"] for line in metrics(tmp_path / "run")] == [line["loss"] for line in metrics(tmp_path / "one")]

@@ -18,7 +18,7 @@ from bt_plugin.formats.exported import Exported
 from bt_plugin.report.write import write_report
 from bt_plugin.training.pretrain import pretrain
 from bt_plugin.weights.model_file import read_model_file
-from tests.test_launch import CPU_2PROC, launch
+from tests.forks import pretrain_on
 
 
 def train(recipe: Path, *overrides: str) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def test_changed_weights_begin_no_run_twice(small_recipe: Path, trained_run: Pat
 @pytest.mark.distributed
 def test_two_ranks_start_alike(small_recipe: Path, trained_run: Path, tmp_path: Path) -> None:
     options = [f"model.init={trained_run}", "eval.knn=false", "run.max_steps=1", "optim.lr_weights=0.0"]
-    result = launch(CPU_2PROC, str(small_recipe), *options, "optim.lr_biases=0.0")
+    result = pretrain_on(2, str(small_recipe), *options, "optim.lr_biases=0.0")
     assert result.returncode == 0, result.stderr
     ours, theirs = backbone(tmp_path / "run"), backbone(trained_run)
     weights = [key for key in theirs if "running" not in key and "tracked" not in key]
