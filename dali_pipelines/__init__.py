@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         flat_folder,
         image_folder,
         open_source,
+        several_sources,
         tar_shards,
     )
     from dali_pipelines.sources.datasets import dataset_source
@@ -42,6 +43,7 @@ _MODULES = {
     "flat_folder": "dali_pipelines.sources",
     "image_folder": "dali_pipelines.sources",
     "open_source": "dali_pipelines.sources",
+    "several_sources": "dali_pipelines.sources",
     "tar_shards": "dali_pipelines.sources",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "flat_folder",
     "image_folder",
     "open_source",
+    "several_sources",
     "tar_shards",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class EvalLoader:
     """Iterate over every image once, in order, as its evaluation view.
 
     Args:
-        source: Source of the images, or a path (see open_source).
+        source: Source of the images, or a path or a list of paths (see open_source).
         batch_size: Number of images per batch of this rank, 1 or more. The last batch may be smaller.
         params: Evaluation view. Default: EvalParams(), which resizes to 256 px and crops 224 px.
         backend: Backend that computes the views, or its name: "auto", "dali" or "native".
@@ -69,7 +69,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        source: ImageSource | str | Path,
+        source: ImageSource | str | Path | Sequence[str | Path],
         batch_size: int,
         params: EvalParams | None = None,
         *,

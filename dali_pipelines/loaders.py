@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, count, islice
 from pathlib import Path
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 # Names for messages, for the keys of a loader's state that do not explain themselves.
 _CALLED = {
     "n_samples": "the number of images (n_samples)",
-    "source": "the fingerprint of the images' names, labels and order (source)",
+    "source": "the fingerprint of the images' names, labels and order, and of the order of the sources (source)",
+    "weights": "how often an epoch sees each image of each source (weights)",
 }
+# Keys that a state has only if the order of the images is not a plain permutation.
+_OPTIONAL = ("weights", "window")
 
 
 class Batch(NamedTuple):
@@ -69,7 +72,7 @@ class TwoViewLoader:
     After load_state_dict, the next iteration resumes from the state.
 
     Args:
-        source: Source of the images, or a path (see open_source).
+        source: Source of the images, or a path or a list of paths (see open_source).
         batch_size_per_rank: Number of images per rank and step, 1 or more.
         views: Preset, or the name of one: "barlow_twins", "barlow_twins_32", or the multi-crop views "swav" and "dino".
         backend: Backend that computes the views, or its name: "auto", "dali" or "native".
@@ -93,7 +96,7 @@ class TwoViewLoader:
 
     def __init__(
         self,
-        source: ImageSource | str | Path,
+        source: ImageSource | str | Path | Sequence[str | Path],
         batch_size_per_rank: int,
         views: str | Preset = "barlow_twins",
         *,
@@ -180,7 +183,7 @@ class TwoViewLoader:
         Raises:
             ValueError: If a setting that the batches depend on is different now; the message names it.
         """
-        for key, value in self._identity().items():
+        for key, value in {**dict.fromkeys(_OPTIONAL), **self._identity()}.items():
             if state.get(key) != value:
                 raise ValueError(
                     f"loader state: {_CALLED.get(key, key)} was {state.get(key)!r} and is {value!r} now, so the batches"

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 # Part of the seed of the order in which a part's images take turns, if an epoch does not see all of them equally often.
 _TURNS = 0x7475726E
+# Largest weight of a part. With more, the order of an epoch would need too much memory.
+MOST_WEIGHT = 1000
 
 
 class Order:
     """The order of the images of each epoch, a pure function of the seed and the epoch.
 
-    An epoch is one random permutation. It has every image once, or as often as the weight of its part says: with weight
-    w and E epochs, each image of the part is seen floor(E w) or ceil(E w) times. With a window, the images of a group
+    An epoch is one random permutation. It has every image once, or as often as the weight of its part says. Of a part
+    with n images and weight w, an epoch sees n w images, rounded to a whole number m. The images take turns, so in E
+    epochs each of them is seen floor(E m / n) or ceil(E m / n) times. With a window, the images of a group
     stay close to each other: groups are in random order, and each window of consecutive images is shuffled.
 
     Args:
@@ -53,7 +56,7 @@ class Order:
 
     def __len__(self) -> int:
         """Return the number of images that an epoch sees."""
-        return sum(_seen(size, weight) for size, weight in self._parts)
+        return images_per_epoch(self._parts)
 
     @property
     def identity(self) -> dict[str, object]:
@@ -121,6 +124,15 @@ class Order:
             chosen.append(first + part)
             first += size
         return np.concatenate(chosen)
+
+
+def images_per_epoch(parts: Sequence[tuple[int, float]]) -> int:
+    """Return the number of images that an epoch sees.
+
+    Args:
+        parts: Number of images of each part, and how often an epoch sees each of its images (see Order).
+    """
+    return sum(_seen(size, weight) for size, weight in parts)
 
 
 def _seen(size: int, weight: float) -> int:

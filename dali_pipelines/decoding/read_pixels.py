@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.sources import ImageSource
-from dali_pipelines.sources.pil_modes import to_rgb
+from dali_pipelines.sources.pil_modes import as_ppm, to_rgb
 
 # PIL's names of the formats that DALI decodes too. PIL also reads GIF and AVIF, which DALI does not. MPO is JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "JPEG2000", "PPM")
@@ -150,9 +150,7 @@ def for_dali(content: NDArray[np.uint8], max_pixels: int, *, always: bool = Fals
     """
     if not always and _is_read_by_dali(content[:32].tobytes()):
         return content
-    pixels = _decode(content, max_pixels)
-    header = f"P6 {pixels.shape[1]} {pixels.shape[0]} 255\n".encode()
-    return np.concatenate([np.frombuffer(header, dtype=np.uint8), pixels.ravel()])
+    return as_ppm(_decode(content, max_pixels))
 
 
 def _is_read_by_dali(head: bytes) -> bool:

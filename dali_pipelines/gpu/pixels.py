@@ -103,7 +103,7 @@ def check_fits(source: ImageSource, memory_bytes: int) -> None:
     if not isinstance(source, ArraySource):
         raise ValueError(
             "on_device: true is allowed only for images that are one array of pixels, such as a .npy file, and these"
-            " are encoded files; use auto, or convert them"
+            " are not; use auto, or convert them"
         )
     if source.images.nbytes > _MOST_OF_MEMORY * memory_bytes:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dali_pipelines.sources.array_files import array_file
@@ -12,6 +13,7 @@ from dali_pipelines.sources.files import FileSource
 from dali_pipelines.sources.folders import any_folder, flat_folder, image_folder
 from dali_pipelines.sources.lists import LIST_DELIMITERS, file_list
 from dali_pipelines.sources.paths import absolute
+from dali_pipelines.sources.several import SeveralSources, each_once, several_sources
 from dali_pipelines.sources.tars import TarSource, is_tar_pattern, tar_shards
 
 __all__ = [
@@ -20,20 +22,23 @@ __all__ = [
     "FileSource",
     "ImageSource",
     "Relabeled",
+    "SeveralSources",
     "Subset",
     "TarSource",
     "Upcoming",
     "array_file",
     "array_source",
+    "each_once",
     "file_list",
     "flat_folder",
     "image_folder",
     "open_source",
+    "several_sources",
     "tar_shards",
 ]
 
 
-def open_source(path: str | Path) -> ImageSource:
+def open_source(path: str | Path | Sequence[str | Path]) -> ImageSource:
     """Open the images at a path. The suffix of the path decides how they are read.
 
     - .tar: tar shards, with wildcards and braces (see tar_shards).
@@ -41,6 +46,7 @@ def open_source(path: str | Path) -> ImageSource:
     - .npz or .npy: an array of pixels, (N, H, W, C) uint8.
     - A folder that directly contains images: all its images, without labels (see flat_folder).
     - Any other folder: its sub-folders are the classes (see image_folder).
+    - A list of paths: the images of all of them (see several_sources).
 
     Args:
         path: Path of the images; ~ is the home directory.
@@ -52,6 +58,8 @@ def open_source(path: str | Path) -> ImageSource:
         >>> source = open_source("shards/train-{0000..0146}.tar")
         >>> len(source), source.classes
     """
+    if not isinstance(path, (str, Path)):
+        return several_sources([open_source(each) for each in path])
     path = os.fspath(path)
     found = absolute(path)
     suffix = found.suffix.lower()

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.orders import images_per_epoch
 from dali_pipelines.sources.names import Names
 
 NO_LABEL = -1
@@ -23,7 +24,8 @@ Kind = Literal["files", "encoded", "pixels"]
 class Upcoming(NamedTuple):
     """The images of a batch that will be read soon. A source can fetch them, and choose what it keeps for later.
 
-    Uses are counted over all epochs, over all ranks together.
+    Uses are counted over all epochs, over all ranks together. If the source is one of several, the uses of the others
+    are counted too. So the next announcement may begin after first_use + m.
 
     Args:
         mine: Positions of the images that this rank will read, in order, (n,) int64.
@@ -81,6 +83,11 @@ class ImageSource(ABC):
     def parts(self) -> tuple[tuple[int, float], ...]:
         """Number of images of each part of the source, and how often an epoch sees each of its images (see Order)."""
         return ((len(self), 1.0),)
+
+    @property
+    def epoch_length(self) -> int:
+        """Number of images that an epoch of training sees. It differs from len(self) if parts have weights."""
+        return images_per_epoch(self.parts)
 
     @property
     def has_labels(self) -> bool:

@@ -14,6 +14,16 @@ _BITS_PER_SAMPLE = 258
 _UNKNOWN_RANGE = "signed or 32-bit whole numbers have no known range; save the image with 8 bits, or unsigned 16 bits"
 
 
+def as_ppm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the bytes of a PPM file with these pixels: a header and the pixels as they are.
+
+    Args:
+        pixels: Pixels, (H, W, 3) uint8.
+    """
+    header = f"P6 {pixels.shape[1]} {pixels.shape[0]} 255\n".encode()
+    return np.concatenate([np.frombuffer(header, dtype=np.uint8), pixels.ravel()])
+
+
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Return the RGB pixels of an image in any of PIL's modes. Alpha is dropped; EXIF orientation is ignored.
 
