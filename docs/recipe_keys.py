@@ -41,7 +41,8 @@ bt-plugin pretrain my.yaml optim.epochs=200 views.both.size_px=96
 
 The column *may change* tells whether a run may [resume](resume.md) with another value of the key. If it says no,
 resuming with another value is an error that names the key. Restore the value, or start a new run with another
-`run.output_dir`. `data.train` may change to another path of the same images, but not to other images.
+`run.output_dir`. `data.train` may change to another path of the same images, but not to other images or another
+order of several sources.
 
 ## Recipes of pretraining
 """
@@ -148,8 +149,8 @@ def _view_type(name: str, schema: dict[str, Any]) -> str:
 
 def _in_words(schema: dict[str, Any]) -> str:
     """Describe a type by its JSON schema."""
-    if "anyOf" in schema:
-        kinds = [_in_words(each) for each in schema["anyOf"]]
+    if one_of := schema.get("anyOf") or schema.get("oneOf"):
+        kinds = [_in_words(each) for each in one_of]
         return (", or " if any("," in kind for kind in kinds) else " or ").join(kinds)
     if "enum" in schema:
         *most, last = (f"`{each}`" for each in schema["enum"])

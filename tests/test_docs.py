@@ -106,7 +106,7 @@ def test_the_page_of_keys_is_that_of_the_types() -> None:
     for row in (
         r"\| `optim.lr_weights` \| number, 0 to 1e38 \| `0.2` \| no \| Base learning rate",
         r"\| `run.resume` \| string, not empty \| `latest` \| yes \|",
-        r"\| `data.train` \| string, not empty \| required \| yes \|",
+        r"\| `data.train` \| string, not empty, or non-empty list of: string, not empty \| required \| yes \|",
         r"\| `blur_p` \| number, a probability, 0 to 1 \| a `1.0`, b `0.1` \|",
         r"\| `linear.epochs` \| integer, 1 to 1e9 \| `100` \| Number of training epochs",
     ):

@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     Args:
         recipe: The recipe.
         batch_size_per_rank: Images per step on each rank.
-        num_images: Number of training images.
+        num_images: Number of images that an epoch sees: all training images, if they have no weights.
         steps_per_epoch: Number of steps in an epoch.
         total_steps: Number of steps of the run.
     """
@@ -65,8 +65,8 @@ def pretrain(
         backbone: Function that builds a new network at each call, because the untrained baseline, the evaluations and
             the export need networks of their own. The network maps images (N, C, H, W) to features (N, F) or
             (N, F, h, w). Default: model.backbone of the recipe.
-        train: Training images: a path, an ImageSource, or a map-style torch Dataset (see dataset_source). Default:
-            data.train of the recipe.
+        train: Training images: a path, an ImageSource, a list of these, or a map-style torch Dataset (see
+            dataset_source). Default: data.train of the recipe.
         val: Validation images, in the same forms. Default: data.val of the recipe.
         optimizer: Function that builds a torch optimizer from parameter groups and the recipe. A group has the keys
             "params", "base_lr", "lr" and "weight_decay", and a "name" if its rate is logged. Default: the optimizer of
@@ -131,7 +131,8 @@ def check(
         recipe: Recipe, as for pretrain.
         overrides: Keys to change, as for pretrain.
         world_size: Number of ranks of the planned run, 1 or more.
-        num_images: Number of training images, if they are on another machine. Default: those of data.train are counted.
+        num_images: Number of images that an epoch sees, if they are on another machine. Default: the images of
+            data.train are counted, each as often as data.weights says.
         backbone: Function that builds the backbone, as for pretrain.
         train: Training images, as for pretrain.
         val: Validation images, as for pretrain.
@@ -182,4 +183,4 @@ def _count(recipe: Recipe, images: dict[str, ImageSource | None]) -> int:
         train, _ = open_sources(recipe, **images)
     except RecipeError as error:
         raise RecipeError(f"{error}, or give --num-images if the data is on another machine") from error
-    return len(train)
+    return train.epoch_length

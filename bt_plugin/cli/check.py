@@ -15,7 +15,9 @@ def add_parser(subparsers: Any) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--world-size", type=int, default=1, help="number of ranks of the planned run (default 1)")
     parser.add_argument(
-        "--num-images", type=int, help="number of training images, to check a recipe on a machine without the data"
+        "--num-images",
+        type=int,
+        help="number of images that an epoch sees, to check a recipe on a machine without the data",
     )
     parser.set_defaults(run=run)
 
@@ -29,4 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     pieces, per_rank = plan.recipe.optim.accumulation_steps, plan.batch_size_per_rank
     in_pieces = f", in {pieces} micro-batches of {per_rank // pieces}" if pieces > 1 else ""
     print(f"# {per_rank} images a step on each of {arguments.world_size} rank(s){in_pieces}")
-    print(f"# {plan.num_images} images: {plan.steps_per_epoch} steps an epoch, {plan.total_steps} steps in all")
+    an_epoch = " an epoch, by data.weights" if plan.recipe.data.weights else ""
+    print(
+        f"# {plan.num_images} images{an_epoch}: {plan.steps_per_epoch} steps an epoch, {plan.total_steps} steps in all"
+    )

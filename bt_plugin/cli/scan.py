@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bt_plugin.config.recipe_file import paths_in
 from bt_plugin.errors import FileError, UserError, file_error
 from bt_plugin.runs.atomic_file import check_output, write_atomically
 from dali_pipelines.views.params import MOST_PIXELS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("scan", help="decode every image of a data set, and list the good and the bad ones")
-    parser.add_argument("data", help="images: a folder, a file list, tar shards or an array file, as for data.train")
+    parser.add_argument("data", help="images: a path or a list of paths, such as [A, B], as for data.train")
     parser.add_argument("-o", "--output", default="scan", help="folder for good.csv and bad.csv (default scan)")
     parser.add_argument("--num-threads", type=int, help="number of threads (default: number of cores)")
     parser.add_argument(
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.max_pixels <= MOST_PIXELS:
         raise UserError(f"--max-pixels: {arguments.max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}")
     try:
-        source = open_source(arguments.data)
+        source = open_source(paths_in(arguments.data))
     except ValueError as error:
         raise UserError(str(error)) from error
 

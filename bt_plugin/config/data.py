@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bt_plugin.config.section import PathText, Section
+from bt_plugin.config.section import Paths, Section
+from dali_pipelines.orders import MOST_WEIGHT
 from dali_pipelines.views.params import MOST_PIXELS
+
+Weight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
 
 
 class Data(Section):
     """The images, and how they are read and augmented."""
 
-    train: PathText
+    train: Paths
     """Training images: a folder, a list of files (.csv, .tsv or .txt), .tar shards (wildcards and braces are allowed),
     or a .npz file with the arrays `images` and `labels`. A folder contains a subfolder for each class, or images
-    without classes."""
-    val: PathText | None = None
+    without classes. A list such as `[A, B]` is all of these, one source after the other."""
+    weights: tuple[Weight, ...] | None = None
+    """How often an epoch sees each image of each source of the list `data.train`, on average: `[1, 2.5]`. `null`: once.
+    Evaluations use every image once."""
+    val: Paths | None = None
     """Validation images with classes, in the same formats. `null`: no evaluation that needs labels."""
     backend: Literal["auto", "dali", "native"] = "auto"
     """The backend that computes the views. `native` uses torch and numba on the CPU, also for a run on a GPU, and does
@@ -42,3 +48,19 @@ class Data(Section):
     max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = MOST_PIXELS
     """Largest height times width of a stored image, in pixels. A larger image is not decoded and counts as unreadable.
     """
+
+    @model_validator(mode="after")
+    def _weights_are_of_the_sources(self) -> Data:
+        if self.weights is None:
+            return self
+        if isinstance(self.train, str):
+            raise ValueError(
+                f"data.weights: {list(self.weights)} is allowed only with a list of sources, and data.train is"
+                f" {self.train}; set data.weights to null, or data.train to a list"
+            )
+        if len(self.weights) != len(self.train):
+            raise ValueError(
+                f"data.weights: {list(self.weights)} has {len(self.weights)} weights, and data.train has"
+                f" {len(self.train)} sources; give one weight for each source"
+            )
+        return self

@@ -8,14 +8,14 @@ from pydantic import Field, model_validator
 
 from bt_plugin.config.data import Data
 from bt_plugin.config.run import ProcessOptions
-from bt_plugin.config.section import PathText, Positive, Rate, Section
+from bt_plugin.config.section import Paths, PathText, Positive, Rate, Section
 from dali_pipelines.views.params import IMAGENET_MEAN, IMAGENET_STD, EvalParams, Preset, ViewParams
 
 
 class EvalData(Data):
     """The images, and how they are read. An evaluated run brings its own values."""
 
-    val: PathText
+    val: Paths
     """Images that are classified. `data.train` must contain each of their classes."""
 
 

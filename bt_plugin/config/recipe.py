@@ -20,7 +20,7 @@ from bt_plugin.config.data import Data
 from bt_plugin.config.model import Model
 from bt_plugin.config.optim import Optim
 from bt_plugin.config.run import Eval, Run
-from bt_plugin.config.section import Rate, Section
+from bt_plugin.config.section import Rate, Section, text_of
 from bt_plugin.config.views import Views
 from bt_plugin.errors import RecipeError
 from dali_pipelines.views.params import Preset
@@ -112,7 +112,7 @@ class Recipe(Section):
         """Return the number of steps in an epoch. The last, incomplete global batch is dropped.
 
         Args:
-            n_images: Number of training images.
+            n_images: Number of images that an epoch sees: all training images, if they have no weights.
 
         Raises:
             RecipeError: If there are fewer images than one global batch.
@@ -120,8 +120,9 @@ class Recipe(Section):
         steps = n_images // self.optim.global_batch_size
         if steps == 0:
             raise RecipeError(
-                f"optim.global_batch_size: {self.optim.global_batch_size} is more than the {n_images} images of"
-                f" data.train {self.data.train}; use at most {n_images}, or more images"
+                f"optim.global_batch_size: {self.optim.global_batch_size} is more than the {n_images} images"
+                f"{' an epoch' if self.data.weights else ''} of data.train {text_of(self.data.train)}; use at most"
+                f" {n_images}, or more images"
             )
         return steps
 

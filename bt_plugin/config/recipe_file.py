@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,8 +132,32 @@ def changes_of(overrides: Sequence[str] | Mapping[str, Any] | None) -> dict[str,
             changes.pop(key, None)
             changes[key] = parse_yaml(value)
         except YamlError as error:
-            raise RecipeError(f"{_shortened(override)}: the value is not valid YAML: {error}") from error
+            remedy = "; put double quotes around a path with braces" if value[:1] == "[" and "{" in value else ""
+            raise RecipeError(f"{_shortened(override)}: the value is not valid YAML: {error}{remedy}") from error
     return changes
+
+
+def paths_in(text: str) -> str | list[str]:
+    """Return the images that an argument of a command names: a path, or the paths of a list such as [A, B].
+
+    Args:
+        text: The argument. A path that exists is taken literally.
+
+    Raises:
+        RecipeError: If it is a list of something else than paths.
+    """
+    if text[:1] != "[" or text[-1:] != "]" or os.path.lexists(os.path.expanduser(text)):
+        return text
+    try:
+        paths = parse_yaml(text)
+    except YamlError as error:
+        raise RecipeError(
+            f"{_shortened(text)}: is not a list of paths: {error}; write '[A, B]', with double quotes around a path"
+            " with braces"
+        ) from error
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        raise RecipeError(f"{_shortened(text)}: is not a list of paths; write '[A, B]'")
+    return paths
 
 
 def _apply(content: dict[str, Any], path: str, value: Any) -> None:
@@ -154,7 +179,7 @@ def _no_override(text: object) -> str:
 
 def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:
     """Return the message for one of pydantic's errors, with the remedy."""
-    where = ".".join(str(part)[:80] for part in detail["loc"])
+    where = ".".join(str(part)[:80] for part in detail["loc"] if str(part).strip())
     if detail["type"] == "extra_forbidden":
         keys = _keys_beside(detail["loc"], kind)
         near = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
@@ -163,7 +188,7 @@ def _explained(detail: ErrorDetails, kind: type[BaseModel]) -> str:
     if detail["type"] == "missing":
         return f"{where}: is missing; set it in the recipe or as an override"
     message = detail["msg"].removeprefix("Value error, ")
-    if not where:
+    if not where or message.startswith(f"{where}."):
         return message  # the message names its key
     if isinstance(detail["input"], dict):
         return f"{where}: {message}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 # No run needs more. A larger value is a typing error, which would otherwise fail much later.
 Positive = Annotated[int, Field(ge=1, le=10**9)]
@@ -12,6 +12,34 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Rate = Annotated[float, Field(ge=0, le=1e38)]
 # Linux allows paths of 4095 bytes.
 PathText = Annotated[str, Field(min_length=1, max_length=4095)]
+# Tags are part of the place in an error. A blank tag is left out of messages.
+_ONE, _LIST = "", " "
+
+
+def _tag_of(value: Any) -> str:
+    return _LIST if isinstance(value, (list, tuple)) else _ONE
+
+
+def _not_empty(paths: tuple[str, ...]) -> tuple[str, ...]:
+    if not paths:
+        raise ValueError("a list must have at least one path")
+    return paths
+
+
+_ListOfPaths = Annotated[
+    tuple[PathText, ...], AfterValidator(_not_empty), Field(json_schema_extra={"minItems": 1}), Tag(_LIST)
+]
+# Images at a path, or at the paths of a list.
+Paths = Annotated[Annotated[PathText, Tag(_ONE)] | _ListOfPaths, Discriminator(_tag_of)]
+
+
+def text_of(paths: str | tuple[str, ...]) -> str:
+    """Return a path, or a list of paths as a recipe has it, as text for messages and tables.
+
+    Args:
+        paths: Value of a recipe's key.
+    """
+    return paths if isinstance(paths, str) else f"[{', '.join(paths)}]"
 
 
 class Section(BaseModel):

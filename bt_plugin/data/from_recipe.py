@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,12 +11,13 @@ from accelerate import Accelerator
 
 from bt_plugin.config.data import Data
 from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.section import text_of
 from bt_plugin.errors import RecipeError
 from bt_plugin.runtime import collectives
 from dali_pipelines.backend import Backend, resolve_backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
-from dali_pipelines.sources import ImageSource, Relabeled, open_source
+from dali_pipelines.sources import ImageSource, Relabeled, open_source, several_sources
 from dali_pipelines.views.params import Tuning
 
 logger = logging.getLogger(__name__)
@@ -44,13 +46,15 @@ def open_sources(
         RecipeError: If a path does not exist or has no images, or if its images have other channels than the model.
     """
     sources = []
-    for key, path, given in (("data.train", recipe.data.train, train), ("data.val", recipe.data.val, val)):
-        source = open_named(key, path) if given is None and path is not None else given
+    data = recipe.data
+    for key, path, given in (("data.train", data.train, train), ("data.val", data.val, val)):
+        weights = data.weights if key == "data.train" else None
+        source = open_named(key, path, weights) if given is None and path is not None else given
         channels = recipe.model.in_chans
         if source and source.channels != (3 if channels == 1 else channels):
             raise RecipeError(
-                f"{key}: the images of {path} have {source.channels} channels, and model.in_chans is {channels};"
-                f" set model.in_chans={source.channels}, and views.both.mean and views.both.std with"
+                f"{key}: the images of {text_of(path or '')} have {source.channels} channels, and model.in_chans is"
+                f" {channels}; set model.in_chans={source.channels}, and views.both.mean and views.both.std with"
                 f" {source.channels} values each"
             )
         sources.append(source)
@@ -58,7 +62,7 @@ def open_sources(
     assert train is not None, "data.train is required"
     if val is not None and val.has_labels and train.has_labels:
         try:
-            val = with_classes_of(train, val, str(recipe.data.val))
+            val = with_classes_of(train, val, text_of(data.val or ""))
         except RecipeError as error:
             if collectives.is_main():
                 logger.warning("%s. The run trains without evaluation on data.val.", error)
@@ -66,24 +70,28 @@ def open_sources(
     return train, val
 
 
-def open_named(key: str, path: str) -> ImageSource:
+def open_named(key: str, path: str | tuple[str, ...], weights: Sequence[float] | None = None) -> ImageSource:
     """Open the images that a key of a recipe names.
 
     Args:
         key: Key of the recipe, for the message.
-        path: Value of the key.
+        path: Value of the key: a path, or the paths of several sources.
+        weights: Value of data.weights, if the key has several sources.
 
     Raises:
-        RecipeError: If the path does not exist or has no images.
+        RecipeError: If a path does not exist or has no images, or the sources do not fit together.
     """
-    if path.startswith(OF_PYTHON):
-        raise RecipeError(
-            f"{key}: {path} are images that a Python program gave; give {key}=PATH, or the images in Python again"
-        )
+    paths = (path,) if isinstance(path, str) else path
+    for each in paths:
+        if each.startswith(OF_PYTHON):
+            raise RecipeError(
+                f"{key}: {each} are images that a Python program gave; give {key}=PATH, or the images in Python again"
+            )
     try:
-        return open_source(path)
+        return several_sources([open_source(each) for each in paths], weights)
     except ValueError as error:
-        raise RecipeError(f"{key}: {error}") from error
+        section = "data." if str(error).startswith("weights: ") else f"{key}: "
+        raise RecipeError(f"{section}{error}") from error
 
 
 def with_classes_of(train: ImageSource, val: ImageSource, val_path: str) -> ImageSource:

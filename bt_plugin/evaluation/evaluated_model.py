@@ -115,8 +115,9 @@ def _from_checkpoint(name: str, path: Path, given: str | Factory | None) -> Eval
 def _data_of(run_dir: Path) -> dict[str, Any]:
     if not (run_dir / RECIPE).is_file():
         return {}
-    data = load_recipe(run_dir / RECIPE).data.model_dump()
-    return {"data": {key: value for key, value in data.items() if value is not None}}
+    # Evaluations use every image once. So weights must not get in the way of another data.train.
+    data = load_recipe(run_dir / RECIPE).data.model_dump(exclude={"weights"}, exclude_none=True)
+    return {"data": data}
 
 
 def _from_file(name: str, path: Path, backbone: str | Factory | None, prefix: str | None) -> EvaluatedModel:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Supervised
+from bt_plugin.config.section import text_of
 from bt_plugin.data.from_recipe import backend_of, open_named, with_classes_of
 from bt_plugin.errors import RecipeError, file_error
 from bt_plugin.evaluation.evaluated_model import EvaluatedModel
@@ -32,7 +33,7 @@ from bt_plugin.runtime.accelerator import build_accelerator
 from dali_pipelines.backend import Backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
-from dali_pipelines.sources import ImageSource
+from dali_pipelines.sources import ImageSource, each_once
 
 
 class Evaluation(NamedTuple):
@@ -205,15 +206,15 @@ def _sources(
 ) -> tuple[ImageSource, ImageSource]:
     sources = []
     for key, path, given in (("data.train", recipe.data.train, train), ("data.val", recipe.data.val, val)):
-        source = given or open_named(key, path)
+        source = each_once(given or open_named(key, path))
         if not source.has_labels:
             raise RecipeError(
-                f"{key}: the images of {path} have no classes; use a folder that contains only subfolders, one for each"
-                " class, or a list with labels"
+                f"{key}: the images of {text_of(path)} have no classes; use a folder that contains only subfolders, one"
+                " for each class, or a list with labels"
             )
         sources.append(source)
     known, queries = sources
-    return known, with_classes_of(known, queries, recipe.data.val)
+    return known, with_classes_of(known, queries, text_of(recipe.data.val))
 
 
 def _check_batch_norm(backbone: nn.Module, batch_size: int, *, global_batch_size: int, images: int, ranks: int) -> None:

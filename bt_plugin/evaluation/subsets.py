@@ -9,11 +9,11 @@ import numpy as np
 
 from bt_plugin.errors import RecipeError, file_error
 from dali_pipelines.regular_files import read_regular
-from dali_pipelines.sources import ImageSource, Subset
+from dali_pipelines.sources import ImageSource, Subset, each_once
 
 
 def at_most(source: ImageSource, most: int, seed: int) -> ImageSource:
-    """Return the source, or a random subset of it if it is larger. The images keep their order.
+    """Return the source without its weights, or a random subset of it if it is larger. The images keep their order.
 
     Args:
         source: Images to choose from.
@@ -21,7 +21,7 @@ def at_most(source: ImageSource, most: int, seed: int) -> ImageSource:
         seed: Seed of the choice.
     """
     if len(source) <= most:
-        return source
+        return each_once(source)
     kept = np.sort(np.random.default_rng(seed).choice(len(source), most, replace=False))
     return Subset(source, kept)
 
@@ -81,7 +81,8 @@ def listed(source: ImageSource, path: str) -> ImageSource:
     if missing:
         raise RecipeError(
             f"finetune.subset: {path}: {len(missing)} of its {len(wanted)} names, such as {min(missing)!r}, are not in"
-            " data.train; write one name of a training image per line, as FOLDER/NAME or NAME"
+            " data.train; write one name of a training image per line, as FOLDER/NAME or NAME, such as"
+            f" {source.names[0]!r}"
         )
     if not lines:
         raise RecipeError(

@@ -9,6 +9,7 @@ import yaml
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.config.section import text_of
 from bt_plugin.formats.exported import Exported
 from bt_plugin.runs.directory import RECIPE, SUMMARY
 from bt_plugin.runs.result_files import Summary, read_result
@@ -82,7 +83,7 @@ def _training(description: ModelDescription, recipe: Recipe, summary: dict[str, 
     sizes = dict.fromkeys(view.get("size_px") for view in map(views.get, ("a", "b")) if isinstance(view, dict))
     started = description.model.init
     rows = {
-        "data": _short(recipe.data.train),
+        "data": _shortened(recipe.data.train),
         "epochs": f"{summary['epochs']:g} of {optim.get('epochs')}" if summary.get("epochs") is not None else None,
         "steps": description.step,
         "started from": _short(started) if started else None,
@@ -114,8 +115,12 @@ def _evaluation(recipe: Recipe, summary: dict[str, Any]) -> str:
         return "## Evaluation\n\nThe run has no kNN evaluation.\n"
     rows = {_KNN.get(name, name): f"{score:.1%}" for name, score in scores.items()}
     val = recipe.data.val or recipe.data.train
-    heading = f"kNN top-1 on {_short(val)} (k {recipe.eval.knn_k}, t {recipe.eval.knn_temperature})"
+    heading = f"kNN top-1 on {_shortened(val)} (k {recipe.eval.knn_k}, t {recipe.eval.knn_temperature})"
     return _table("Evaluation", (heading, ""), rows)
+
+
+def _shortened(paths: str | tuple[str, ...]) -> str:
+    return text_of(_short(paths) if isinstance(paths, str) else tuple(map(_short, paths)))
 
 
 def _short(path: str) -> str:

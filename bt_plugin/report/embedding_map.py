@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bt_plugin.checkpoints.folder import checkpoints
+from bt_plugin.config.section import text_of
 from bt_plugin.data.from_recipe import build_eval_loader, open_named
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluation.evaluated_model import open_model
@@ -71,7 +72,7 @@ def embedding_map(run: RunRecord, most: int, backbone: str | None = None) -> Emb
     key, path = ("data.val", recipe.data.val) if recipe.data.val else ("data.train", recipe.data.train)
     source = at_most(open_named(key, path), most, recipe.run.seed)
     if len(source) < _LEAST:
-        raise RecipeError(f"{key}: {path} has {len(source)} images. A map needs at least {_LEAST}")
+        raise RecipeError(f"{key}: {text_of(path)} has {len(source)} images. A map needs at least {_LEAST}")
     params = recipe.preset.eval_params()
     loader = build_eval_loader(recipe, source, device, rank=0, world_size=1)
     network = model.backbone.to(device).eval()

@@ -51,7 +51,7 @@ def bench(recipe: Recipe, seconds: float = 150.0) -> dict[str, Any]:
     check_compiler(recipe.run)
     check_model(recipe)
     source, _ = open_sources(recipe)
-    recipe.steps_per_epoch(len(source))
+    recipe.steps_per_epoch(source.epoch_length)
     loader = build_loader(recipe, source, accelerator)
     classes = probed_classes(recipe, source)
     train_step = TrainStep(recipe, accelerator, build_model(recipe), num_classes=classes)

@@ -74,7 +74,7 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
     else:
         findings += _images("data.train", train, recipe.data.max_pixels)
         findings += _images("data.val", val, recipe.data.max_pixels) if val else []
-        findings.append(_said(lambda: f"{recipe.steps_per_epoch(len(train))} steps per epoch"))
+        findings.append(_said(lambda: f"{recipe.steps_per_epoch(train.epoch_length)} steps per epoch"))
     findings.append(
         _said(lambda: f"{recipe.batch_size_per_rank(accelerator.num_processes)} images per step on each rank")
     )

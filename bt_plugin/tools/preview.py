@@ -39,7 +39,7 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
     """
     source, _ = open_sources(recipe)
     batch = recipe.optim.global_batch_size
-    recipe.steps_per_epoch(len(source))
+    recipe.steps_per_epoch(source.epoch_length)
     lines = max(number for number in range(1, min(images, batch) + 1) if batch % number == 0)
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
     loader = TwoViewLoader(

@@ -134,7 +134,7 @@ def _prepare(
     check_model(recipe, build)
     model = build()
     train, val = open_sources(recipe, train=train, val=val)
-    recipe.steps_per_epoch(len(train))
+    recipe.steps_per_epoch(train.epoch_length)
     loader = build_loader(recipe, train, accelerator)
     if accelerator.is_main_process:
         warn_of_lambda(recipe.loss.lambda_param, recipe.model.projector[-1])

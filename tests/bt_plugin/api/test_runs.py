@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 import bt_plugin
 from bt_plugin.errors import CallbackError, RecipeError
-from dali_pipelines import image_folder
+from dali_pipelines import image_folder, several_sources
 
 SHORT = {"optim.epochs": 2, "eval.knn": False}
 
@@ -182,3 +182,16 @@ def test_check_counts(small_recipe: Path) -> None:
 
 def test_every_bundled_recipe_is_listed() -> None:
     assert bt_plugin.list_recipes()["pretrain/quickstart"].is_file()
+
+
+def test_a_list_of_paths_and_sources_is_several_sources(small_recipe: Path, small_data: Path) -> None:
+    train = small_data / "train"
+    weights = {"data.weights": [1, 0.5]}
+    plan = bt_plugin.check(small_recipe, weights, train=[train, str(train)])
+    assert (plan.num_images, plan.recipe.data.train) == (36 + 18, (str(train), str(train)))
+    mixed = bt_plugin.check(small_recipe, train=[train, image_folder(small_data / "val")])
+    assert (mixed.num_images, mixed.recipe.data.train) == (36 + 12, "<list>")
+    source = several_sources([image_folder(train)] * 2, [1, 2])
+    assert bt_plugin.check(small_recipe, train=source).num_images == 3 * 36
+    with pytest.raises(RecipeError, match=r"data\.weights: .* only with a list of sources, and data\.train is <list>"):
+        bt_plugin.check(small_recipe, weights, train=[train, image_folder(train)])

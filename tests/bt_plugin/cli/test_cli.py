@@ -12,6 +12,7 @@ import pytest
 
 import bt_plugin
 from bt_plugin.cli import main
+from bt_plugin.config.recipe_file import paths_in
 from dali_pipelines import image_folder, open_source
 from tests.tar_files import write_shard
 
@@ -120,6 +121,28 @@ def test_scan_lists_what_can_be_trained_on(
     assert "already has the results of a scan" in capsys.readouterr().err
     assert main(["scan", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_scan_of_several_sources(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("coffee", "rocket"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").symlink_to(small_data / "val" / name)
+    (tmp_path / "[rocket]").symlink_to(tmp_path / "rocket")
+    both = f"[{tmp_path}/coffee, '{tmp_path}/[rocket]']"
+    assert main(["scan", both, "-o", str(tmp_path / "found")]) == 0
+    assert "8 good images" in capsys.readouterr().out
+    assert len(open_source(tmp_path / "found" / "good.csv")) == 8
+    for wrong in ("[a, 5]", "[]", "[a-{0..3}.tar]"):
+        assert main(["scan", wrong, "-o", str(tmp_path / "other")]) == 2
+        assert f"{wrong!r}: is not a list of paths" in capsys.readouterr().err
+
+
+def test_a_path_with_brackets_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[a, b]").mkdir()
+    assert paths_in("[a, b]") == "[a, b]"
+    assert paths_in("[c, b]") == ["c", "b"]
+    assert paths_in("[ab]/*.tar") == "[ab]/*.tar"
 
 
 def test_scan_of_shards_and_of_too_large_images(

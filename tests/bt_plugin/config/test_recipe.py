@@ -77,6 +77,10 @@ def test_resolved_recipe_loads_as_the_same(tmp_path: Path) -> None:
         ("data.max_pixels=200000000", ["data.max_pixels", "less than or equal to 178956970"]),
         ("run.mixed_precision=fp8", ["run.mixed_precision", "'fp8'", "bf16"]),
         ("loss.form=dense", ["loss.form", "'dense'", "gram"]),
+        ("data.train=5", ["1 error(s)", "  data.train: 5 is not allowed; input should be a valid string"]),
+        ("data.train=[]", ["1 error(s)", "  data.train: [] is not allowed; a list must have at least one path"]),
+        ("data.val=[a, '']", ["1 error(s)", "  data.val.1: '' is not allowed"]),
+        ("data.weights=[1]", ["  data.weights: [1.0] is allowed only with a list", "set data.weights to null"]),
     ],
 )
 def test_a_wrong_key_is_named_with_its_remedy(tmp_path: Path, override: str, parts: list[str]) -> None:
@@ -84,6 +88,32 @@ def test_a_wrong_key_is_named_with_its_remedy(tmp_path: Path, override: str, par
         recipe(tmp_path, MINIMAL, override)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_several_sources_have_a_weight_each(tmp_path: Path) -> None:
+    several = recipe(tmp_path, MINIMAL, "data.train=[a/*.tar, ~/b]", "data.weights=[1, 2.5]", "data.val=[c, d]")
+    assert several.data.train == ("a/*.tar", "~/b")
+    assert several.data.weights == (1.0, 2.5)
+    assert several.data.val == ("c", "d")
+    assert load_recipe(several) == several
+    assert recipe(tmp_path, several.to_yaml()).data == several.data
+    with pytest.raises(RecipeError, match=r"more than the 3 images an epoch of data\.train \[a/\*\.tar, ~/b\]; use at"):
+        several.steps_per_epoch(3)
+    for weights, named in (
+        ("[1]", r"has 1 weights.* 2 sources"),
+        ("[0, 1]", r"weights\.0: 0 .* greater than 0"),
+        ("[1, 1e9]", "less than or equal to 1000"),
+        ("2", "valid array"),
+        ("[]", "has 0 weights"),
+    ):
+        with pytest.raises(RecipeError, match=named):
+            recipe(tmp_path, MINIMAL, "data.train=[a, b]", f"data.weights={weights}")
+
+
+def test_braces_in_a_list_need_quotes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"not valid YAML.*put double quotes around a path with braces"):
+        recipe(tmp_path, MINIMAL, "data.train=[shards-{0..3}.tar, b]")
+    assert recipe(tmp_path, MINIMAL, 'data.train=["s-{0..3}.tar", b]').data.train == ("s-{0..3}.tar", "b")
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources, with_classes_of
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluation import run
+from bt_plugin.evaluation.subsets import at_most
 from dali_pipelines import open_source
 from tests.conftest import write_image
 
@@ -32,12 +33,12 @@ def write_list(path: Path, *classes: str) -> str:
     return str(path)
 
 
-def recipe(train: str, val: str | None, **data: Any) -> Recipe:
+def recipe(train: str | tuple[str, ...], val: str | tuple[str, ...] | None, **data: Any) -> Recipe:
     return Recipe.model_validate({"data": {"train": train, "val": val, **data}, "run": {"output_dir": "unused"}})
 
 
-def protocol(train: str, val: str) -> EvaluationRecipe:
-    return EvaluationRecipe.model_validate({"data": {"train": train, "val": val}})
+def protocol(train: str | tuple[str, ...], val: str, **data: Any) -> EvaluationRecipe:
+    return EvaluationRecipe.model_validate({"data": {"train": train, "val": val, **data}})
 
 
 TWELVE = [str(number) for number in range(12)]
@@ -115,3 +116,35 @@ def test_kernels_for_a_gpu_are_refused_on_a_cpu(tmp_path: Path) -> None:
     assert augment_of("auto") == augment_of("dali") == "dali"
     with pytest.raises(RecipeError, match=r"data\.augment: fused is not allowed on a CPU.*native, which computes"):
         augment_of("fused")
+
+
+def test_a_list_of_paths_is_several_sources(tmp_path: Path) -> None:
+    train = write_tree(tmp_path / "a", "x", "y"), write_tree(tmp_path / "b", "w")
+    source, val = open_sources(recipe(train, train[::-1], weights=(0.5, 3)))
+    assert list(source.names) == ["0/x/1.png", "0/y/1.png", "1/w/1.png"]
+    assert source.parts == ((2, 0.5), (1, 3.0))
+    assert val is not None
+    assert [(val.names[0], val.classes[val.labels[0]]), val.epoch_length] == [("0/w/1.png", "w"), 3]
+    known, _ = run._sources(protocol(train, train[0], weights=(0.5, 3)))
+    assert (known.epoch_length, known.classes) == (3, ("w", "x", "y")), "an evaluation sees every image once"
+    given, _ = run._sources(protocol(train, train[0]), source, None)
+    assert given.epoch_length == len(given) == 3
+    assert at_most(source, 3, 0).epoch_length == 3
+
+
+def test_what_is_wrong_in_a_list_is_named(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "a", "x")
+    np.save(tmp_path / "five.npy", np.zeros((4, 8, 8, 5), np.uint8))
+    for train, weights, named in (
+        ((folder, str(tmp_path / "gone")), None, r"data\.train: .*gone: does not exist"),
+        ((folder, "<Mine>"), None, r"data\.train: <Mine> are images that a Python program gave"),
+        ((folder, folder), (1, 0.1), r"data\.weights: 0\.1 is not allowed for source 1 .*1\.png.* give at least 1"),
+        ((folder, str(tmp_path / "five.npy")), None, r"data\.train: sources: .* 3 channels, .* source 1 .* have 5"),
+        ((str(tmp_path / "five.npy"),) * 2, None, r"the images of \[.*five\.npy, .*five\.npy\] have 5 channels"),
+    ):
+        with pytest.raises(RecipeError, match=named):
+            open_sources(recipe(train, None, weights=weights))
+    (tmp_path / "bare").mkdir()
+    write_image(tmp_path / "bare" / "1.png", PIXELS)
+    with pytest.raises(RecipeError, match=r"data\.train: the images of \[.*bare\] have no classes"):
+        run._sources(protocol((folder, str(tmp_path / "bare")), folder))

@@ -8,7 +8,7 @@ import pytest
 
 from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.evaluation.subsets import class_balanced, listed
-from dali_pipelines import ImageSource, file_list, image_folder
+from dali_pipelines import ImageSource, file_list, image_folder, several_sources
 from tests.conftest import write_image
 
 
@@ -49,6 +49,18 @@ def test_a_list_names_the_images(tmp_path: Path, lines: str, chosen: list[str]) 
     part = listed(source, str(tmp_path / "some.txt"))
     assert list(part.names) == chosen
     assert [part.classes[label] for label in part.labels] == [name[0] for name in chosen]
+
+
+def test_images_of_several_sources_have_their_number(tmp_path: Path) -> None:
+    source = several_sources([tree(tmp_path / "x", "a/1.png", "a/2.png"), tree(tmp_path / "y", "a/1.png")])
+    (tmp_path / "some.txt").write_text("1/a/1.png\n2.png\n")
+    assert list(listed(source, str(tmp_path / "some.txt")).names) == ["0/a/2.png", "1/a/1.png"]
+    (tmp_path / "other.txt").write_text("1.png\n")
+    with pytest.raises(RecipeError, match=r"such as 0/a/1\.png and 1/a/1\.png; write FOLDER/NAME"):
+        listed(source, str(tmp_path / "other.txt"))
+    (tmp_path / "wrong.txt").write_text("a/1.png\n")
+    with pytest.raises(RecipeError, match=r"as FOLDER/NAME or NAME, such as '0/a/1\.png'"):
+        listed(source, str(tmp_path / "wrong.txt"))
 
 
 @pytest.mark.parametrize("line", ["1.png", "my own.png"])

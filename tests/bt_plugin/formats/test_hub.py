@@ -16,7 +16,7 @@ from torchvision import models
 
 from bt_plugin.config.optim import Optim
 from bt_plugin.formats import convert
-from bt_plugin.formats.card import _rates
+from bt_plugin.formats.card import _rates, _shortened
 from bt_plugin.formats.hf import crop_pct
 from bt_plugin.weights.export_folder import write_imported_export
 from bt_plugin.weights.read_weights import read_weights
@@ -86,6 +86,11 @@ def test_the_model_card_says_what_the_files_say(run18: Path, tmp_path: Path) -> 
 def test_a_model_card_has_the_rate_of_its_optimizer() -> None:
     assert _rates(Optim(name="adamw").model_dump(mode="json")) == {"base learning rate": "0.00015"}
     assert _rates({}) == {}, "an older run, or imported weights"
+
+
+def test_a_model_card_names_each_source_by_the_end_of_its_path() -> None:
+    assert _shortened("/home/somebody/set/train") == "set/train"
+    assert _shortened(("/home/somebody/set/train", "more/shards", "/d/e/c.tar")) == "[set/train, more/shards, e/c.tar]"
 
 
 def test_a_model_card_invents_nothing(tmp_path: Path) -> None:
