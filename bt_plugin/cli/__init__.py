@@ -17,6 +17,7 @@ from bt_plugin.cli import (
     export,
     import_weights,
     launch,
+    pack,
     pretrain,
     preview,
     recipes,
@@ -40,7 +41,7 @@ from bt_plugin.version import __version__
 from dali_pipelines.errors import BadImageError, StorageError
 
 _COMMANDS = (
-    *(pretrain, launch, recipes, check, doctor, preview, bench, report, replay, demo_data, scan),
+    *(pretrain, launch, recipes, check, doctor, preview, bench, report, replay, demo_data, scan, pack),
     *(evaluation, embed, import_weights, export),
 )
 # Errors that every rank meets. Rank 0 alone prints them.
@@ -64,9 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Words of the command line; default: those of this process.
 
     Returns:
-        The exit code. 0: all is done. 1: `doctor` found an error, or `replay` found a finite step. 2: the user can
-        correct the error. 75: the run was asked to stop, and the same command resumes it. 130: Ctrl-C. `launch` returns
-        the code of the rank that failed first.
+        The exit code. 0: all is done. 1: `doctor` found an error, `replay` found a finite step, or `pack` left out
+        images. 2: the user can correct the error. 75: the run was asked to stop, and the same command resumes it. 130:
+        Ctrl-C. `launch` returns the code of the rank that failed first.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bt_plugin.config.recipe_file import paths_in
 from bt_plugin.errors import FileError, UserError, file_error
-from bt_plugin.runs.atomic_file import check_output, write_atomically
+from bt_plugin.runs.atomic_file import check_output, write_csv
 from dali_pipelines.views.params import MOST_PIXELS
 
 if TYPE_CHECKING:
@@ -78,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     if source.kind == "files":
         _write_good(output / "good.csv", source, reasons)
     try:
-        _write(output / "bad.csv", ("place", "reason"), bad)
+        write_csv(output / "bad.csv", ("place", "reason"), bad)
     except FileError:
         # Half of a result would keep the next scan from writing here.
         (output / "good.csv").unlink(missing_ok=True)
@@ -94,12 +91,6 @@ def _write_good(path: Path, source: ImageSource, reasons: list[Exception | None]
     good = [index for index, reason in enumerate(reasons) if not reason]
     paths = [os.path.abspath(source.place(index)) for index in good]
     if source.has_labels:
-        _write(path, ("path", "label"), zip(paths, (source.classes[source.labels[i]] for i in good)))
+        write_csv(path, ("path", "label"), zip(paths, (source.classes[source.labels[i]] for i in good)))
     else:
-        _write(path, ("path",), zip(paths))
-
-
-def _write(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([header, *rows])
-    write_atomically(path, text.getvalue())
+        write_csv(path, ("path",), zip(paths))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from bt_plugin.errors import FileError, file_error
@@ -21,9 +24,34 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         FileError: If the file cannot be written. An existing file is then unchanged.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    with _replaced(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table that is complete or does not exist, row by row. An existing file is replaced.
+
+    Args:
+        path: The .csv file. Its folder must exist.
+        header: Names of the columns.
+        rows: Cells of each row.
+
+    Raises:
+        FileError: If the file cannot be written. An existing file is then unchanged.
+    """
+    with (
+        _replaced(path) as partial,
+        open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file).writerows(chain([header], rows))
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Yield a temporary path. The file that is written there becomes durable, and replaces the file at `path`."""
     partial = path.with_name(f".{path.name[:50]}.partial")
     try:
-        partial.write_bytes(data)
+        yield partial
         sync(partial)
         os.replace(partial, path)
         sync(path.parent)

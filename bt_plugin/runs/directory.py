@@ -156,17 +156,18 @@ class RunLock:
 
     Args:
         folder: Directory of the run.
+        key: Recipe key or option that names the directory, for messages.
 
     Raises:
         RecipeError: If another process has the lock. The message gives its PID, host and start time.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str = "run.output_dir") -> None:
         path = folder / _LOCK
         try:
             self._file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by release
         except OSError as error:
-            raise file_error(error, path, "run.output_dir") from error
+            raise file_error(error, path, key) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -174,7 +175,7 @@ class RunLock:
             owner = self._file.read() or "another process"
             self._file.close()
             raise RecipeError(
-                f"run.output_dir: {folder} is being written by {owner}. Stop it, or choose another directory"
+                f"{key}: {folder} is being written by {owner}. Stop it, or choose another directory"
             ) from None
         except OSError as error:
             logger.warning("%s: this file system has no locks (%s). Do not start a second run here", folder, error)

@@ -64,7 +64,7 @@ def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
     """
     try:
         content = source.read(index)
-        return torch.from_numpy(content if source.kind == "pixels" else _decode(content, max_pixels))
+        return torch.from_numpy(content if source.kind == "pixels" else decode(content, max_pixels))
     except StorageError:
         raise
     except Exception as error:  # PIL raises whatever its decoders raise
@@ -101,7 +101,16 @@ def bad_image(source: ImageSource, index: int, reason: Exception) -> BadImageErr
     return BadImageError(f"{source.place(index)}: {type(reason).__name__}: {reason}; remove or replace it", index)
 
 
-def _decode(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+def decode(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+    """Return the RGB pixels of an encoded image, (H, W, 3) uint8. EXIF orientation is ignored.
+
+    Args:
+        content: Bytes of a file, (n,) uint8.
+        max_pixels: Largest height times width, in px; a larger image is not decoded.
+
+    Raises:
+        Exception: If the image cannot be decoded, or is too large. The class is whatever PIL raises.
+    """
     if content[:2].tobytes() != b"\xff\xd8":
         return _decode_by_pil(content, max_pixels)
     try:
@@ -150,7 +159,7 @@ def for_dali(content: NDArray[np.uint8], max_pixels: int, *, always: bool = Fals
     """
     if not always and _is_read_by_dali(content[:32].tobytes()):
         return content
-    return as_ppm(_decode(content, max_pixels))
+    return as_ppm(decode(content, max_pixels))
 
 
 def _is_read_by_dali(head: bytes) -> bool:

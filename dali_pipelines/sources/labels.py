@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 # The limit for one label. Longer text is not a label, and Python refuses to convert much longer numbers.
 MOST_CHARACTERS = 1000
-_WHOLE_NUMBER = re.compile(rf"-?\d{{1,{MOST_CHARACTERS}}}")
+WHOLE_NUMBER = re.compile(rf"-?\d{{1,{MOST_CHARACTERS}}}")
 
 
 def numbered(labels: Sequence[str]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
@@ -24,7 +24,7 @@ def numbered(labels: Sequence[str]) -> tuple[NDArray[np.int64] | None, tuple[str
     if not labels:
         return None, ()
     classes = set(labels)
-    if all(map(_WHOLE_NUMBER.fullmatch, classes)):
+    if all(map(WHOLE_NUMBER.fullmatch, classes)):
         # Sort by their text too. Otherwise the order of 1 and 01 would differ between processes.
         ordered = sorted(classes, key=lambda name: (int(name), name))
     else:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from dali_pipelines.regular_files import open_regular
 from dali_pipelines.sources.base import ImageSource
+from dali_pipelines.sources.class_names import named_classes
 from dali_pipelines.sources.files import ENDINGS, IMAGE_SUFFIXES
 from dali_pipelines.sources.index_cache import Built, cached_index
-from dali_pipelines.sources.labels import numbered
 from dali_pipelines.sources.names import Names
 from dali_pipelines.sources.paths import absolute, unreadable
 from dali_pipelines.sources.tar_members import members_of
@@ -89,8 +89,9 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
     """Open the images of tar shards, in the order of the shards.
 
     Every member with the suffix of an image is an image. Its label is the text of the .cls member with the same name,
-    or with the same name up to the first dot. Either all images have a label or none. The headers are read once, and
-    their index is kept for the next start (see index_cache).
+    or with the same name up to the first dot. Either all images have a label or none. If the labels are whole numbers,
+    and the shards' folder has a file classes.txt, line i of that file is the name of class i, counted from 0. The
+    headers are read once, and their index is kept for the next start (see index_cache).
 
     Args:
         pattern: Path of a shard, or several paths. A path may have wildcards (shards/*.tar) and braces
@@ -98,8 +99,8 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
             its mask 0.seg.png.
 
     Raises:
-        ValueError: If a shard is missing or not a whole tar file, the shards have no images, only some images have a
-            label, or it is not clear which members are the images.
+        ValueError: If a shard is missing or not a whole tar file, the shards have no images, or only some images have a
+            label. Also if classes.txt has no line for a label, or it is not clear which members are the images.
 
     Examples:
         >>> source = tar_shards("shards/train-{0000..0146}.tar")
@@ -136,7 +137,7 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
                 f"{names[labels.index('')]} has no .cls member, and other images have one; give all images one, or none"
             )
         labels = []
-    numbers, classes = numbered(labels)
+    numbers, classes = named_classes(labels, shards)
     return TarSource(
         shards,
         names=names,
