@@ -1,4 +1,4 @@
-"""Runs of `pretrain` that die at a chosen moment: forked from a process that has imported everything.
+"""Commands that die at a chosen moment: forked from a process that has imported everything.
 
 python -m tests.mortal SCENARIO.json, with {"arguments", "folder", "world_size", "deaths"}. Each number in deaths is a
 life: SIGKILL comes to rank 0 at that many changes of files in the run's folder. The life after them is left alone; one
@@ -45,7 +45,7 @@ def run(arguments: list[str], folder: Path, rank: int, world_size: int, port: in
     # Not the parent's way out, which is pytest's or the interpreter's.
     code = 1
     try:
-        code = main(["pretrain", *arguments])
+        code = main(arguments)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

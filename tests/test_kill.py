@@ -31,7 +31,7 @@ def live(
 ) -> int:
     """How many runs were killed."""
     scenario = {
-        "arguments": [str(recipe), f"run.output_dir={folder}", *options],
+        "arguments": ["pretrain", str(recipe), f"run.output_dir={folder}", *options],
         "folder": str(folder),
         "world_size": world_size,
         "deaths": deaths,

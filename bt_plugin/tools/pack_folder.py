@@ -122,18 +122,13 @@ class PackFolder:
         """
         tar = self.tar(shard)
         try:
-            writer.close()
-            writer.verify()
-            index = writer.index()
-            write_atomically(self._index(shard), index)
-            record = ShardRecord(writer.path.stat().st_size, _sha256(index.encode()), left_out)
-            write_atomically(self._record(shard), json.dumps(record._asdict(), indent=1))
-            if os.path.lexists(tar):
-                raise FileError(f"{KEY}: {tar} exists, and is not overwritten. Another program has made it; remove it")
-            os.rename(writer.path, tar)
-            sync(self._path)
-        except OSError as error:
-            raise file_error(error, tar, KEY) from error
+            self._publish(shard, writer, left_out)
+        except BaseException as error:
+            # It needs the space that the next attempt may need.
+            writer.abandon()
+            if isinstance(error, OSError):
+                raise file_error(error, tar, KEY) from error
+            raise
 
     def write_tables(self, source: ImageSource) -> None:
         """Write bad.csv, if images were left out, and labels.csv.
@@ -152,6 +147,19 @@ class PackFolder:
     def has_tables(self) -> bool:
         """Return whether labels.csv, the last file, is there."""
         return (self._path / LABELS).exists()
+
+    def _publish(self, shard: int, writer: ShardWriter, left_out: list[tuple[str, str]]) -> None:
+        tar = self.tar(shard)
+        writer.close()
+        writer.verify()
+        index = writer.index()
+        write_atomically(self._index(shard), index)
+        record = ShardRecord(writer.path.stat().st_size, _sha256(index.encode()), left_out)
+        write_atomically(self._record(shard), json.dumps(record._asdict(), indent=1))
+        if os.path.lexists(tar):
+            raise FileError(f"{KEY}: {tar} exists, and is not overwritten. Another program has made it; remove it")
+        os.rename(writer.path, tar)
+        sync(self._path)
 
     def _rows(self, source: ImageSource) -> Iterator[tuple[str, ...]]:
         for shard in range(self.n_shards):

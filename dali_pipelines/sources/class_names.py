@@ -56,8 +56,8 @@ def _class_names(shards: Sequence[str]) -> tuple[Path, tuple[str, ...] | None]:
     for path, lines in zip(paths, found):
         if lines != found[0]:
             raise ValueError(
-                f"{path} and {paths[0]} do not have the same lines, so a class number of these shards would have two"
-                " names; open the shards of each folder alone, or give the folders the same file"
+                f"{path} and {paths[0]} differ, so a class number of these shards would have two names; open the"
+                " shards of each folder alone, or give the folders equal files"
             )
     return paths[0], found[0]
 
