@@ -18,7 +18,7 @@ _HEAD = """# Command line
 | exit code | meaning |
 |---|---|
 | 0 | The command is done. |
-| 1 | `doctor` found an error, or the program failed with a traceback. |
+| 1 | `doctor` found an error, `pack` left out images, or the program failed with a traceback. |
 | 2 | The user can correct the error. The message says how. |
 | 75 | The run was asked to stop, and wrote a checkpoint. The same command resumes it. |
 | 130 | Ctrl-C stopped the command. |

@@ -117,6 +117,13 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
     ),
     "Outputs": (
         Case("The output exists", "scan images -o found", lambda: (_many(), main(["scan", "images", "-o", "found"]))),
+        Case("The folder of shards has other files", "pack images run --shards 2", _finished_run),
+        Case("A quality is given for copies", "pack images shards --shards 2 --quality 90", _many),
+        Case(
+            "The shards were packed with other options",
+            "pack images shards --shards 3",
+            lambda: (_many(), main(["pack", "images", "shards", "--shards", "2"])),
+        ),
         Case("The output has another suffix", "preview quickstart data.train=images data.val=null -o views.gif", _many),
         Case(
             "The run's directory has files of something else",
