@@ -2,82 +2,34 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import bracex
 import numpy as np
-from numpy.typing import NDArray
 
-from dali_pipelines.regular_files import open_regular
-from dali_pipelines.sources.base import ImageSource
 from dali_pipelines.sources.class_names import named_classes
 from dali_pipelines.sources.files import ENDINGS, IMAGE_SUFFIXES
 from dali_pipelines.sources.index_cache import Built, cached_index
 from dali_pipelines.sources.names import Names
-from dali_pipelines.sources.paths import absolute, unreadable
+from dali_pipelines.sources.paths import absolute
+from dali_pipelines.sources.patterns import expanded, prefixes_of
+from dali_pipelines.sources.slices import SliceSource
 from dali_pipelines.sources.tar_members import members_of
 
 logger = logging.getLogger(__name__)
 
-# More names mean a mistake in the range, and would fill the memory.
-_MOST_SHARDS = 1_000_000
-_MOST_CHARACTERS = 2**28
 _CHOICE = re.compile(r"(.*\.tar)\?image=([^/?]+)", re.DOTALL | re.IGNORECASE)
 
 
-class TarSource(ImageSource):
-    """A source of images in tar files. Each is read from its position, so images can be shuffled over all shards.
-
-    Args:
-        shards: Paths of the tar files.
-        names: Names of the images, SHARD/MEMBER.
-        labels: Labels, as in ImageSource.
-        classes: Names of the classes, as in ImageSource.
-        shard_of: Number of each image's shard, (n,) int64.
-        offsets: Position of each image's bytes in its shard, (n,) int64.
-        sizes: Number of each image's bytes, (n,) int64.
-    """
-
-    kind = "encoded"
-
-    def __init__(
-        self,
-        shards: Sequence[str],
-        *,
-        names: Sequence[str],
-        labels: NDArray[np.int64] | None,
-        classes: tuple[str, ...],
-        shard_of: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        sizes: NDArray[np.int64],
-    ) -> None:
-        super().__init__(names, labels, classes)
-        self._shards = shards
-        self._shard_of = shard_of
-        self._offsets = offsets
-        self._sizes = sizes
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Return the bytes of an image, (n,) uint8."""
-        size = int(self._sizes[index])
-        with open_regular(self._shards[self._shard_of[index]]) as file:
-            content = os.pread(file.fileno(), size, int(self._offsets[index]))
-        if len(content) < size:
-            raise OSError(f"the shard ends after {len(content)} of the image's {size} bytes")
-        return np.frombuffer(content, dtype=np.uint8)
+class TarSource(SliceSource):
+    """A source of images in tar files. Their names are SHARD/MEMBER."""
 
     def place(self, index: int) -> str:
         """Return the path of an image's shard, and the name of its member."""
-        member = self.names[index].rpartition(".tar/")[2]
-        return f"{self._shards[self._shard_of[index]]}, member {member}"
-
-    def _content_sample(self) -> bytes:
-        return self._sizes.tobytes()
+        return f"{self.file(index)}, member {self.names[index].rpartition('.tar/')[2]}"
 
 
 def is_tar_pattern(path: str) -> bool:
@@ -113,7 +65,7 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
             f"{', '.join(patterns) or 'no pattern'}: is not allowed; give at least one shard, and all shards with the"
             " same ?image=SUFFIX or none"
         )
-    shards = [shard for each, _ in chosen for shard in _expanded(each)]
+    shards = [shard for each, _ in chosen for shard in expanded(each, "shard")]
     suffixes = chosen[0][1]
     key = "\n".join(["tar shards", *suffixes, *(os.path.abspath(shard) for shard in shards)])
     index = cached_index(key, lambda: _index_of(shards, suffixes))
@@ -143,7 +95,7 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
         names=names,
         labels=numbers,
         classes=classes,
-        shard_of=np.repeat(np.arange(len(shards)), index["counts"]),
+        file_of=np.repeat(np.arange(len(shards)), index["counts"]),
         offsets=index["offsets"],
         sizes=index["sizes"],
     )
@@ -164,56 +116,5 @@ def _chosen(pattern: str) -> tuple[str, list[str]]:
     return match[1], suffixes
 
 
-def _expanded(pattern: str) -> list[str]:
-    """Return the shards that a pattern names, sorted if it has wildcards."""
-    literal, rest = _existing_part(absolute(pattern))
-    shards = []
-    for name in _without_braces(rest, pattern):
-        path = os.path.join(literal, name) if name else literal
-        if not glob.has_magic(name) or os.path.lexists(path):
-            shards.append(path)
-            continue
-        found = sorted(glob.glob(os.path.join(glob.escape(literal), name), recursive=True))
-        if not found:
-            raise ValueError(f"{path}: no shard matches; correct the pattern")
-        shards += found
-    for shard in shards:
-        try:
-            os.stat(shard)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ValueError(f"{shard}: does not exist; correct the name or the range of {pattern}") from error
-        except OSError as error:
-            raise unreadable(shard, error) from error
-    return shards
-
-
-def _existing_part(path: Path) -> tuple[str, str]:
-    """Return the part of a path that exists exactly as it is written, and the rest."""
-    parts = path.parts
-    count = 1
-    while count < len(parts) and os.path.lexists(os.path.join(*parts[: count + 1])):
-        count += 1
-    return os.path.join(*parts[:count]), os.sep.join(parts[count:])
-
-
-def _without_braces(name: str, pattern: str) -> list[str]:
-    names: list[str] = []
-    characters = 0
-    try:
-        for each in bracex.iexpand(name, limit=_MOST_SHARDS) if name else [""]:
-            names.append(each)
-            characters += len(each)
-            if characters > _MOST_CHARACTERS:
-                raise bracex.ExpansionLimitException
-    except (bracex.ExpansionLimitException, RecursionError) as error:
-        raise ValueError(
-            f"{pattern[:200]}: the braces have more than {_MOST_SHARDS} names; correct the range, or use a wildcard"
-        ) from error
-    return names
-
-
 def _index_of(shards: Sequence[str], suffixes: Sequence[str]) -> Built:
-    absolute_shards = [os.path.abspath(shard) for shard in shards]
-    root = os.path.commonpath([os.path.dirname(shard) for shard in absolute_shards])
-    prefixes = [os.path.relpath(shard, root).replace(os.sep, "/") for shard in absolute_shards]
-    return Built(members_of(list(zip(shards, prefixes)), suffixes), shards)
+    return Built(members_of(list(zip(shards, prefixes_of(shards))), suffixes), shards)

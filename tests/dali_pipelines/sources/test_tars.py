@@ -66,7 +66,7 @@ def test_a_shard_that_lost_its_end_is_named(
     assert len(names) == 36
     assert sum(name.startswith("train-003") for name in names) < 6
     assert "train-003.tar, member sample.dir/0000" in caplog.text
-    assert "the shard ends after" in caplog.text
+    assert "the file ends after" in caplog.text
 
 
 def test_what_webdataset_writes(folder: FileSource, tmp_path: Path) -> None:
