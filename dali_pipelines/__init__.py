@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         flat_folder,
         image_folder,
         open_source,
+        parquet_files,
+        saved_dataset,
         several_sources,
         tar_shards,
     )
@@ -44,6 +46,8 @@ _MODULES = {
     "image_folder": "dali_pipelines.sources",
     "open_source": "dali_pipelines.sources",
     "several_sources": "dali_pipelines.sources",
+    "parquet_files": "dali_pipelines.sources",
+    "saved_dataset": "dali_pipelines.sources",
     "tar_shards": "dali_pipelines.sources",
 }
 
@@ -66,6 +70,8 @@ __all__ = [
     "flat_folder",
     "image_folder",
     "open_source",
+    "parquet_files",
+    "saved_dataset",
     "several_sources",
     "tar_shards",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, count, islice
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from dali_pipelines.gpu.pixels import PixelStream
     from dali_pipelines.native.stream import NativeStream
 
+logger = logging.getLogger(__name__)
 
 # Names for messages, for the keys of a loader's state that do not explain themselves.
 _CALLED = {
     "n_samples": "the number of images (n_samples)",
     "source": "the fingerprint of the images' names, labels and order, and of the order of the sources (source)",
     "weights": "how often an epoch sees each image of each source (weights)",
+    "window": "shuffle_window",
 }
 # Keys that a state has only if the order of the images is not a plain permutation.
 _OPTIONAL = ("weights", "window")
@@ -80,6 +83,8 @@ class TwoViewLoader:
             torch.distributed may also be initialized after the loader is built, as Lightning does.
         world_size: Number of ranks. Default: the size of torch.distributed, else $WORLD_SIZE, else 1.
         seed: Seed of the order and the augmentations, 0 or more, the same on every rank.
+        shuffle_window: Number of images that are shuffled together, 1 or more, for a source that reads images in
+            groups, such as the row groups of parquet files. Groups are in random order. None shuffles all images.
         micro_batches: Number of micro-batches that a step's batch is split into, for gradient accumulation. It must
             divide batch_size_per_rank. The images and views of a step do not depend on it.
         max_bad_files: Number of unreadable images that are replaced, 0 or more. Each is replaced by the next readable
@@ -104,6 +109,7 @@ class TwoViewLoader:
         rank: int | None = None,
         world_size: int | None = None,
         seed: int = 0,
+        shuffle_window: int | None = None,
         micro_batches: int = 1,
         max_bad_files: int = 100,
     ) -> None:
@@ -123,7 +129,8 @@ class TwoViewLoader:
         check_memory(self.views, samples=samples, backend=self.backend)
         if self.backend.on_device:
             check_fits(self.source, torch.cuda.mem_get_info()[1])
-        self._order = Order(self.source.parts, seed)
+        _check_window(self.source, shuffle_window, is_told=rank == 0)
+        self._order = Order(self.source.parts, seed, groups=self.source.groups, window=shuffle_window)
         self._shards = Shards(self._order, batch_size_per_rank, rank, world_size)
         self.micro_batches = micro_batches
         self.bad_files = BadFiles(len(self.source), max_bad_files)
@@ -251,3 +258,21 @@ class TwoViewLoader:
         size = len(indices) // self.micro_batches
         for rows in (slice(begin, begin + size) for begin in range(0, len(indices), size)):
             yield Plan(indices[rows], tuple(view.rows(rows) for view in mine))
+
+
+def _check_window(source: ImageSource, window: int | None, *, is_told: bool) -> None:
+    """Raise if images cannot be shuffled in windows, and warn if the groups of a window do not stay in memory."""
+    if window is None:
+        return
+    if window < 1:
+        raise ValueError(f"shuffle_window: {window} is not allowed; it must be 1 or more, or null for no windows")
+    if source.groups is None:
+        raise ValueError(
+            f"shuffle_window: {window} is not allowed, because the source reads each image alone; leave it out, which"
+            " shuffles all images"
+        )
+    if is_told and source.kept_images is not None and window > source.kept_images < len(source):
+        logger.warning(
+            "shuffle_window: the groups of %d images do not all stay in memory, so groups are decoded several times;"
+            " use at most %d", window, source.kept_images,
+        )  # fmt: skip

@@ -17,9 +17,10 @@ class Data(Section):
     """The images, and how they are read and augmented."""
 
     train: Paths
-    """Training images: a folder, a list of files (.csv, .tsv or .txt), .tar shards (wildcards and braces are allowed),
-    or a .npz file with the arrays `images` and `labels`. A folder contains a subfolder for each class, or images
-    without classes. A list such as `[A, B]` is all of these, one source after the other."""
+    """Training images: a folder, a list of files (.csv, .tsv or .txt), .tar shards or .parquet files (wildcards and
+    braces are allowed), a dataset of save_to_disk, or a .npz file with the arrays `images` and `labels`. A folder
+    contains a subfolder for each class, images without classes, or .parquet files. `?image=COLUMN&label=COLUMN` at the
+    end selects columns. A list such as `[A, B]` is all of these, one source after the other."""
     weights: tuple[Weight, ...] | None = None
     """How often an epoch sees each image of each source of the list `data.train`, on average: `[1, 2.5]`. `null`: once.
     Evaluations use every image once."""
@@ -42,6 +43,10 @@ class Data(Section):
     """Batches that are computed ahead of the training step. Each needs memory."""
     hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
     """Share of the training JPEGs that the GPU's JPEG hardware decodes. It has no effect on a GPU without it."""
+    shuffle_window: Annotated[int, Field(ge=1)] | None = None
+    """Training images that are shuffled together, for .parquet files. Row groups are in random order, and each window
+    of consecutive images is shuffled. `null` shuffles all images of an epoch, which decodes a row group for almost
+    every image."""
     max_bad_files: Annotated[int, Field(ge=0)] = 100
     """Unreadable training files that are allowed per rank. Each is logged once and replaced by another image. One more
     stops the run."""

@@ -143,6 +143,7 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             seed=recipe.run.seed,
+            shuffle_window=recipe.data.shuffle_window,
             micro_batches=recipe.optim.accumulation_steps,
             max_bad_files=recipe.data.max_bad_files,
         )

@@ -251,6 +251,8 @@ def _supervised(evaluation: Evaluation, train: ImageSource, *, options: Supervis
         rank=accelerator.process_index,
         world_size=world_size,
         seed=recipe.run.seed,
+        # A part of the images has no groups.
+        shuffle_window=None if train.groups is None else recipe.data.shuffle_window,
         max_bad_files=recipe.data.max_bad_files,
         backend=evaluation.backend,
     )

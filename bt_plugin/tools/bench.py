@@ -240,6 +240,7 @@ def _batches_like(loader: TwoViewLoader, recipe: Recipe, backend: Backend, views
             backend=backend,
             rank=shards.rank,
             world_size=shards.world_size,
+            shuffle_window=recipe.data.shuffle_window,
             max_bad_files=recipe.data.max_bad_files,
         ),
         1,

@@ -49,6 +49,7 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
         rank=0,
         world_size=batch // lines,
         seed=recipe.run.seed,
+        shuffle_window=recipe.data.shuffle_window,
         max_bad_files=recipe.data.max_bad_files,
         backend=backend_of(recipe.data, device),
     )

@@ -69,6 +69,8 @@ class ImageSource(ABC):
     reads_ahead = 0
     # Position of the first image of each group that is stored and read together, (g,) int64; None without groups.
     groups: NDArray[np.int64] | None = None
+    # Largest shuffle_window whose groups all stay decoded in memory; None without groups.
+    kept_images: int | None = None
 
     def __init__(self, names: Sequence[str], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
         self.names = names
@@ -188,7 +190,7 @@ class Relabeled(ImageSource):
         super().__init__(source.names, new[source.labels], classes)
         self.kind = source.kind
         self.channels = source.channels
-        self.reads_ahead, self.groups = source.reads_ahead, source.groups
+        self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
         self._source = source
 
     @property

@@ -113,8 +113,8 @@ def existing_folder(root: str | Path) -> Path:
     except OSError as error:
         reason = str(unreadable(root, error))
     raise ValueError(
-        f"{reason}; give a folder of images, a list of them (.csv, .tsv, .txt), .tar shards, or a .npz or .npy file of"
-        " pixels"
+        f"{reason}; give a folder of images, a list of them (.csv, .tsv, .txt), .tar shards, .parquet files, or a .npz"
+        " or .npy file of pixels"
     )
 
 
