@@ -153,7 +153,7 @@ def _read(path: str, choices: Mapping[str, str]) -> tuple[Columns, NDArray[np.in
         columns = columns_of(schema, choices)
         for batch in batches:
             batch.column(columns.image).validate(full=True)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{type(error).__name__}: {error}; it must be a whole Arrow stream, so {_REMEDY}") from error
     offsets, sizes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for batch in batches:
