@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow
 from PIL import Image
+from pyarrow import parquet
 
 from bt_plugin.cli import main
 
@@ -60,6 +62,10 @@ def _cut_shard() -> None:
         file.add("2.jpg")
     content = Path("shard.tar").read_bytes()
     Path("shard.tar").write_bytes(content[:1100])
+
+
+def _two_columns() -> None:
+    parquet.write_table(pyarrow.table({"left": [b"any"], "right": [b"any"]}), "set.parquet")
 
 
 def _finished_run() -> None:
@@ -108,6 +114,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case("A list is empty", "scan list.txt", lambda: Path("list.txt").touch()),
         Case("A tar shard is cut", "scan shard.tar", _cut_shard),
         Case("No shard matches a pattern", "scan shards-*.tar"),
+        Case("Two columns may be the images", "scan set.parquet", _two_columns),
         Case("An array has another type", "scan set.npy", lambda: np.save("set.npy", np.zeros((4, 8, 8, 3)))),
         Case(
             "A validation class is not a training class",

@@ -17,10 +17,11 @@ class Data(Section):
     """The images, and how they are read and augmented."""
 
     train: Paths
-    """Training images: a folder, a list of files (.csv, .tsv or .txt), .tar shards or .parquet files (wildcards and
-    braces are allowed), a dataset of save_to_disk, or a .npz file with the arrays `images` and `labels`. A folder
-    contains a subfolder for each class, images without classes, or .parquet files. `?image=COLUMN&label=COLUMN` at the
-    end selects columns. A list such as `[A, B]` is all of these, one source after the other."""
+    """Training images: a folder, a list of files (.csv, .tsv or .txt), .tar shards, .parquet files, a dataset of
+    save_to_disk, or a .npz file with the arrays `images` and `labels`. Shards and .parquet files may have wildcards and
+    braces. A folder contains a subfolder for each class, images without classes, or .parquet files.
+    `?image=COLUMN&label=COLUMN` after .parquet files selects columns. A list such as `[A, B]` is all of these, one
+    source after the other."""
     weights: tuple[Weight, ...] | None = None
     """How often an epoch sees each image of each source of the list `data.train`, on average: `[1, 2.5]`. `null`: once.
     Evaluations use every image once."""

@@ -129,6 +129,13 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
             not fit into memory.
     """
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
+    kept = source.kept_images
+    if recipe.data.shuffle_window is None and kept is not None and kept < len(source) and collectives.is_main():
+        logger.warning(
+            "data.shuffle_window: is not set, so almost every image decodes a whole row group of its file; set it to at"
+            " most %d",
+            kept,
+        )
     try:
         backend = backend_of(recipe.data, accelerator.device)
         if resolve_backend(backend).name == "dali":

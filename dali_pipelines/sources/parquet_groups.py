@@ -103,6 +103,8 @@ def binary_rows(array: Any) -> BinaryRows:
 
     if types.is_struct(array.type):
         array = array.flatten()[array.type.get_field_index("bytes")]
+    if not types.is_binary(array.type):
+        array = array.cast("large_binary")  # of a view, which polars writes
     width = np.int64 if types.is_large_binary(array.type) else np.int32
     _, ends, buffer = array.buffers()
     values = (

@@ -140,7 +140,7 @@ def _is_image(type_: Any) -> bool:
 def _is_binary(type_: Any) -> bool:
     from pyarrow import types
 
-    return bool(types.is_binary(type_) or types.is_large_binary(type_))
+    return bool(types.is_binary(type_) or types.is_large_binary(type_)) or str(type_) == "binary_view"
 
 
 def _label_kind(type_: Any) -> LabelKind | None:
@@ -148,7 +148,7 @@ def _label_kind(type_: Any) -> LabelKind | None:
 
     if types.is_dictionary(type_):
         type_ = type_.value_type
-    if types.is_string(type_) or types.is_large_string(type_):
+    if types.is_string(type_) or types.is_large_string(type_) or str(type_) == "string_view":
         return "text"
     return "number" if types.is_integer(type_) else None
 

@@ -44,7 +44,7 @@ class TableLabels:
         if pyarrow.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if self._columns.label_kind == "text":
-            encoded = column.combine_chunks().dictionary_encode()
+            encoded = column.cast(pyarrow.large_string()).combine_chunks().dictionary_encode()
             texts = encoded.dictionary.to_pylist()
             codes = np.array([self._code_of.setdefault(text, len(self._code_of)) for text in texts], dtype=np.int64)
             numbers = encoded.indices.to_numpy(zero_copy_only=False)

@@ -85,11 +85,12 @@ def test_columns_that_are_not_clear_are_named(given: pa.Schema, choices: dict[st
         (pa.array(["b", "a", "b"]), ("a", "b"), [1, 0, 1]),
         (pa.array(["10", "9", "9"], pa.large_string()), ("9", "10"), [1, 0, 0]),
         (pa.array(["b", "a", "b"]).dictionary_encode(), ("a", "b"), [1, 0, 1]),
+        (pa.array(["b", "a", "b"], pa.string_view()), ("a", "b"), [1, 0, 1]),
     ],
 )
 def test_labels_of_every_type(tmp_path: Path, labels: pa.Array, classes: tuple[str, ...], numbers: list[int]) -> None:
     """Two files, of which the second has the labels in another order."""
-    for name, column in (("1", labels), ("2", labels[::-1])):
+    for name, column in (("1", labels), ("2", pa.array(labels.to_pylist()[::-1], labels.type))):
         write_columns(tmp_path / f"{name}.parquet", image=pa.array([b"x"] * 3, pa.large_binary()), label=column)
     source = open_source(f"{tmp_path}/*.parquet")
     assert source.classes == classes
@@ -129,6 +130,15 @@ def test_a_test_split_without_labels_has_none(tmp_path: Path) -> None:
 
     source = open_source(write_parquet(tmp_path / "test.parquet", [b"x"] * 2, [-1, -1], classes=["a", "b"]))
     assert not source.has_labels
+
+
+def test_images_in_a_view(tmp_path: Path) -> None:
+    """Polars writes columns of this type."""
+    images = pa.array([b"1", None, b"3" * 100], pa.binary_view())
+    source = open_source(write_columns(tmp_path / "a.parquet", image=images))
+    assert [source.read(index).tobytes() for index in (0, 2)] == [b"1", b"3" * 100]
+    with pytest.raises(ValueError, match="the image is null"):
+        source.read(1)
 
 
 def test_choices_are_checked(tmp_path: Path) -> None:
