@@ -129,7 +129,13 @@ class TwoViewLoader:
         check_memory(self.views, samples=samples, backend=self.backend)
         if self.backend.on_device:
             check_fits(self.source, torch.cuda.mem_get_info()[1])
-        _check_window(self.source, shuffle_window, is_told=rank == 0)
+        check_window(self.source, shuffle_window)
+        kept = self.source.kept_images
+        if rank == 0 and kept is not None and kept < min(shuffle_window or 0, len(self.source)):
+            logger.warning(
+                "shuffle_window: %d images do not all stay in memory, so their groups are decoded several times; use at"
+                " most %d", shuffle_window, kept,
+            )  # fmt: skip
         self._order = Order(self.source.parts, seed, groups=self.source.groups, window=shuffle_window)
         self._shards = Shards(self._order, batch_size_per_rank, rank, world_size)
         self.micro_batches = micro_batches
@@ -260,8 +266,16 @@ class TwoViewLoader:
             yield Plan(indices[rows], tuple(view.rows(rows) for view in mine))
 
 
-def _check_window(source: ImageSource, window: int | None, *, is_told: bool) -> None:
-    """Raise if images cannot be shuffled in windows, and warn if the groups of a window do not stay in memory."""
+def check_window(source: ImageSource, window: int | None) -> None:
+    """Raise if the images of a source cannot be shuffled in windows.
+
+    Args:
+        source: Source of the images.
+        window: Number of images that are shuffled together; None for all.
+
+    Raises:
+        ValueError: If there is a window, and it is below 1 or the source has no groups.
+    """
     if window is None:
         return
     if window < 1:
@@ -271,8 +285,3 @@ def _check_window(source: ImageSource, window: int | None, *, is_told: bool) -> 
             f"shuffle_window: {window} is not allowed, because the source reads each image alone; leave it out, which"
             " shuffles all images"
         )
-    if is_told and source.kept_images is not None and window > source.kept_images < len(source):
-        logger.warning(
-            "shuffle_window: the groups of %d images do not all stay in memory, so groups are decoded several times;"
-            " use at most %d", window, source.kept_images,
-        )  # fmt: skip

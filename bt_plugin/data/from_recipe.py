@@ -16,7 +16,7 @@ from bt_plugin.errors import RecipeError
 from bt_plugin.runtime import collectives
 from dali_pipelines.backend import Backend, resolve_backend
 from dali_pipelines.eval_loader import EvalLoader
-from dali_pipelines.loaders import TwoViewLoader
+from dali_pipelines.loaders import TwoViewLoader, check_window
 from dali_pipelines.sources import ImageSource, Relabeled, open_source, several_sources
 from dali_pipelines.views.params import Tuning
 
@@ -43,7 +43,8 @@ def open_sources(
         The training images, and the validation images or None.
 
     Raises:
-        RecipeError: If a path does not exist or has no images, or if its images have other channels than the model.
+        RecipeError: If a path does not exist or has no images, if its images have other channels than the model, or if
+            they cannot be shuffled in windows.
     """
     sources = []
     data = recipe.data
@@ -60,6 +61,10 @@ def open_sources(
         sources.append(source)
     train, val = sources
     assert train is not None, "data.train is required"
+    try:
+        check_window(train, recipe.data.shuffle_window)
+    except ValueError as error:
+        raise RecipeError(f"data.{error}") from error
     if val is not None and val.has_labels and train.has_labels:
         try:
             val = with_classes_of(train, val, text_of(data.val or ""))

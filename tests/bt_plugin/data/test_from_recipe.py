@@ -18,6 +18,7 @@ from bt_plugin.evaluation import run
 from bt_plugin.evaluation.subsets import at_most
 from dali_pipelines import open_source
 from tests.conftest import write_image
+from tests.parquet_files import write_parquet
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
@@ -148,3 +149,24 @@ def test_what_is_wrong_in_a_list_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / "bare" / "1.png", PIXELS)
     with pytest.raises(RecipeError, match=r"data\.train: the images of \[.*bare\] have no classes"):
         run._sources(protocol((folder, str(tmp_path / "bare")), folder))
+
+
+def test_windows_are_for_images_in_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_tree(tmp_path / "train", "a", "b")
+    with pytest.raises(RecipeError, match=r"data\.shuffle_window: 5 is not allowed, because the source reads each"):
+        open_sources(recipe(folder, None, shuffle_window=5))
+    content = (tmp_path / "train" / "a" / "1.png").read_bytes()
+    path = write_parquet(tmp_path / "set.parquet", [content] * 8, [0, 1] * 4, classes=["a", "b"], rows=2)
+    on_cpu: Any = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
+    for window in (None, 4):
+        whole = recipe(str(path), folder, shuffle_window=window)
+        small = whole.model_copy(update={"optim": whole.optim.model_copy(update={"global_batch_size": 4})})
+        train, val = open_sources(small)
+        assert val is not None
+        assert val.classes == train.classes == ("a", "b")
+        assert build_loader(small, train, on_cpu).state_dict().get("window") == window
+        assert "data.shuffle_window" not in caplog.text, "all images stay in memory"
+        train.kept_images = 4
+        build_loader(small, train, on_cpu)
+        assert ("data.shuffle_window: is not set" in caplog.text) is (window is None)
+        caplog.clear()
