@@ -38,6 +38,9 @@ class SeveralSources(ImageSource):
         self._weights = tuple(weights)
         self._begins = [0, *accumulate(len(source) for source in sources[:-1])]
         self.groups = self._all_groups()
+        # A window has about as many images of each source as the source's share of all images.
+        kept = [each.kept_images * len(self) // len(each) for each in sources if each.kept_images is not None]
+        self.kept_images = min(kept, default=None)
 
     @property
     def parts(self) -> tuple[tuple[int, float], ...]:
@@ -140,7 +143,7 @@ class _EachOnce(ImageSource):
     def __init__(self, source: ImageSource) -> None:
         super().__init__(source.names, source.labels, source.classes)
         self.kind, self.channels = source.kind, source.channels
-        self.reads_ahead, self.groups = source.reads_ahead, source.groups
+        self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
         self._source = source
 
     def read(self, index: int) -> NDArray[np.uint8]:

@@ -163,6 +163,13 @@ def test_groups_follow_each_other_and_single_images_are_groups_of_one() -> None:
     assert several_sources([Stored(2), Stored(2)]).groups is None
 
 
+def test_a_window_keeps_as_much_of_each_source_as_its_share() -> None:
+    first, second, third = Stored(10, group=2), Stored(30, group=3), Stored(60)
+    first.kept_images, second.kept_images = 4, 6
+    assert several_sources([first, second, third]).kept_images == 100 * 6 // 30
+    assert several_sources([third, third]).kept_images is None
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
