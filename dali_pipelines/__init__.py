@@ -45,9 +45,9 @@ _MODULES = {
     "flat_folder": "dali_pipelines.sources",
     "image_folder": "dali_pipelines.sources",
     "open_source": "dali_pipelines.sources",
-    "several_sources": "dali_pipelines.sources",
     "parquet_files": "dali_pipelines.sources",
     "saved_dataset": "dali_pipelines.sources",
+    "several_sources": "dali_pipelines.sources",
     "tar_shards": "dali_pipelines.sources",
 }
 

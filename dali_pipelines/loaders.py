@@ -131,7 +131,7 @@ class TwoViewLoader:
             check_fits(self.source, torch.cuda.mem_get_info()[1])
         check_window(self.source, shuffle_window)
         kept = self.source.kept_images
-        if rank == 0 and kept is not None and kept < min(shuffle_window or 0, len(self.source)):
+        if rank == 0 and kept is not None and kept < (shuffle_window or 0):
             logger.warning(
                 "shuffle_window: %d images do not all stay in memory, so their groups are decoded several times; use at"
                 " most %d", shuffle_window, kept,

@@ -20,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="images: a folder, a file list, tar shards or an array file, as for data.train",
+        help="images: a folder, a file list, tar shards, parquet files or an array file, as for data.train",
     )
     parser.add_argument("output", metavar="OUT", help="new folder for the shards; an interrupted one is resumed")
     parser.add_argument("--shards", type=int, required=True, metavar="N", help="number of shards")

@@ -135,7 +135,7 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
     """
     batch_size = recipe.batch_size_per_rank(accelerator.num_processes)
     kept = source.kept_images
-    if recipe.data.shuffle_window is None and kept is not None and kept < len(source) and collectives.is_main():
+    if recipe.data.shuffle_window is None and kept is not None and collectives.is_main():
         logger.warning(
             "data.shuffle_window: is not set, so almost every image decodes a whole row group of its file; set it to at"
             " most %d",

@@ -69,7 +69,7 @@ class ImageSource(ABC):
     reads_ahead = 0
     # Position of the first image of each group that is stored and read together, (g,) int64; None without groups.
     groups: NDArray[np.int64] | None = None
-    # Largest shuffle_window whose groups all stay decoded in memory; None without groups.
+    # Largest shuffle_window whose groups all stay decoded in memory; None if there is no limit.
     kept_images: int | None = None
 
     def __init__(self, names: Sequence[str], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:

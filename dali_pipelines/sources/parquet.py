@@ -60,8 +60,9 @@ class ParquetSource(ImageSource):
         self.groups = np.cumsum(rows) - rows
         cache_bytes = int(cache_gib * 2**30)
         whole_groups = cache_bytes * len(rows) // max(1, int(decoded_bytes.sum()))
-        # A window can begin and end within a group.
-        self.kept_images = max(0, whole_groups - 2) * len(self) // len(rows)
+        if whole_groups < len(rows):
+            # A window can begin and end within a group.
+            self.kept_images = max(0, whole_groups - 2) * len(self) // len(rows)
         self._metadata = lru_cache(_MOST_FOOTERS)(_read_metadata)
         self._decoded = GroupCache(self._decode, cache_bytes)
 
