@@ -45,6 +45,7 @@ def test_two_ranks_train_as_one_group(small_recipe: Path, tmp_path: Path) -> Non
     result = launch(CPU_2PROC, str(small_recipe))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("kNN top-1 on data.val") == 1, "rank 0 alone speaks"
+    assert "FutureWarning" not in result.stderr
     run_dir = tmp_path / "run"
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["world_size"] == 2

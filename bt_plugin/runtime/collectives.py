@@ -51,8 +51,9 @@ def all_gather(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor.unsqueeze(0)
     everyone = tensor.new_empty((world_size(), *tensor.shape))
-    # Gloo supports only the concatenated layout.
-    distributed.all_gather_into_tensor(everyone.flatten(0, 1), tensor.contiguous())
+    # torch 2.14 has given the function a new name. Gloo supports only the concatenated layout.
+    name = "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
+    getattr(distributed, name)(everyone.flatten(0, 1), tensor.contiguous())
     return everyone
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -76,7 +77,10 @@ class TrainStep:
         model = _arranged(model, accelerator, recipe)
         self.optimizer = optimizer(recipe.optim, model)
         # The wrapped optimizer steps through the gradient scaler of fp16. The plain one is used for everything else.
-        self.model, self._wrapped_optimizer = accelerator.prepare(model, self.optimizer)
+        with warnings.catch_warnings():
+            # torch 2.14 has another name for it, which Accelerate does not pass on.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.model, self._wrapped_optimizer = accelerator.prepare(model, self.optimizer)
         make_state(self.optimizer)
         self._plain: BarlowTwins = accelerator.unwrap_model(self.model)
         self.probe = (
