@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 # Names for messages, for the keys of a loader's state that do not explain themselves.
 _CALLED = {
     "n_samples": "the number of images (n_samples)",
-    "source": "the fingerprint of the images' names, labels and order, and of the order of the sources (source)",
+    "source": "the fingerprint of the images' names, labels, order and stored versions, and of the order of the sources"
+    " (source)",
     "weights": "how often an epoch sees each image of each source (weights)",
     "window": "shuffle_window",
 }

@@ -26,7 +26,7 @@ ROWS = [
     "dali_pipelines.dali dali_pipelines.gpu dali_pipelines.native dali_pipelines.pil",
     "dali_pipelines.backend dali_pipelines.decoding dali_pipelines.memory dali_pipelines.plans",
     "dali_pipelines.orders dali_pipelines.ranks dali_pipelines.shards dali_pipelines.sources dali_pipelines.views",
-    "bt_plugin.errors bt_plugin.version dali_pipelines.errors dali_pipelines.regular_files",
+    "bt_plugin.errors bt_plugin.version dali_pipelines.errors dali_pipelines.regular_files dali_pipelines.storage",
 ]
 _ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row.split()}
 # What may name torch.distributed or a part of it.

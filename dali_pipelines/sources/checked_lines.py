@@ -14,10 +14,10 @@ class CheckedLines(io.RawIOBase):
 
     Args:
         file: File to read.
-        path: Path of the file, for messages.
+        path: Path or URL of the file, for messages.
     """
 
-    def __init__(self, file: io.FileIO, path: Path) -> None:
+    def __init__(self, file: io.FileIO | io.BytesIO, path: Path | str) -> None:
         self._file = file
         self._path = path
         self._lines = 0

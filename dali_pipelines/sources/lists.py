@@ -1,38 +1,21 @@
-"""Read lists of image files: .csv or .tsv with a path and a label per line, or .txt with a path per line."""
+"""Open lists of image files: .csv or .tsv with a path and a label per line, or .txt with a path per line."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
 from pathlib import Path
 
 from dali_pipelines.regular_files import open_regular
-from dali_pipelines.sources.checked_lines import CheckedLines
-from dali_pipelines.sources.files import IMAGE_SUFFIXES, FileSource
-from dali_pipelines.sources.labels import MOST_CHARACTERS, numbered
-from dali_pipelines.sources.list_columns import (
-    LABEL_NAMES,
-    PATH_NAMES,
-    Columns,
-    foreign_separator,
-    has_image_suffix,
-    header_columns,
-    is_unknown_header,
-)
+from dali_pipelines.sources.files import FileSource
+from dali_pipelines.sources.list_reader import LIST_DELIMITERS, ListReader, checked_classes
 from dali_pipelines.sources.names import Names
 from dali_pipelines.sources.paths import absolute, unreadable
+from dali_pipelines.sources.remote_lists import RemoteListSource, listed_at
+from dali_pipelines.storage.options import DEFAULT, Storage
+from dali_pipelines.storage.urls import is_url
 
-# Suffixes of lists, and their separators of columns.
-LIST_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}
-_NOT_UTF_8 = "is not UTF-8, perhaps Latin-1; save the list as UTF-8"
 
-
-def file_list(path: str | Path) -> FileSource:
+def file_list(path: str | Path, *, storage: Storage = DEFAULT) -> FileSource | RemoteListSource:
     """Open a list of image files.
 
     A .csv or .tsv list has a path and a label per line; either all lines have a label or none. A .txt list has a path
@@ -41,170 +24,34 @@ def file_list(path: str | Path) -> FileSource:
     numbers, else as text. Opening does not check that the files exist. A missing file counts as a bad file when it is
     read.
 
+    A list may be behind a URL, and its lines may be URLs. The paths of a list behind a URL begin at its folder.
+
     Args:
-        path: List, a .csv, .tsv or .txt file in UTF-8.
+        path: List, a .csv, .tsv or .txt file in UTF-8, or its URL.
+        storage: Where the bytes of remote images are kept.
 
     Raises:
         ValueError: If the list does not exist, is empty, or a line has an error; the message names the line.
+        StorageError: If a remote storage does not answer.
 
     Examples:
         >>> source = file_list("train.csv")
         >>> len(source), source.classes
     """
+    if is_url(url := os.fspath(path)):
+        return listed_at(url, storage=storage)
     path = absolute(path)
-    if path.suffix.lower() not in LIST_DELIMITERS:
+    suffix = path.suffix.lower()
+    if suffix not in LIST_DELIMITERS:
         raise ValueError(f"{path}: is not a list of files; use a {', '.join(LIST_DELIMITERS)} file")
     labels: list[str] = []
     try:
-        names = Names.of(_ListReader(path).paths(labels))
+        with open_regular(path) as file:
+            reader = ListReader(path, suffix=suffix, file=file, folder=path.parent)
+            names = Names.of(reader.paths(labels))
     except OSError as error:
         raise ValueError(f"{unreadable(path, error)}; use a {', '.join(LIST_DELIMITERS)} file") from error
-    if not names:
-        raise ValueError(f"{path}: has no files; write one path per line")
-    numbers, classes = numbered(labels)
-    without_blanks = {name.strip(): name for name in classes}
-    for name in classes:
-        if (other := without_blanks[name.strip()]) != name:
-            raise ValueError(f"{path}: the labels {name!r} and {other!r} differ only in whitespace; write one of them")
+    numbers, classes = checked_classes(path, names, labels)
+    if reader.has_urls:
+        return RemoteListSource(names, folder="", version="", storage=storage, labels=numbers, classes=classes)
     return FileSource(path.parent, names, labels=numbers, classes=classes)
-
-
-class _ListReader:
-    """A reader of a list, line by line.
-
-    Args:
-        path: List of files.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._delimiter = LIST_DELIMITERS[path.suffix.lower()]
-
-    def paths(self, labels: list[str]) -> Iterator[str]:
-        """Yield the paths in order, and append the labels to `labels`."""
-        with open_regular(self._path) as file:
-            rows = self._rows(_text_of(io.BufferedReader(CheckedLines(file, self._path))))
-            begun = list(islice((each for each in rows if _has_text(each[1])), 2))
-            if not begun:
-                return
-            columns = self._header(begun)
-            if columns is None:
-                columns = self._without_header(*begun[0])
-            else:
-                del begun[0]
-            count, path, label = columns.width, columns.path, columns.label
-            for line, row in chain(begun, rows):
-                name = row[path] if len(row) == count else ""
-                # The common case has no function call, which would slow down a list of a million lines.
-                if not name.isascii() or not name.lower().endswith(IMAGE_SUFFIXES):
-                    if not _has_text(row):
-                        continue
-                    self._check_path(line, row, columns)
-                if label is not None:
-                    text = row[label]
-                    if not 0 < len(text) <= MOST_CHARACTERS or text.isspace() or not text.isascii():
-                        self._check_label(line, row, columns)
-                    labels.append(sys.intern(text))
-                yield os.path.expanduser(name) if name[:2] == "~/" else name
-
-    def _rows(self, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows, each with the number of its last line."""
-        if self._delimiter is None:
-            for number, line in enumerate(text, start=1):
-                yield number, [line.rstrip("\r\n")]
-            return
-        reader = csv.reader(text, delimiter=self._delimiter, strict=True)
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise self._error(reader.line_num, f"{error}; correct the quotation marks") from error
-
-    def _header(self, begun: Sequence[tuple[int, list[str]]]) -> Columns | None:
-        """Return the columns that the first row names, or None if it is not a header."""
-        line, first = begun[0]
-        try:
-            columns = header_columns(first)
-        except ValueError as error:
-            raise self._error(line, str(error)) from error
-        if columns is None and len(begun) > 1 and is_unknown_header(first, begun[1][1]):
-            self._check_separator(line, first[0])
-            if not any(map(self._exists, first)):
-                raise self._error(
-                    line,
-                    f"{_shown(first)} looks like a header with unknown names; name the columns"
-                    f" {', '.join(PATH_NAMES[:4])} ... and {', '.join(LABEL_NAMES[:5])} ..., or remove the line",
-                )
-        return columns
-
-    def _without_header(self, line: int, first: Sequence[str]) -> Columns:
-        self._check_separator(line, first[0])
-        if len(first) > 2:
-            raise self._error(
-                line, f"{_shown(first)} must be a path and a label; or write a header, such as path,label,id"
-            )
-        if len(first) == 2 and has_image_suffix(first[1]) and not has_image_suffix(first[0]) and self._exists(first[1]):
-            raise self._error(line, f"{_shown(first)} has the path last; add the header label,path before it")
-        return Columns(len(first), 0, 1 if len(first) > 1 else None)
-
-    def _check_path(self, line: int, row: Sequence[str], columns: Columns) -> None:
-        name = row[columns.path] if columns.path < len(row) else ""
-        self._check_separator(line, name)
-        if len(row) != columns.width or not name:
-            expected = "a path" + " and a label" * (columns.label is not None)
-            others = f" among {columns.width} columns" if columns.width > 2 else ""
-            raise self._error(line, f"{_shown(row)} must be {expected}{others}")
-        # Bytes that are not UTF-8 may be a file's name.
-        if not _is_text(name) and not self._exists(name):
-            raise self._error(line, f"{_shown(row)} {_NOT_UTF_8}")
-
-    def _check_label(self, line: int, row: Sequence[str], columns: Columns) -> None:
-        assert columns.label is not None, "labels are checked where there are any"
-        label = row[columns.label]
-        if not label.strip():
-            raise self._error(line, f"{_shown(row)} has no label; give every line a label, or none")
-        if len(label) > MOST_CHARACTERS:
-            raise self._error(line, f"the label has {len(label)} characters; it may have at most {MOST_CHARACTERS}")
-        # A class folder may have a name that is not UTF-8. Then the path is not UTF-8 either, and that is allowed.
-        if not _is_text(label) and _is_text(row[columns.path]):
-            raise self._error(line, f"{_shown(row)} {_NOT_UTF_8}")
-
-    def _check_separator(self, line: int, cell: str) -> None:
-        if has_image_suffix(cell):
-            return
-        separator = foreign_separator(cell, self._delimiter)
-        if separator and not self._exists(cell):
-            suffix = self._path.suffix
-            named = next((other for other, own in LIST_DELIMITERS.items() if own == separator), None)
-            remedy = f"name the list {named}" if named else "write path,label into a .csv"
-            own = {",": "a comma", "\t": "a tab"}.get(self._delimiter or "", "only the path")
-            raise self._error(
-                line, f"{_shown([cell])} has the separator {separator!r}; a {suffix} list has {own}; {remedy}"
-            )
-
-    def _exists(self, name: str) -> bool:
-        return os.path.lexists(os.path.join(self._path.parent, os.path.expanduser(name)))
-
-    def _error(self, line: int, rule: str) -> ValueError:
-        return ValueError(f"{self._path}, line {line}: {rule}")
-
-
-def _text_of(file: io.BufferedReader) -> io.TextIOWrapper:
-    """Return the text of a file without the byte-order mark. Python's own codec for the mark is slower."""
-    if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
-        file.read(len(codecs.BOM_UTF8))
-    return io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-
-
-def _has_text(row: Sequence[str]) -> bool:
-    return any(cell.strip() for cell in row)
-
-
-def _is_text(cell: str) -> bool:
-    return cell.encode(errors="ignore").decode() == cell
-
-
-def _shown(cells: Sequence[str]) -> str:
-    """Return cells for a message: with escapes if needed, and at most 200 characters."""
-    shown = repr(list(cells))
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."

@@ -30,7 +30,7 @@ def expanded(pattern: str, kind: str) -> list[str]:
     """
     literal, rest = _existing_part(absolute(pattern))
     files = []
-    for name in _without_braces(rest, pattern):
+    for name in without_braces(rest, pattern):
         path = os.path.join(literal, name) if name else literal
         if not glob.has_magic(name) or os.path.lexists(path):
             files.append(path)
@@ -92,7 +92,16 @@ def _existing_part(path: Path) -> tuple[str, str]:
     return os.path.join(*parts[:count]), os.sep.join(parts[count:])
 
 
-def _without_braces(name: str, pattern: str) -> list[str]:
+def without_braces(name: str, pattern: str) -> list[str]:
+    """Return the names that a name with braces stands for.
+
+    Args:
+        name: Name with braces, or without.
+        pattern: Whole pattern, for messages.
+
+    Raises:
+        ValueError: If there are too many names.
+    """
     names: list[str] = []
     characters = 0
     try:

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -97,6 +97,16 @@ def _read(shards: Sequence[tuple[str, str]], suffixes: Sequence[str]) -> Index:
         except ValueError as error:
             raise ValueError(f"{shard}: {error}") from error
         left_out += (f"{prefix}/{name}" for name in members.left_out)
+    return packed(images, left_out)
+
+
+def packed(images: Sequence[tuple[str, Sequence[Image]]], left_out: Iterable[str]) -> Index:
+    """Return the index of images of shards, as members_of describes it.
+
+    Args:
+        images: Prefix of the names of each shard, and its images.
+        left_out: Names of images that are links or other members without bytes.
+    """
     names = Names.of(f"{prefix}/{image.name}" for prefix, of_shard in images for image in of_shard)
     labels = Names.of(image.label for _, of_shard in images for image in of_shard)
     others = Names.of(left_out)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from collections.abc import Callable
 from typing import NamedTuple
 
+from dali_pipelines.errors import StorageError
 from dali_pipelines.regular_files import open_regular
 from dali_pipelines.sources.files import IMAGE_SUFFIXES
 from dali_pipelines.sources.labels import MOST_CHARACTERS
@@ -81,9 +83,29 @@ def read_members(path: str) -> Members:
         raw = open_regular(path)
     except OSError as error:
         raise unreadable(path, error) from error
+    with raw:
+        return members_in(raw, path, size=os.fstat(raw.fileno()).st_size)
+
+
+def members_in(raw: io.RawIOBase, path: str, *, size: int, seen: Callable[[Member], None] | None = None) -> Members:
+    """Return the images and labels of an open tar file, as read_members does.
+
+    Args:
+        raw: Tar file, open for reading. It may be closed afterwards.
+        path: Path or URL of the file, for messages.
+        size: Number of its bytes.
+        seen: Function that is called with each image after its header was read, but must not move
+            the position of `raw`.
+
+    Raises:
+        ValueError: If the file is not a whole, uncompressed tar file, or two images have the same name.
+        StorageError: If a storage does not answer.
+    """
     try:
-        with raw, _HeaderFile(raw) as file:
-            return _members(file)
+        with _HeaderFile(raw) as file:
+            return _members(file, raw, size=size, seen=seen)
+    except StorageError:
+        raise
     except _ContentError as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # tarfile raises whatever its parsers raise
@@ -92,10 +114,9 @@ def read_members(path: str) -> Members:
         ) from error
 
 
-def _members(file: _HeaderFile) -> Members:
+def _members(file: _HeaderFile, raw: io.RawIOBase, *, size: int, seen: Callable[[Member], None] | None) -> Members:
     found = Members([], {}, [])
     names: set[str] = set()
-    size = os.fstat(file.fileno()).st_size
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         for member in archive:
@@ -121,11 +142,13 @@ def _members(file: _HeaderFile) -> Members:
                     raise _ContentError(f"two members are named {name!r}; keep one")
                 names.add(name)
                 found.images.append(Member(name, member.offset_data, member.size))
+                if seen:
+                    seen(found.images[-1])
             else:
                 label = _label(file, member)
                 if found.labels.setdefault(name, label) != label:
                     raise _ContentError(f"two members are named {name!r}; keep one")
-        _check_end(file.fileno(), archive.offset, size)
+        _check_end(raw, archive.offset, size)
     return found
 
 
@@ -145,9 +168,10 @@ def _label(file: _HeaderFile, member: tarfile.TarInfo) -> str:
     return label
 
 
-def _check_end(descriptor: int, end: int, size: int) -> None:
+def _check_end(raw: io.RawIOBase, end: int, size: int) -> None:
     """Raise if the file has no end mark after its last member, or data after the end mark."""
-    mark = os.pread(descriptor, len(_END), end)
+    raw.seek(end)
+    mark = raw.read(len(_END)) or b""
     if len(mark) < len(_END) and not any(mark):
         raise tarfile.ReadError(f"it is truncated at byte {size}, before the two zero blocks of its end")
     if any(mark[: tarfile.BLOCKSIZE]):
@@ -156,8 +180,9 @@ def _check_end(descriptor: int, end: int, size: int) -> None:
         raise tarfile.ReadError(f"the end at byte {end} has one zero block instead of two")
     if size - end > _MOST_PADDING:
         raise tarfile.ReadError(f"{size - end} bytes follow the end at byte {end}")
-    for offset in range(end, size, _CHUNK):
-        if os.pread(descriptor, _CHUNK, offset).strip(b"\0"):
+    raw.seek(end)
+    while chunk := raw.read(_CHUNK):
+        if chunk.strip(b"\0"):
             raise tarfile.ReadError(
                 f"data follow the end at byte {end}, perhaps from an appended archive; store it as a second shard"
             )

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from dali_pipelines.sources.class_names import named_classes
-from dali_pipelines.sources.files import ENDINGS, IMAGE_SUFFIXES
 from dali_pipelines.sources.index_cache import Built, cached_index
-from dali_pipelines.sources.names import Names
-from dali_pipelines.sources.paths import absolute
 from dali_pipelines.sources.patterns import expanded, prefixes_of
+from dali_pipelines.sources.remote_tars import RemoteTarSource, remote_tar_shards
 from dali_pipelines.sources.slices import SliceSource
+from dali_pipelines.sources.tar_index import images_of
 from dali_pipelines.sources.tar_members import members_of
-
-logger = logging.getLogger(__name__)
-
-_CHOICE = re.compile(r"(.*\.tar)\?image=([^/?]+)", re.DOTALL | re.IGNORECASE)
+from dali_pipelines.sources.tar_patterns import chosen, expanded_url
+from dali_pipelines.storage.options import DEFAULT, Storage
+from dali_pipelines.storage.urls import is_url
 
 
 class TarSource(SliceSource):
@@ -32,12 +26,9 @@ class TarSource(SliceSource):
         return f"{self.file(index)}, member {self.names[index].rpartition('.tar/')[2]}"
 
 
-def is_tar_pattern(path: str) -> bool:
-    """Return whether a path is a pattern of tar shards (see tar_shards)."""
-    return path.lower().endswith(".tar") or _CHOICE.fullmatch(path) is not None
-
-
-def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
+def tar_shards(
+    pattern: str | Path | Iterable[str | Path], *, storage: Storage = DEFAULT
+) -> TarSource | RemoteTarSource:
     """Open the images of tar shards, in the order of the shards.
 
     Every member with the suffix of an image is an image. Its label is the text of the .cls member with the same name,
@@ -48,72 +39,50 @@ def tar_shards(pattern: str | Path | Iterable[str | Path]) -> TarSource:
     Args:
         pattern: Path of a shard, or several paths. A path may have wildcards (shards/*.tar) and braces
             (train-{0000..0146}.tar). With ?image=jpg at the end, only members named KEY.jpg are images: 0.jpg, but not
-            its mask 0.seg.png.
+            its mask 0.seg.png. Shards may also be URLs, such as s3://bucket/train-{0000..0146}.tar.
+        storage: Where the bytes of remote shards are kept.
 
     Raises:
         ValueError: If a shard is missing or not a whole tar file, the shards have no images, or only some images have a
             label. Also if classes.txt has no line for a label, or it is not clear which members are the images.
+        StorageError: If a remote storage does not answer.
 
     Examples:
         >>> source = tar_shards("shards/train-{0000..0146}.tar")
         >>> masked = tar_shards("shards/*.tar?image=jpg")
     """
     patterns = [os.fspath(pattern)] if isinstance(pattern, (str, Path)) else [os.fspath(each) for each in pattern]
-    chosen = [_chosen(each) for each in patterns]
-    if not chosen or any(suffixes != chosen[0][1] for _, suffixes in chosen):
+    shards, suffixes = _shards_of(patterns)
+    if is_url(shards[0]):
+        return remote_tar_shards(patterns[0], shards, suffixes, storage=storage)
+    key = "\n".join(["tar shards", *suffixes, *(os.path.abspath(shard) for shard in shards)])
+    found = images_of(patterns[0], cached_index(key, lambda: _index_of(shards, suffixes)), suffixes)
+    numbers, classes = named_classes(found.labels, shards)
+    return TarSource(
+        shards,
+        names=found.names,
+        labels=numbers,
+        classes=classes,
+        file_of=found.shard_of,
+        offsets=found.offsets,
+        sizes=found.sizes,
+    )
+
+
+def _shards_of(patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the shards that patterns name, and the suffixes of ?image=."""
+    each_chosen = [chosen(each) for each in patterns]
+    if not each_chosen or any(suffixes != each_chosen[0][1] for _, suffixes in each_chosen):
         raise ValueError(
             f"{', '.join(patterns) or 'no pattern'}: is not allowed; give at least one shard, and all shards with the"
             " same ?image=SUFFIX or none"
         )
-    shards = [shard for each, _ in chosen for shard in expanded(each, "shard")]
-    suffixes = chosen[0][1]
-    key = "\n".join(["tar shards", *suffixes, *(os.path.abspath(shard) for shard in shards)])
-    index = cached_index(key, lambda: _index_of(shards, suffixes))
-    names, left_out = Names(index["names"], index["ends"]), Names(index["left_out"], index["left_out_ends"])
-    if left_out:
-        logger.warning(
-            "%s: %d members are links and are left out, such as %s; write the shards with --dereference and"
-            " --hard-dereference", patterns[0], len(left_out), left_out[0],
-        )  # fmt: skip
-    if not names:
-        rule = (
-            f"members named KEY.{' or KEY.'.join(suffixes)} are images"
-            if suffixes
-            else ENDINGS.replace("files", "members")
-        )
-        raise ValueError(f"{patterns[0]}: {len(shards)} shard(s) have no images; {rule}")
-    labels = list(Names(index["labels"], index["label_ends"]))
-    if not all(labels):
-        if any(labels):
-            raise ValueError(
-                f"{names[labels.index('')]} has no .cls member, and other images have one; give all images one, or none"
-            )
-        labels = []
-    numbers, classes = named_classes(labels, shards)
-    return TarSource(
-        shards,
-        names=names,
-        labels=numbers,
-        classes=classes,
-        file_of=np.repeat(np.arange(len(shards)), index["counts"]),
-        offsets=index["offsets"],
-        sizes=index["sizes"],
-    )
-
-
-def _chosen(pattern: str) -> tuple[str, list[str]]:
-    """Return the pattern without ?image=, and the suffixes in it."""
-    match = _CHOICE.fullmatch(pattern)
-    if match is None or os.path.isfile(absolute(pattern)):
-        return pattern, []
-    suffixes = [suffix.strip().lower() for suffix in match[2].split(",")]
-    for suffix in suffixes:
-        if not f".{suffix}".endswith(IMAGE_SUFFIXES):
-            raise ValueError(
-                f"{pattern}: ?image={suffix} is not allowed; it must be the text after the first dot of an image's"
-                " name, such as jpg or seg.png"
-            )
-    return match[1], suffixes
+    if len({is_url(each) for each, _ in each_chosen}) > 1:
+        raise ValueError(f"{', '.join(patterns)}: is not allowed; give paths only, or URLs only")
+    shards = [
+        shard for each, _ in each_chosen for shard in (expanded_url(each) if is_url(each) else expanded(each, "shard"))
+    ]
+    return shards, each_chosen[0][1]
 
 
 def _index_of(shards: Sequence[str], suffixes: Sequence[str]) -> Built:

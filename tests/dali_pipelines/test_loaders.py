@@ -218,7 +218,9 @@ def test_a_state_of_as_many_other_images_is_refused(small_data: Path, tmp_path: 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(small_data / "train" / "coffee" / name)
     state = loader(tmp_path / "a").state_dict()
-    with pytest.raises(ValueError, match=r"the fingerprint of the images' names, labels and order, .* \(source\) was"):
+    with pytest.raises(
+        ValueError, match=r"the fingerprint of the images' names, labels, order and stored versions, .* \(source\) was"
+    ):
         loader(tmp_path / "b").load_state_dict(state)
 
 
