@@ -139,7 +139,7 @@ def embed(
     from bt_plugin.runtime import collectives
     from bt_plugin.runtime.accelerator import process_settings_restored
 
-    source = images["train"] or open_named("data", checked.data.train)
+    source = images["train"] or open_named("data", checked.data.train, storage=checked.data.storage)
     with process_settings_restored():
         features = features_of(opened, checked, source)
     names = list(source.names)

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bt_plugin.config.section import Paths, Section
+from bt_plugin.config.section import Paths, PathText, Section
 from dali_pipelines.orders import MOST_WEIGHT
+from dali_pipelines.storage.options import Storage
 from dali_pipelines.views.params import MOST_PIXELS
 
 Weight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
@@ -21,10 +22,16 @@ class Data(Section):
     save_to_disk, or a .npz file with the arrays `images` and `labels`. Shards and .parquet files may have wildcards and
     braces. A folder contains a subfolder for each class, images without classes, or .parquet files.
     `?image=COLUMN&label=COLUMN` after .parquet files selects columns. A list such as `[A, B]` is all of these, one
-    source after the other."""
+    source after the other. Lists of files and .tar shards may be URLs: s3://, gs://, http(s):// or hf://datasets/."""
     weights: tuple[Weight, ...] | None = None
     """How often an epoch sees each image of each source of the list `data.train`, on average: `[1, 2.5]`. `null`: once.
     Evaluations use every image once."""
+    cache_dir: PathText | None = None
+    """Folder for bytes that are fetched from URLs. All ranks of a host share it. `null`: dali_pipelines/objects in
+    $XDG_CACHE_HOME, by default in ~/.cache."""
+    cache_gib: Annotated[float, Field(ge=0, le=2**20)] = 10.0
+    """Largest size of that folder, in GiB. If it holds all images, only the first epoch fetches them. 0: nothing is
+    kept."""
     val: Paths | None = None
     """Validation images with classes, in the same formats. `null`: no evaluation that needs labels."""
     backend: Literal["auto", "dali", "native"] = "auto"
@@ -70,3 +77,8 @@ class Data(Section):
                 f" {len(self.train)} sources; give one weight for each source"
             )
         return self
+
+    @property
+    def storage(self) -> Storage:
+        """The options that say where bytes from URLs are kept."""
+        return Storage(self.cache_dir, self.cache_gib)

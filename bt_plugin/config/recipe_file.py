@@ -18,6 +18,7 @@ from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.yaml12 import MOST_BYTES, YamlError, parse_yaml
 from bt_plugin.errors import RecipeError
 from dali_pipelines.regular_files import read_regular
+from dali_pipelines.storage.urls import scrubbed
 
 # An override such as views.both.size_px=64 names two sections.
 _MOST_SECTIONS = 8
@@ -83,7 +84,7 @@ def load_as(
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        lines = "\n".join(f"  {_explained(detail, kind)}" for detail in details)
+        lines = "\n".join(f"  {scrubbed(_explained(detail, kind))}" for detail in details)
         raise RecipeError(f"{path or 'recipe'}: {len(details)} error(s) to correct\n{lines}") from error
 
 

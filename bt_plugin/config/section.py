@@ -6,12 +6,22 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from dali_pipelines.storage.urls import check_url, is_url
+
 # No run needs more. A larger value is a typing error, which would otherwise fail much later.
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 # The largest values of float32 are about 3.4e38.
 Rate = Annotated[float, Field(ge=0, le=1e38)]
-# Linux allows paths of 4095 bytes.
-PathText = Annotated[str, Field(min_length=1, max_length=4095)]
+
+
+def _without_secret(path: str) -> str:
+    if is_url(path):
+        check_url(path)
+    return path
+
+
+# Linux allows paths of 4095 bytes. A URL must have no secret, because recipes are copied into logs and checkpoints.
+PathText = Annotated[str, Field(min_length=1, max_length=4095), AfterValidator(_without_secret)]
 # Tags are part of the place in an error. A blank tag is left out of messages.
 _ONE, _LIST = "", " "
 

@@ -18,6 +18,7 @@ from dali_pipelines.backend import Backend, resolve_backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader, check_window
 from dali_pipelines.sources import ImageSource, Relabeled, open_source, several_sources
+from dali_pipelines.storage.options import DEFAULT, Storage
 from dali_pipelines.views.params import Tuning
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,9 @@ def open_sources(
     data = recipe.data
     for key, path, given in (("data.train", data.train, train), ("data.val", data.val, val)):
         weights = data.weights if key == "data.train" else None
-        source = open_named(key, path, weights) if given is None and path is not None else given
+        source = given
+        if given is None and path is not None:
+            source = open_named(key, path, weights, storage=data.storage)
         channels = recipe.model.in_chans
         if source and source.channels != (3 if channels == 1 else channels):
             raise RecipeError(
@@ -75,16 +78,24 @@ def open_sources(
     return train, val
 
 
-def open_named(key: str, path: str | tuple[str, ...], weights: Sequence[float] | None = None) -> ImageSource:
+def open_named(
+    key: str,
+    path: str | tuple[str, ...],
+    weights: Sequence[float] | None = None,
+    *,
+    storage: Storage = DEFAULT,
+) -> ImageSource:
     """Open the images that a key of a recipe names.
 
     Args:
         key: Key of the recipe, for the message.
         path: Value of the key: a path, or the paths of several sources.
         weights: Value of data.weights, if the key has several sources.
+        storage: Where bytes from URLs are kept.
 
     Raises:
         RecipeError: If a path does not exist or has no images, or the sources do not fit together.
+        StorageError: If a remote storage does not answer.
     """
     paths = (path,) if isinstance(path, str) else path
     for each in paths:
@@ -93,7 +104,7 @@ def open_named(key: str, path: str | tuple[str, ...], weights: Sequence[float] |
                 f"{key}: {each} are images that a Python program gave; give {key}=PATH, or the images in Python again"
             )
     try:
-        return several_sources([open_source(each) for each in paths], weights)
+        return several_sources([open_source(each, storage=storage) for each in paths], weights)
     except ValueError as error:
         section = "data." if str(error).startswith("weights: ") else f"{key}: "
         raise RecipeError(f"{section}{error}") from error

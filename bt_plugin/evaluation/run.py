@@ -206,7 +206,7 @@ def _sources(
 ) -> tuple[ImageSource, ImageSource]:
     sources = []
     for key, path, given in (("data.train", recipe.data.train, train), ("data.val", recipe.data.val, val)):
-        source = each_once(given or open_named(key, path))
+        source = each_once(given or open_named(key, path, storage=recipe.data.storage))
         if not source.has_labels:
             raise RecipeError(
                 f"{key}: the images of {text_of(path)} have no classes; use a folder that contains only subfolders, one"

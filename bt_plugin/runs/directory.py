@@ -46,7 +46,7 @@ _FREE_KEYS = {
     "optim": {"accumulation_steps"},
     "data": {
         "train", "val", "backend", "augment", "on_device", "num_threads", "prefetch", "hw_decoder_load",
-        "max_bad_files", "max_pixels",
+        "max_bad_files", "max_pixels", "cache_dir", "cache_gib",
     },
     "run": {
         "output_dir", "device", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "resume", "max_steps",
