@@ -95,9 +95,7 @@ def test_redirections_are_followed(server: Nginx) -> None:
 
 
 def test_a_busy_server_is_asked_again_and_named(server: Nginx) -> None:
-    with pytest.raises(
-        StorageError, match=r"/busy/a: .*answers 503 .*It was tried again for"
-    ) as raised:
+    with pytest.raises(StorageError, match=r"/busy/a: .*answers 503 .*It was tried again for") as raised:
         stat(f"{server.url}/busy/a")
     assert not isinstance(raised.value, PermanentError)
     assert len(server.requests("busy")) > 2
