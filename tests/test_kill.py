@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from bt_plugin.checkpoints.folder import checkpoints, damage_of
 from tests.conftest import REPOSITORY
+from tests.forks import pretrain_on
 
 DEATHS = {1: 12, 2: 20}
 
@@ -29,7 +30,11 @@ def live(
     options: Sequence[str] = ("run.checkpoint_every_steps=1",),
     **environment: str,
 ) -> int:
-    """How many runs were killed."""
+    """Run to the end, with lives before that are killed, and return how many were killed."""
+    if not deaths:
+        done = pretrain_on(world_size, str(recipe), f"run.output_dir={folder}", *options, **environment)
+        assert done.returncode == 0, done.stderr
+        return 0
     scenario = {
         "arguments": ["pretrain", str(recipe), f"run.output_dir={folder}", *options],
         "folder": str(folder),
