@@ -19,7 +19,7 @@ from dali_pipelines.storage.stores import (
     Store,
     missing_library,
 )
-from dali_pipelines.storage.urls import EXTRAS, failure, protocol_of
+from dali_pipelines.storage.urls import EXTRAS, protocol_of, scrubbed
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -131,21 +131,21 @@ def patiently(url: str, once: Callable[[], T]) -> T:
         try:
             return once()
         except MissingError as error:
-            raise FileNotFoundError(f"does not exist: {failure(url, error)}") from None
+            raise FileNotFoundError(f"{scrubbed(url)}: does not exist ({scrubbed(str(error))})") from None
         except ChangedError as error:
             raise PermanentError(
-                f"{failure(url, error)} since the run began. Restore it, or start a new run with the changed data"
+                f"{_failure(url, error)} since the run began. Restore it, or start a new run with the changed data"
             ) from None
         except RefusedError as error:
-            raise PermanentError(str(failure(url, error))) from None
+            raise PermanentError(_failure(url, error)) from None
         except Exception as error:  # a library of a protocol has errors of its own
             # Python refuses new work when the program ends. What threads still ask for is not needed any more.
             if isinstance(error, RuntimeError) and "shutdown" in str(error):
-                raise PermanentError(str(failure(url, error))) from None
+                raise PermanentError(_failure(url, error)) from None
             # Half of the pause is random, so that the ranks do not ask again all at once.
             wait_s = pause_s * random.uniform(0.5, 1.0)
             if time.monotonic() + wait_s - begun_s > GIVE_UP_S:
-                reason = failure(url, error)
+                reason = _failure(url, error)
                 raise StorageError(f"{reason}. It was tried again for {time.monotonic() - begun_s:.0f} s") from None
         time.sleep(wait_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -179,3 +179,10 @@ def _store(protocol: str) -> Store:
     from dali_pipelines.storage.buckets import GoogleStore, S3Store
 
     return S3Store() if protocol == "s3" else GoogleStore()
+
+
+def _failure(url: str, error: Exception) -> str:
+    """Return a message that names a URL and the cause, without a secret."""
+    is_named = isinstance(error, RefusedError) or not str(error)
+    text = str(error) or type(error).__name__ if is_named else f"{type(error).__name__}: {error}"
+    return scrubbed(f"{url}: {text}")

@@ -6,8 +6,6 @@ import posixpath
 import re
 from urllib.parse import urljoin, urlsplit
 
-from dali_pipelines.errors import StorageError
-
 # The extra that has the library of each protocol.
 EXTRAS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http", "hf": "hf"}
 
@@ -102,14 +100,3 @@ def joined(folder: str, name: str) -> str:
 def suffix_of(url: str) -> str:
     """Return the suffix of a URL's path in lower case, such as ".csv", without its query."""
     return posixpath.splitext(urlsplit(url).path)[1].lower()
-
-
-def failure(url: str, error: BaseException) -> StorageError:
-    """Return the error of a URL that could not be read.
-
-    Args:
-        url: URL of the object.
-        error: Cause.
-    """
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return StorageError(scrubbed(f"{url}: {text}"))

@@ -120,7 +120,7 @@ def test_wildcards_find_the_shards(folder: Path, place: str, storage: Storage) -
 
 def test_what_is_not_there_is_named(place: str) -> None:
     for name in ("s-{0..2}.tar", "other.csv"):
-        with pytest.raises(ValueError, match=r"does not exist: .*; correct the URL") as raised:
+        with pytest.raises(ValueError, match=r": does not exist \(.*\); correct the URL") as raised:
             open_source(f"{place}/{name}")
         assert "hush" not in str(raised.value)
 
@@ -138,7 +138,7 @@ def test_one_missing_image_of_a_list_is_a_bad_image(place: str, storage: Storage
     assert [batch.filenames for batch in loader] == [[f"{place}/photos/000.jpg"] * 2]
     assert loader.bad_files.indices == {1}
     strict = TwoViewLoader(loader.source, 2, SMALL, backend=chosen(), max_bad_files=0)
-    with pytest.raises(BadImageError, match=r"photos/gone.jpg: FileNotFoundError: does not exist"):
+    with pytest.raises(BadImageError, match=r"photos/gone.jpg: does not exist"):
         list(strict)
 
 
@@ -182,7 +182,7 @@ def test_a_changed_object_of_a_bucket_is_noticed(bucket: str, folder: Path) -> N
     files.put(str(folder / "s-0.tar"), "photos/other/s.tar")
     source = open_source("s3://photos/other/s.tar", storage=Storage(cache_gib=0))
     files.put(str(folder / "s-1.tar"), "photos/other/s.tar")
-    with pytest.raises(StorageError, match=r"s3://photos/other/s.tar: ChangedError: the object has changed"):
+    with pytest.raises(StorageError, match=r"s3://photos/other/s.tar: the object has changed"):
         source.read(0)
 
 

@@ -148,7 +148,7 @@ def test_a_changed_shard_is_refused(folder: Path, tmp_path: Path, storage: Stora
         loader = TwoViewLoader(source, 4, SMALL, backend=chosen())
         state = loader.state_dict()
         shard.write_bytes((folder / "train-001.tar").read_bytes())
-        with pytest.raises(StorageError, match=r"a.tar: ChangedError: the object has changed since the run began"):
+        with pytest.raises(StorageError, match=r"a.tar: the object has changed since the run began"):
             list(loader)
         changed = open_source(f"{running.url}/a.tar", storage=storage)
         with pytest.raises(ValueError, match="versions"):
@@ -156,7 +156,7 @@ def test_a_changed_shard_is_refused(folder: Path, tmp_path: Path, storage: Stora
 
 
 def test_what_is_not_there_is_named(server: Nginx) -> None:
-    with pytest.raises(ValueError, match=r"does not exist: http.*/train-004.tar.*answers 404.*; correct the URL"):
+    with pytest.raises(ValueError, match=r"^http.*/train-004.tar: does not exist \(.*answers 404.*\); correct the URL"):
         open_source(f"{server.url}/train-{{000..004}}.tar")
     with pytest.raises(ValueError, match="a web server lists no files"):
         open_source(f"{server.url}/*.tar")
