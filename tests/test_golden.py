@@ -1,4 +1,4 @@
-"""The first losses of the quickstart, an epoch and two more steps, or four on two ranks, beside those on record.
+"""The first losses of the quickstart, an epoch and two more steps, or four on two ranks, compared with those on record.
 
 Whatever changes them changes what users get from the same recipe and seed. Where that is meant,
 `python -m tests.renew_golden` records them anew. The file also says for which processor, torch and number of cores they
