@@ -114,16 +114,16 @@ def orders(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def throughput(name: str, path: str, images: int) -> dict[str, float]:
     """Return the images per second from the first to the last of a number of images, and the row groups decoded."""
     from dali_pipelines import Backend, TwoViewLoader, open_source, parquet_files
-    from dali_pipelines.sources import parquet
+    from dali_pipelines.sources import parquet_source
 
     decoded = []
-    decode = parquet.decode_group
+    decode = parquet_source.decode_group
 
     def counted(*arguments: Any) -> Any:
         decoded.append(arguments)
         return decode(*arguments)
 
-    parquet.decode_group = counted  # type: ignore[assignment]
+    parquet_source.decode_group = counted  # type: ignore[assignment]
     source = open_source(path) if name == "folder" else parquet_files(path, cache_gib=CACHE_GIB)
     backend = Backend("native", device="cpu")
     # The first batches of a process compile the kernel.

@@ -22,7 +22,8 @@ class Data(Section):
     save_to_disk, or a .npz file with the arrays `images` and `labels`. Shards and .parquet files may have wildcards and
     braces. A folder contains a subfolder for each class, images without classes, or .parquet files.
     `?image=COLUMN&label=COLUMN` after .parquet files selects columns. A list such as `[A, B]` is all of these, one
-    source after the other. Lists of files and .tar shards may be URLs: s3://, gs://, http(s):// or hf://datasets/."""
+    source after the other. Lists of files, .tar shards and .parquet files may be URLs: s3://, gs://, http(s):// or
+    hf://datasets/."""
     weights: tuple[Weight, ...] | None = None
     """How often an epoch sees each image of each source of the list `data.train`, on average: `[1, 2.5]`. `null`: once.
     Evaluations use every image once."""

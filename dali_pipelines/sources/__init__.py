@@ -13,11 +13,12 @@ from dali_pipelines.sources.files import FileSource
 from dali_pipelines.sources.folders import any_folder, flat_folder, image_folder
 from dali_pipelines.sources.list_reader import LIST_DELIMITERS
 from dali_pipelines.sources.lists import file_list
-from dali_pipelines.sources.parquet import ParquetSource, parquet_files
+from dali_pipelines.sources.parquet import parquet_files
+from dali_pipelines.sources.parquet_source import ParquetSource
 from dali_pipelines.sources.paths import absolute
 from dali_pipelines.sources.saved_datasets import saved_dataset
 from dali_pipelines.sources.several import SeveralSources, each_once, several_sources
-from dali_pipelines.sources.table_folders import open_table
+from dali_pipelines.sources.table_folders import is_parquet_url, open_table
 from dali_pipelines.sources.tar_patterns import is_tar_pattern
 from dali_pipelines.sources.tars import TarSource, tar_shards
 from dali_pipelines.storage.options import DEFAULT, Storage
@@ -61,11 +62,11 @@ def open_source(path: str | Path | Sequence[str | Path], *, storage: Storage = D
     - Any other folder: its sub-folders are the classes (see image_folder).
     - A list of paths: the images of all of them (see several_sources).
 
-    Tar shards and lists of files may also be URLs: s3://, gs://, http(s):// and hf://datasets/.
+    Tar shards, parquet files and lists of files may also be URLs: s3://, gs://, http(s):// and hf://datasets/.
 
     Args:
         path: Path of the images; ~ is the home directory. ?image=COLUMN&label=COLUMN at the end selects the columns of
-            parquet files and saved datasets. Or the URL of tar shards or of a list.
+            parquet files and saved datasets. Or the URL of tar shards, parquet files or a list.
         storage: Where the bytes that are fetched from URLs are kept.
 
     Raises:
@@ -100,9 +101,11 @@ def _open_url(url: str, storage: Storage) -> ImageSource:
     check_url(url)
     if is_tar_pattern(url):
         return tar_shards(url, storage=storage)
+    if is_parquet_url(url):
+        return parquet_files(url, storage=storage)
     if suffix_of(url) in LIST_DELIMITERS:
         return file_list(url, storage=storage)
     raise ValueError(
-        f"{scrubbed(url)}: is neither a list of files (.csv, .tsv, .txt) nor .tar shards; folders, arrays"
-        " and .parquet files behind URLs are not read, so name a list of the files, or shards"
+        f"{scrubbed(url)}: is neither a list of files (.csv, .tsv, .txt) nor .tar shards or .parquet files; folders and"
+        " arrays behind URLs are not read, so name a list of the files, shards or .parquet files"
     )

@@ -42,6 +42,10 @@ class GroupCache(Generic[Group]):
         self._groups: OrderedDict[int, Future[Group]] = OrderedDict()
         self._n_bytes = 0
 
+    def __contains__(self, number: int) -> bool:
+        """Return whether a group is kept, or is decoded at the moment."""
+        return number in self._groups
+
     def get(self, number: int) -> Group:
         """Return a group, decoded now or before.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -15,11 +16,16 @@ from dali_pipelines.sources.index_cache import Built, Index
 from dali_pipelines.sources.names import Names
 from dali_pipelines.sources.paths import unreadable
 from dali_pipelines.sources.patterns import prefixes_of
+from dali_pipelines.sources.remote import lost
 from dali_pipelines.sources.table_columns import Columns, columns_of
 from dali_pipelines.sources.table_labels import TableLabels
+from dali_pipelines.storage.object_file import TailFile
+from dali_pipelines.storage.stores import Object, Range
+from dali_pipelines.storage.transfers import fetch
 
 # Threads that read footers. On network storage they mostly wait, so they may be more than the cores.
 _READERS = 8
+_REMOTE_READERS = 32
 # Keys of the index that describe a row group; the last four are the fields of its Chunk.
 _GROUP_KEYS = ("group_files", "group_numbers", "group_rows", "group_offsets", "group_sizes", "group_decoded_bytes")
 
@@ -54,18 +60,26 @@ class _Footer(NamedTuple):
     chunks: list[Chunk]
     has_images: bool
     labels: Any
+    content: bytes
 
 
-def open_table_file(path: str) -> BinaryIO:
-    """Open a parquet file for reading. Every byte of a parquet file is read through this function.
+def open_table_file(place: str | Object) -> BinaryIO:
+    """Open a parquet file for reading. Every byte of a local file, and of a remote footer, is read through this.
 
     Args:
-        path: Path of the file.
+        place: Path of the file, or the object of a store.
 
     Raises:
         OSError: If the file cannot be opened.
     """
-    return open_regular(path)
+    return cast(BinaryIO, TailFile(place, _fetched)) if isinstance(place, Object) else open_regular(place)
+
+
+def _fetched(wanted: Range) -> bytes:
+    try:
+        return fetch(wanted)
+    except FileNotFoundError as error:
+        raise lost(error) from error
 
 
 def chunk_of(metadata: Any, number: int, leaf: str) -> Chunk:
@@ -96,12 +110,13 @@ def indexed_chunk(index: Index, group: int) -> Chunk:
     return Chunk(*(int(index[key][group]) for key in _GROUP_KEYS[2:]))
 
 
-def index_of(files: Sequence[str], choices: Mapping[str, str]) -> Built:
+def index_of(files: Sequence[str], choices: Mapping[str, str], *, objects: Sequence[Object] | None = None) -> Built:
     """Return the index of parquet files with the same columns.
 
     Args:
-        files: Paths of the files.
+        files: Paths or URLs of the files, for names and messages.
         choices: Names of the columns that the user chose (see columns_of).
+        objects: The files, if they are objects of a store.
 
     Returns:
         The arrays of the index by name, and the files that it depends on.
@@ -112,6 +127,7 @@ def index_of(files: Sequence[str], choices: Mapping[str, str]) -> Built:
         - leaf: the path of the column of bytes, in UTF-8.
         - group_files, group_numbers: file of each row group, and its number in the file, (g,) int64.
         - group_rows, group_offsets, group_sizes, group_decoded_bytes: the fields of its Chunk, (g,) int64.
+        - footers, footer_ends: of objects only, their footers, each as a file without rows, and its end.
 
     Raises:
         ValueError: If a file is not a whole parquet file, its columns are not those of the first file or not clear, no
@@ -119,13 +135,15 @@ def index_of(files: Sequence[str], choices: Mapping[str, str]) -> Built:
     """
     groups: list[tuple[int, int, Chunk]] = []
     rows: list[int] = []
+    footers: list[bytes] = []
     first: _Footer | None = None
-    for number, footer in enumerate(_footers(files, choices)):
+    for number, footer in enumerate(_footers(files, objects, choices)):
         if first is None:
             first, labels, has_images = footer, TableLabels(footer.columns), False
         _check_same(first.columns, footer.columns, files[0], files[number])
         has_images |= footer.has_images
         groups += ((number, each, chunk) for each, chunk in enumerate(footer.chunks) if chunk.rows)
+        footers.append(footer.content)
         rows.append(sum(chunk.rows for chunk in footer.chunks))
         if footer.labels is not None:
             with _named(files[number]):
@@ -151,12 +169,17 @@ def index_of(files: Sequence[str], choices: Mapping[str, str]) -> Built:
         "leaf": np.frombuffer(first.columns.leaf.encode(), dtype=np.uint8),
         **{key: np.ascontiguousarray(row) for key, row in zip(_GROUP_KEYS, table)},
     }
-    return Built(index, files)
+    if objects is None:
+        return Built(index, files)
+    index["footers"] = np.frombuffer(b"".join(footers), dtype=np.uint8)
+    index["footer_ends"] = np.cumsum([len(each) for each in footers])
+    return Built(index, [])
 
 
-def _footers(files: Sequence[str], choices: Mapping[str, str]) -> Iterator[_Footer]:
-    with ThreadPoolExecutor(_READERS) as threads:
-        started = [threads.submit(_read_footer, file, choices) for file in files]
+def _footers(files: Sequence[str], objects: Sequence[Object] | None, choices: Mapping[str, str]) -> Iterator[_Footer]:
+    with ThreadPoolExecutor(_READERS if objects is None else _REMOTE_READERS) as threads:
+        places: Sequence[str | Object] = files if objects is None else objects
+        started = [threads.submit(_read_footer, path, place, choices) for path, place in zip(files, places)]
         try:
             for each in started:
                 yield each.result()
@@ -165,11 +188,11 @@ def _footers(files: Sequence[str], choices: Mapping[str, str]) -> Iterator[_Foot
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_footer(path: str, choices: Mapping[str, str]) -> _Footer:
+def _read_footer(path: str, place: str | Object, choices: Mapping[str, str]) -> _Footer:
     import pyarrow.parquet
 
     try:
-        opened = open_table_file(path)
+        opened = open_table_file(place)
     except OSError as error:
         raise unreadable(path, error) from error
     with opened:
@@ -184,7 +207,10 @@ def _read_footer(path: str, choices: Mapping[str, str]) -> _Footer:
             remedy = "download or write the file again, or add ?label= to the path for no labels"
             with _named(f"{path}, column {columns.label!r}", remedy):
                 labels = file.read([columns.label], use_threads=False).column(columns.label)
-        return _Footer(columns, chunks, _has_images(metadata, columns.leaf), labels)
+        content = io.BytesIO()
+        if isinstance(place, Object):
+            metadata.write_metadata_file(content)
+        return _Footer(columns, chunks, _has_images(metadata, columns.leaf), labels, content.getvalue())
 
 
 def _has_images(metadata: Any, leaf: str) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
 import bracex
 
 from dali_pipelines.sources.paths import absolute, unreadable
+from dali_pipelines.storage.urls import is_url
 
 # More names mean a mistake in the range, and would fill the memory.
 _MOST_FILES = 1_000_000
@@ -53,8 +55,12 @@ def prefixes_of(files: Sequence[str]) -> list[str]:
     """Return the path of each file relative to the folder that contains all, with "/". Names of images begin with it.
 
     Args:
-        files: Paths of files, at least one.
+        files: Paths of files, at least one, or URLs.
     """
+    if is_url(files[0]):
+        paths = [url.split("://", 1)[1] for url in files]
+        root = posixpath.commonpath([posixpath.dirname(path) for path in paths])
+        return [path.removeprefix(root).lstrip("/") for path in paths]
     paths = [os.path.abspath(file) for file in files]
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     return [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from dali_pipelines.errors import StorageError
 from dali_pipelines.sources.base import ImageSource, Upcoming
+from dali_pipelines.sources.patterns import without_braces
 from dali_pipelines.storage.eviction import UNKNOWN
 from dali_pipelines.storage.read_ahead import IMAGES_AHEAD, ReadAhead, Use
 from dali_pipelines.storage.stores import Object, Range
-from dali_pipelines.storage.transfers import PermanentError, at_once, fixed_url, stat
-from dali_pipelines.storage.urls import protocol_of
+from dali_pipelines.storage.transfers import PermanentError, at_once, fixed_url, matches, stat
+from dali_pipelines.storage.urls import check_url, protocol_of
 
 
 class RemoteSource(ImageSource):
@@ -59,6 +61,7 @@ class RemoteSource(ImageSource):
             [Use(self.range_of(index), next_use[index]) for index in others],
             first_use=upcoming.first_use,
             uses=uses,
+            own_uses=len(mine),
         )
 
 
@@ -93,6 +96,33 @@ def objects_at(urls: Sequence[str], *, in_ranges: bool) -> list[Object]:
             " server, or download the files"
         )
     return objects
+
+
+def expanded_url(pattern: str, kind: str) -> list[str]:
+    """Return the URLs that a pattern names, sorted if it has wildcards.
+
+    Args:
+        pattern: URL with braces and wildcards.
+        kind: What a file is called in messages, such as "shard".
+
+    Raises:
+        ValueError: If the URL is not allowed, nothing matches, or there are too many names.
+        StorageError: If the store does not answer.
+    """
+    check_url(pattern)
+    protocol, rest = pattern.split("://", 1)
+    urls = []
+    for name in without_braces(rest, pattern):
+        url = f"{protocol}://{name}"
+        if not glob.has_magic(name.partition("/")[2].partition("?")[0]):
+            urls.append(url)
+            continue
+        with at_start():
+            found = matches(fixed([url])[0])
+        if not found:
+            raise ValueError(f"{url}: no {kind} matches; correct the pattern")
+        urls += found
+    return urls
 
 
 def fixed(urls: Sequence[str]) -> list[str]:

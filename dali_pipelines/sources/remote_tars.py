@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import posixpath
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.sources.index_cache import Built, Index, cached_index
 from dali_pipelines.sources.labels import numbered
+from dali_pipelines.sources.patterns import prefixes_of
 from dali_pipelines.sources.remote import RemoteSource, lost, objects_at
 from dali_pipelines.sources.shard_indexes import NoIndexError, Packed, members_by_index, packed_files
 from dali_pipelines.sources.tar_index import ShardImages, images_of
@@ -133,7 +133,7 @@ def _index_of(
     files: Packed,
     reader: ReadAhead,
 ) -> Index:
-    prefixes = _prefixes(urls)
+    prefixes = prefixes_of(urls)
     are_names = True
     try:
         found = members_by_index(shards, files)
@@ -169,10 +169,3 @@ def _read_through(shard: Object, *, suffixes: Sequence[str], reader: ReadAhead) 
         return members_in(file, scrubbed(shard.url), size=shard.size, seen=keep)
     except FileNotFoundError as error:
         raise lost(error) from error
-
-
-def _prefixes(urls: Sequence[str]) -> list[str]:
-    """Return the prefixes of the names of each shard's images: the URLs below the folder that they have in common."""
-    paths = [url.split("://", 1)[1] for url in urls]
-    root = posixpath.commonpath([posixpath.dirname(path) for path in paths])
-    return [path.removeprefix(root).lstrip("/") for path in paths]

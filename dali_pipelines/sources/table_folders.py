@@ -17,6 +17,12 @@ _SUFFIX = ".parquet"
 _NUMBER = re.compile(r"\d+(-of-\d+)?(-[0-9a-f]+)?$")
 
 
+def is_parquet_url(url: str) -> bool:
+    """Return whether a URL is a pattern of parquet files, perhaps with ?image=COLUMN&label=COLUMN at its end."""
+    place, mark, choices = url.rpartition("?")
+    return (place if mark and "=" in choices else url).lower().endswith(_SUFFIX)
+
+
 def open_table(path: str) -> ImageSource | None:
     """Open the images of a table, or return None if the path has none.
 

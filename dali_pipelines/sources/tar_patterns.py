@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 
 from dali_pipelines.sources.files import IMAGE_SUFFIXES
 from dali_pipelines.sources.paths import absolute
-from dali_pipelines.sources.patterns import without_braces
-from dali_pipelines.sources.remote import at_start, fixed
-from dali_pipelines.storage.transfers import matches
-from dali_pipelines.storage.urls import check_url, is_url
+from dali_pipelines.storage.urls import is_url
 
 _CHOICE = re.compile(r"(.*\.tar)\?image=([^/?]+)", re.DOTALL | re.IGNORECASE)
 
@@ -41,29 +37,3 @@ def chosen(pattern: str) -> tuple[str, list[str]]:
                 " name, such as jpg or seg.png"
             )
     return match[1], suffixes
-
-
-def expanded_url(pattern: str) -> list[str]:
-    """Return the URLs of the shards that a pattern names, sorted if it has wildcards.
-
-    Args:
-        pattern: URL with braces and wildcards.
-
-    Raises:
-        ValueError: If the URL is not allowed, nothing matches, or there are too many names.
-        StorageError: If the store does not answer.
-    """
-    check_url(pattern)
-    protocol, rest = pattern.split("://", 1)
-    shards = []
-    for name in without_braces(rest, pattern):
-        url = f"{protocol}://{name}"
-        if not glob.has_magic(name.partition("/")[2].partition("?")[0]):
-            shards.append(url)
-            continue
-        with at_start():
-            found = matches(fixed([url])[0])
-        if not found:
-            raise ValueError(f"{url}: no shard matches; correct the pattern")
-        shards += found
-    return shards

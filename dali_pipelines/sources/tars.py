@@ -9,11 +9,12 @@ from pathlib import Path
 from dali_pipelines.sources.class_names import named_classes
 from dali_pipelines.sources.index_cache import Built, cached_index
 from dali_pipelines.sources.patterns import expanded, prefixes_of
+from dali_pipelines.sources.remote import expanded_url
 from dali_pipelines.sources.remote_tars import RemoteTarSource, remote_tar_shards
 from dali_pipelines.sources.slices import SliceSource
 from dali_pipelines.sources.tar_index import images_of
 from dali_pipelines.sources.tar_members import members_of
-from dali_pipelines.sources.tar_patterns import chosen, expanded_url
+from dali_pipelines.sources.tar_patterns import chosen
 from dali_pipelines.storage.options import DEFAULT, Storage
 from dali_pipelines.storage.urls import is_url
 
@@ -80,7 +81,9 @@ def _shards_of(patterns: Sequence[str]) -> tuple[list[str], list[str]]:
     if len({is_url(each) for each, _ in each_chosen}) > 1:
         raise ValueError(f"{', '.join(patterns)}: is not allowed; give paths only, or URLs only")
     shards = [
-        shard for each, _ in each_chosen for shard in (expanded_url(each) if is_url(each) else expanded(each, "shard"))
+        shard
+        for each, _ in each_chosen
+        for shard in (expanded_url(each, "shard") if is_url(each) else expanded(each, "shard"))
     ]
     return shards, each_chosen[0][1]
 

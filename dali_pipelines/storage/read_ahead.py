@@ -25,8 +25,9 @@ IN_FLIGHT = 32
 IMAGES_AHEAD = 512
 # Bytes that are fetched and not yet read. 512 photographs have about 60 MiB.
 MOST_BYTES_AHEAD = 2**28
-# Ranges are read in the order in which they were announced, apart from what threads read at the same time. What was
-# announced so many ranges before the one that is read will not be read: a loader has begun at another batch.
+# Images are read in the order in which they were announced, apart from what threads read at the same time. A range
+# whose image was announced so many images before the one that is read will not be read: a loader has begun at another
+# batch.
 _MOST_OUT_OF_ORDER = 4096
 # Steps that ranks may be apart, with the batches that their backends compute ahead.
 _STEPS_APART = 8
@@ -69,13 +70,17 @@ class ReadAhead:
     Args:
         options: Folder and size of the cache.
         fetched: Function that fetches a range.
+        images_ahead: Number of images that are announced ahead of their use, 1 or more.
     """
 
-    def __init__(self, options: Storage, fetched: Callable[[Range], bytes] = fetch) -> None:
+    def __init__(
+        self, options: Storage, fetched: Callable[[Range], bytes] = fetch, *, images_ahead: int = IMAGES_AHEAD
+    ) -> None:
         parts = max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
         part = min(parts - 1, int(os.environ.get("LOCAL_RANK") or 0))
         self.cache: Cache | None = cache_of(options, part, parts)
         self._fetched = fetched
+        self._images_ahead = images_ahead
         self._lock = threading.Lock()
         self._tasks: dict[Range, _Task] = {}
         self._waiting: deque[_Task] = deque()
@@ -84,17 +89,18 @@ class ReadAhead:
         self._first_use = -1
         self._announced = 0
         self._away: tuple[StorageError, float] | None = None
-        # Uses of other ranks. They are noted later, when those ranks have read them.
+        # Uses of other ranges. They are noted later, when those have been read.
         self._others: deque[tuple[int, Sequence[Use]]] = deque()
 
-    def announce(self, mine: Sequence[Use], others: Sequence[Use], *, first_use: int, uses: int) -> None:
+    def announce(self, mine: Sequence[Use], others: Sequence[Use], *, first_use: int, uses: int, own_uses: int) -> None:
         """Begin to fetch the ranges of a batch.
 
         Args:
-            mine: Ranges that this rank will read, in order.
-            others: Ranges that other ranks will read in the same step.
+            mine: Ranges that this rank will read, in order; one for each image, or fewer.
+            others: Other ranges that are used in the same step, by other ranks or from memory.
             first_use: Number of the first use of the step, over all epochs and ranks.
-            uses: Number of uses of the step.
+            uses: Number of images of the step, of all ranks.
+            own_uses: Number of this rank's images of the step.
         """
         with self._lock:
             self._away = None
@@ -103,13 +109,13 @@ class ReadAhead:
                 self._drop_before(self._announced)
                 self._others.clear()
             self._first_use = first_use
-            for use in mine:
+            for number, use in enumerate(mine, self._announced):
                 if use.wanted not in self._tasks:
-                    task = self._tasks[use.wanted] = _Task(use, self._announced)
+                    task = self._tasks[use.wanted] = _Task(use, number)
                     self._waiting.append(task)
-                    self._announced += 1
+            self._announced += own_uses
             self._start_some()
-        self._note_others(others, first_use, uses)
+        self._note_others(others, first_use, (-(-self._images_ahead // max(1, own_uses)) + _STEPS_APART) * uses)
 
     def read(self, wanted: Range) -> bytes:
         """Return the bytes of a range. A range that was not announced is fetched now.
@@ -196,14 +202,12 @@ class ReadAhead:
         cache.plan(key, use.next_use)
         return content
 
-    def _note_others(self, others: Sequence[Use], first_use: int, uses: int) -> None:
+    def _note_others(self, others: Sequence[Use], first_use: int, later: int) -> None:
+        """Note the uses of other ranges, so many uses later, when they have been read."""
         if self.cache is None:
             return
         if others:
             self._others.append((first_use, others))
-        # All ranks are in the same step, give or take the batches that are computed ahead.
-        mine = max(1, uses - len(others))
-        later = (-(-IMAGES_AHEAD // mine) + _STEPS_APART) * uses
         while self._others and self._others[0][0] + later < first_use:
             for use in self._others.popleft()[1]:
                 self.cache.plan(key_of(use.wanted), use.next_use)

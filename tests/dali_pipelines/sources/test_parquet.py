@@ -16,8 +16,7 @@ from pyarrow import parquet
 from dali_pipelines import EvalLoader, TwoViewLoader, image_folder, open_source, parquet_files
 from dali_pipelines.decoding.read_pixels import read_pixels
 from dali_pipelines.errors import BadImageError, StorageError
-from dali_pipelines.sources import FileSource, ParquetSource, index_cache, parquet_index
-from dali_pipelines.sources import parquet as parquet_source
+from dali_pipelines.sources import FileSource, ParquetSource, index_cache, parquet_index, parquet_source
 from dali_pipelines.views.params import EvalParams
 from tests.dali_pipelines.conftest import SMALL, assert_same, chosen
 from tests.parquet_files import write_columns, write_parquet, write_set

@@ -160,7 +160,7 @@ def test_what_is_not_there_is_named(server: Nginx) -> None:
         open_source(f"{server.url}/train-{{000..004}}.tar")
     with pytest.raises(ValueError, match="a web server lists no files"):
         open_source(f"{server.url}/*.tar")
-    with pytest.raises(ValueError, match="name a list of the files, or shards"):
+    with pytest.raises(ValueError, match=r"name a list of the files, shards or .parquet files"):
         open_source(f"{server.url}/")
 
 

@@ -44,7 +44,9 @@ class Server:
 
 def announce(reader: ReadAhead, numbers: range, first_use: int | None = None) -> None:
     uses = [Use(RANGES[number], 1000 + number) for number in numbers]
-    reader.announce(uses, [], first_use=numbers.start if first_use is None else first_use, uses=len(uses))
+    reader.announce(
+        uses, [], first_use=numbers.start if first_use is None else first_use, uses=len(uses), own_uses=len(uses)
+    )
 
 
 def until(condition: object) -> None:
@@ -114,6 +116,15 @@ def test_what_is_not_read_is_forgotten_after_a_jump(monkeypatch: pytest.MonkeyPa
     assert [reader.read(each) for each in RANGES[100:118]] == [b"%010d" % number for number in range(100, 118)]
     assert reader._bytes_ahead == 30, "of the last three"
     assert list(reader._tasks) == RANGES[7:10]
+
+
+def test_ranges_of_many_images_are_given_up_after_as_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_ahead, "_MOST_OUT_OF_ORDER", 20)
+    reader = ReadAhead(NOTHING, Server().fetch)
+    for number in range(4):
+        reader.announce([Use(RANGES[number], 1000)], [], first_use=10 * number, uses=10, own_uses=10)
+    reader.read(RANGES[3])
+    assert list(reader._tasks) == RANGES[1:3], "the first was announced 30 images before"
 
 
 def test_an_error_comes_to_the_reader_and_later_reads_try_again() -> None:
