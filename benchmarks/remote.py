@@ -52,6 +52,8 @@ VIEWS = ("local", "remote", "cached", "fsspec")
 READS = ("read-remote", "read-fsspec", "read-webdataset")
 BATCH = 64
 SHARDS = 8
+# Of each photograph, so that a source has many more images than are announced ahead of their use.
+COPIES = 6
 _NGINX = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 1024; }}
@@ -192,8 +194,9 @@ def write_shards(folder: Path) -> Path:
     (folder / "shards").mkdir()
     for shard in range(SHARDS):
         with tarfile.open(folder / "shards" / f"s-{shard}.tar", "w") as file:
-            for image in images[shard::SHARDS]:
-                file.add(image, image.name)
+            for copy in range(COPIES):
+                for image in images[shard::SHARDS]:
+                    file.add(image, f"{copy}_{image.name}")
     return folder / "shards"
 
 

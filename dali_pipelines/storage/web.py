@@ -1,7 +1,7 @@
 """Objects on web servers, by urllib3.
 
-fsspec would read them too, through aiohttp. Next to the threads of a loader that costs 0.7 ms of a core more for each
-image, because each answer wakes another thread, which waits for the interpreter's lock.
+fsspec would read them too, through aiohttp. Each answer then wakes another thread, which waits for the interpreter's
+lock next to the threads of a loader. benchmarks/LOG.md has the comparison.
 """
 
 from __future__ import annotations
