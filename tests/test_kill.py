@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, twenty with two ranks, most of them in a checkpoint, and the run is the same run."""
+"""SIGKILL at random moments, ten with two ranks, most of them in a checkpoint, and the run is the same run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bt_plugin.checkpoints.folder import checkpoints, damage_of
 from tests.conftest import REPOSITORY
 from tests.forks import pretrain_on
 
-DEATHS = {1: 12, 2: 20}
+DEATHS = {1: 6, 2: 10}
 
 
 def live(
@@ -31,7 +31,7 @@ def live(
     **environment: str,
 ) -> int:
     """Run to the end, with lives before that are killed, and return how many were killed."""
-    if not deaths:
+    if not deaths and world_size > 1:  # one rank of tests.mortal is in a group, and its sums have another order
         done = pretrain_on(world_size, str(recipe), f"run.output_dir={folder}", *options, **environment)
         assert done.returncode == 0, done.stderr
         return 0

@@ -26,7 +26,6 @@ from tests.test_launch import ACCELERATE, CPU, CPU_2PROC, metrics, steps_done
 OURS = [sys.executable, "-m", "bt_plugin", "launch"]
 LAUNCHERS = {
     "none": [sys.executable],
-    "launch-1": [*OURS, *CPU],
     "launch-2": [*OURS, *CPU_2PROC],
     "accelerate-2": [*ACCELERATE, *CPU_2PROC],
 }
@@ -60,15 +59,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [
-        ("none", signal.SIGTERM),
-        ("none", signal.SIGUSR1),
-        ("launch-1", signal.SIGUSR1),
-        ("launch-2", signal.SIGTERM),
-    ],
-)
+@pytest.mark.parametrize(("name", "number"), [("none", signal.SIGUSR1), ("launch-2", signal.SIGTERM)])
 def test_asked_to_stop_it_stops_and_goes_on(
     small_recipe: Path, tmp_path: Path, name: str, number: signal.Signals
 ) -> None:

@@ -19,6 +19,8 @@ from dali_pipelines.ranks import number_from_environment
 
 T = TypeVar("T")
 
+# torch 2.14 has given the function that gathers into one tensor a new name.
+GATHER = "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
 # The addresses at which this process has met other ranks.
 _MET_AT: set[str] = set()
 
@@ -51,9 +53,8 @@ def all_gather(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor.unsqueeze(0)
     everyone = tensor.new_empty((world_size(), *tensor.shape))
-    # torch 2.14 has given the function a new name. Gloo supports only the concatenated layout.
-    name = "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
-    getattr(distributed, name)(everyone.flatten(0, 1), tensor.contiguous())
+    # Gloo supports only the concatenated layout.
+    getattr(distributed, GATHER)(everyone.flatten(0, 1), tensor.contiguous())
     return everyone
 
 

@@ -159,7 +159,7 @@ def test_a_state_of_other_sources_is_refused(parts: list[Path]) -> None:
         (plain, weighted(parts, 1, 2, 0.5), r"\(weights\) was None and is \[1\.0, 2\.0, 0\.5\] now"),
         (heavy, weighted(parts, 1, 2, 0.75), r"\(weights\) was \[1\.0, 2\.0, 0\.5\] and is \[1\.0, 2\.0, 0\.75\] now"),
         (heavy, weighted(parts, 1, 1, 1), r"\(weights\) was \[1\.0, 2\.0, 0\.5\] and is None now"),
-        (plain, parts[::-1], r"the fingerprint of the images' names, labels and order, .* of the sources \(source\)"),
+        (plain, parts[::-1], r"images' names, labels, order and stored versions, .* of the sources \(source\)"),
         (plain, parts[:2], r"the number of images \(n_samples\) was 36 and is 24 now"),
     ):
         with pytest.raises(ValueError, match=named):

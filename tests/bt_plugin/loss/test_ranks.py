@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bt_plugin import BarlowTwinsLoss
 from bt_plugin.loss.cost_model import loss_cost
+from bt_plugin.runtime.collectives import GATHER
 from tests.bt_plugin.loss.loss_reference import FORMS, embeddings, paper_loss
 from tests.ranks import run_ranks
 
@@ -140,7 +141,7 @@ def test_one_sample_a_rank_is_a_batch() -> None:
 def bytes_sent(rank: int, world_size: int) -> dict[str, tuple[float, int]]:
     """By form: bytes a step sends by ring algorithms, counted where torch is called, and calls in backward."""
     sent: list[float] = []
-    all_reduce, gather = distributed.all_reduce, distributed.all_gather_into_tensor
+    all_reduce, gather = distributed.all_reduce, getattr(distributed, GATHER)
 
     def count_all_reduce(tensor: Tensor) -> None:
         sent.append(2 * (world_size - 1) / world_size * tensor.nbytes)
@@ -151,7 +152,7 @@ def bytes_sent(rank: int, world_size: int) -> dict[str, tuple[float, int]]:
         gather(output, tensor)
 
     counts = {}
-    with mock.patch.multiple(distributed, all_reduce=count_all_reduce, all_gather_into_tensor=count_gather):
+    with mock.patch.multiple(distributed, **{"all_reduce": count_all_reduce, GATHER: count_gather}):
         for form in FORMS:
             sent.clear()
             z = [part.requires_grad_() for part in shard(rank, world_size, torch.float32)]

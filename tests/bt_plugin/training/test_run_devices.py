@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from tests.bt_plugin.training.test_pretrain import learning, metrics, train
 from tests.devices import on_each_device
+from tests.forks import pretrain_on
 from tests.saved import weights_in
-from tests.test_fsdp import CONFIG, OPTIONS
+from tests.test_fsdp import CONFIG, OPTIONS, SHARDED
 from tests.test_launch import launch
 
 # cuBLAS reads it at its first use in a process, which may be in another test.
@@ -125,14 +126,19 @@ def test_a_compiled_run_is_the_same(small_recipe: Path, tmp_path: Path, device: 
 @pytest.mark.parametrize(("device", "ranks"), [("cpu", 2), pytest.param("gpu", 1, marks=pytest.mark.gpu)])
 def test_shards_of_a_launch(small_recipe: Path, tmp_path: Path, device: str, ranks: int) -> None:
     """FSDP 2 on one card, or on two ranks of a CPU: the run of ranks that hold the whole model."""
-    sizes = ["--num_processes", str(ranks)]
-    sharded = ["--config_file", CONFIG, *sizes, "--fsdp_min_num_params", "10000"]
-    plain = ["--config_file", f"recipes/accelerate/{'cpu_2proc' if device == 'cpu' else '1gpu'}.yaml", *sizes]
-    options = [*OPTIONS, f"run.device={device}", "data.backend=native"]
-    for name, arguments in (("sharded", sharded), ("plain", plain)):
-        result = launch(arguments, str(small_recipe), *options, f"run.output_dir={tmp_path}/{name}")
+
+    def run(name: str, *more: str) -> None:
+        options = [*OPTIONS, f"run.device={device}", "data.backend=native", f"run.output_dir={tmp_path}/{name}", *more]
+        if device == "cpu":  # test_fsdp.py launches ranks of a CPU
+            result = pretrain_on(ranks, str(small_recipe), *options, **(SHARDED if name == "sharded" else {}))
+        else:
+            sharded = ["--config_file", CONFIG, "--fsdp_min_num_params", "10000"]
+            config = sharded if name == "sharded" else ["--config_file", "recipes/accelerate/1gpu.yaml"]
+            result = launch([*config, "--num_processes", str(ranks)], str(small_recipe), *options)
         assert result.returncode == 0, result.stderr
+
+    run("sharded")
+    run("plain")
     assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
-    resumed = launch(sharded, str(small_recipe), *options, f"run.output_dir={tmp_path}/sharded", "run.max_steps=6")
-    assert resumed.returncode == 0, resumed.stderr
+    run("sharded", "run.max_steps=6")
     assert len(losses(tmp_path / "sharded")) == 6
