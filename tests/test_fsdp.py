@@ -25,9 +25,9 @@ SHARDED = {
 LAUNCH = ["--config_file", CONFIG, "--num_processes", "2", "--fsdp_min_num_params", "10000"]
 # No BatchNorm, so that micro-batches have the statistics of whole ones; and something is learnt.
 OPTIONS = [
-    *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=160", "run.checkpoint_every_steps=1"),
+    *("model.backbone=timm/test_vit", "model.projector=[32]", "views.both.size_px=64", "run.checkpoint_every_steps=1"),
     *("optim.lr_weights=20.0", "optim.lr_biases=0.3", "optim.warmup_epochs=0"),
-    *("run.max_steps=5", "eval.every_epochs=1", "eval.knn=false"),
+    *("run.max_steps=5", "eval.every_epochs=1", "eval.online_images=16", "eval.knn=false"),
 ]
 
 

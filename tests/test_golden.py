@@ -41,7 +41,9 @@ def losses(
             *(sys.executable, "-m", "accelerate.commands.launch"),
             *("--config_file", f"recipes/accelerate/{CONFIGS[world_size]}", "-m", "bt_plugin", "pretrain"),
             *("recipes/pretrain/quickstart.yaml", f"data.train={data}/train", f"data.val={data}/val"),
-            *(f"run.output_dir={run_dir}", f"run.max_steps={steps}", "run.device=cpu", "eval.knn=false"),
+            *(f"run.output_dir={run_dir}", f"run.max_steps={steps}", "run.device=cpu"),
+            # The final evaluation would take longer than the steps.
+            *("eval.knn=false", "eval.every_epochs=null"),
         ],
         cwd=REPOSITORY,
         check=True,
