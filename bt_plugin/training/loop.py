@@ -181,14 +181,16 @@ class Training:
         Ranks agree before each step if their images are fetched, because a step needs the batches of all ranks.
         """
         steps = zip(*[run_logger.watch(self.loader)] * self.recipe.optim.accumulation_steps)
-        is_fetched = self.loader.source.reads_ahead > 0
+        agree = self.loader.source.reads_ahead > 0 or collectives.world_size() == 1
         while True:
             micro_batches = None
             try:
                 micro_batches = next(steps, None)
             except StorageError as error:
+                if not agree:
+                    raise
                 self.storage_failure = error
-            if is_fetched and vote.ask_now(self.storage_failure is not None):
+            if agree and vote.ask_now(self.storage_failure is not None):
                 if self.step > self._saved_step:
                     self.train_step.check_divergence(behind=0)
                     run_logger.settle()
