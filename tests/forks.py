@@ -35,7 +35,7 @@ def pretrain_on(
     Args:
         world_size: Number of ranks.
         arguments: Recipe and overrides.
-        module: Module with the command line of bt_plugin.
+        module: Module to run instead, with the same command line.
         environment: Further environment variables.
     """
     if not _SERVERS or _SERVERS[0].poll() is not None:

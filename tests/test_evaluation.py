@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from contextlib import ExitStack, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, PartialState
 from pyarrow import parquet
-from torch import multiprocessing
 
 from bt_plugin.cli import main
 from tests.conftest import REPOSITORY
+from tests.forks import pretrain_on
 from tests.test_launch import ACCELERATE, CPU_2PROC
 
 # Eleven images: two ranks do not have as many of them.
@@ -48,27 +49,29 @@ EVALUATIONS = {
 }
 
 
-def evaluate_all(rank: int, world_size: int, ports: list[int], data: list[str], folder: Path) -> None:
-    for port, (name, (method, *options)) in zip(ports, EVALUATIONS.items()):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-        os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def evaluate_all(folder: str, ports: str, *data: str) -> None:
+    """Evaluate as one rank, or as one of two that meet at a port of their own for each evaluation."""
+    for port, (name, (method, *options)) in zip(ports.split(), EVALUATIONS.items()):
+        if "RANK" in os.environ:
+            os.environ["MASTER_PORT"] = port
         AcceleratorState._reset_state()
         PartialState._reset_state()
         code = main([method, "torchvision/resnet18", *data, *options, f"run.output_dir={folder}/{name}"])
         assert code == 0
-    if world_size > 1:
+    if "RANK" in os.environ:
         # The store at an address that is met at again still has the addresses of the ranks of the ended group.
         with redirect_stderr(StringIO()) as told:
             assert main(["knn", "torchvision/resnet18", *data, f"run.output_dir={folder}/again"]) == 2
-        assert f"the group of ranks at 127.0.0.1:{ports[-1]} has ended" in told.getvalue()
+        assert f"the group of ranks at 127.0.0.1:{port} has ended" in told.getvalue()
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_one_rank_and_two(odd: list[str], tmp_path: Path) -> None:
     for world_size in (1, 2):
-        arguments = (world_size, free_ports(len(EVALUATIONS)), odd, tmp_path / str(world_size))
-        multiprocessing.spawn(evaluate_all, arguments, nprocs=world_size)
+        ports = " ".join(map(str, free_ports(len(EVALUATIONS))))
+        done = pretrain_on(world_size, f"{tmp_path}/{world_size}", ports, *odd, module="tests.test_evaluation")
+        assert done.returncode == 0, done.stderr
     for name, (method, option, *_) in EVALUATIONS.items():
         files = [file for world_size in (1, 2) for file in (tmp_path / str(world_size) / name).iterdir()]
         assert len(files) == 2, "rank 0 alone writes, and no checkpoint is left"
@@ -151,3 +154,7 @@ def test_embeddings_overwrite_nothing(
     assert main(["embed", "torchvision/resnet18", str(small_data / "val"), "-o", str(tmp_path / name)]) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "there.npz").read_text() == "mine"
+
+
+if __name__ == "__main__":
+    evaluate_all(*sys.argv[2:])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState, PartialState
 from numpy.typing import NDArray
-from torch import multiprocessing
 
 import bt_plugin
 from bt_plugin.config.recipe_file import load_recipe
@@ -20,6 +18,7 @@ from dali_pipelines.orders import Order
 from dali_pipelines.shards import Shards
 from dali_pipelines.sources import FileSource, Upcoming, image_folder
 from tests.bt_plugin.training.test_pretrain import learning
+from tests.forks import pretrain_on
 
 CHANGES = {"optim.epochs": 2, "eval.knn": False, "data.max_bad_files": 0}
 
@@ -77,28 +76,15 @@ def test_a_run_resumes_bit_for_bit_after_its_storage_is_back(
     assert learning(tmp_path / "run") == learning(tmp_path / "whole")
 
 
-def run_rank(rank: int, port: int, recipe: Path, data: Path, broken: Path, results: Path) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
-    try:
-        summary = bt_plugin.pretrain(recipe, CHANGES, train=Fetched(data, broken))
-        (results / str(rank)).write_text(f"step {summary.step}")
-    except (StorageError, PreemptedError) as error:
-        (results / str(rank)).write_text(f"{type(error).__name__}: {error}")
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_all_ranks_end_at_one_step(small_recipe: Path, small_data: Path, tmp_path: Path) -> None:
     broken, run_dir = tmp_path / "broken", load_recipe(small_recipe).run.output_dir
     broken.write_text(str(image_of_step(2, rank=1, world_size=2)))
     for attempt in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        multiprocessing.spawn(run_rank, (port, small_recipe, small_data / "train", broken, tmp_path), nprocs=2)
+        arguments = map(str, (small_recipe, small_data / "train", broken, tmp_path))
+        done = pretrain_on(2, *arguments, module="tests.bt_plugin.training.test_storage_failure")
+        assert done.returncode == 0, done.stderr
         main, other = ((tmp_path / str(rank)).read_text() for rank in range(2))
         if attempt == 0:
             resume = f"Run the same command again to resume from {run_dir}/checkpoint-2"
@@ -106,3 +92,16 @@ def test_all_ranks_end_at_one_step(small_recipe: Path, small_data: Path, tmp_pat
             assert other == f"StorageError: https://images.example/train.tar: it did not answer within 60 s. {resume}"
             broken.unlink()
     assert main == other == "step 8"
+
+
+def run_rank(recipe: Path, data: Path, broken: Path, results: Path) -> None:
+    """Pretrain as one of two ranks, and write how it ended."""
+    try:
+        end = f"step {bt_plugin.pretrain(recipe, CHANGES, train=Fetched(data, broken)).step}"
+    except (StorageError, PreemptedError) as error:
+        end = f"{type(error).__name__}: {error}"
+    (results / os.environ["RANK"]).write_text(end)
+
+
+if __name__ == "__main__":
+    run_rank(*map(Path, sys.argv[2:]))
