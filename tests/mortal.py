@@ -1,4 +1,4 @@
-"""Commands that die at a chosen moment: forked from a process that has imported everything.
+"""Commands that die at a chosen moment. Each life is a fork.
 
 python -m tests.mortal SCENARIO.json, with {"arguments", "folder", "world_size", "deaths"}. Each number in deaths is a
 life: SIGKILL comes to rank 0 at that many changes of files in the run's folder. The life after them is left alone; one
@@ -72,10 +72,6 @@ def group(arguments: list[str], folder: Path, world_size: int, dies_at: int | No
 
 
 if __name__ == "__main__":
-    # Before the forks, each of which would take seconds for them.
-    import bt_plugin.training.pretrain  # noqa: F401
-    import dali_pipelines.native.stream  # noqa: F401
-
     scenario = json.loads(Path(sys.argv[1]).read_text())
     killed = [
         group(scenario["arguments"], Path(scenario["folder"]), scenario["world_size"], dies_at)

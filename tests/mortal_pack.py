@@ -1,4 +1,4 @@
-"""Runs of `pack` that die at every moment: forked from a process that has imported everything.
+"""Runs of `pack` that die at every moment. Each run is a fork.
 
 python -m tests.mortal_pack FOLDER OPTIONS... packs into FOLDER/0, FOLDER/1 and so on. The run into FOLDER/n gets
 SIGKILL at its change n of the files there, and is then left alone. The first run that lives to its end is the last.
@@ -13,8 +13,6 @@ from pathlib import Path
 from tests.mortal import group
 
 if __name__ == "__main__":
-    import bt_plugin.tools.pack  # noqa: F401
-
     root = Path(sys.argv[1])
     for change in count(1):
         folder = root / str(change)

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from bt_plugin.cli import main
 from tests.conftest import REPOSITORY
-from tests.forks import pretrain_on
+from tests.forks import run_forked
 from tests.test_launch import ACCELERATE, CPU_2PROC
 
 # Eleven images: two ranks do not have as many of them.
@@ -70,7 +70,7 @@ def evaluate_all(folder: str, ports: str, *data: str) -> None:
 def test_one_rank_and_two(odd: list[str], tmp_path: Path) -> None:
     for world_size in (1, 2):
         ports = " ".join(map(str, free_ports(len(EVALUATIONS))))
-        done = pretrain_on(world_size, f"{tmp_path}/{world_size}", ports, *odd, module="tests.test_evaluation")
+        done = run_forked(world_size, "tests.test_evaluation", f"{tmp_path}/{world_size}", ports, *odd)
         assert done.returncode == 0, done.stderr
     for name, (method, option, *_) in EVALUATIONS.items():
         files = [file for world_size in (1, 2) for file in (tmp_path / str(world_size) / name).iterdir()]
@@ -157,4 +157,4 @@ def test_embeddings_overwrite_nothing(
 
 
 if __name__ == "__main__":
-    evaluate_all(*sys.argv[2:])
+    evaluate_all(*sys.argv[1:])

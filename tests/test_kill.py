@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from bt_plugin.checkpoints.folder import checkpoints, damage_of
-from tests.conftest import REPOSITORY
-from tests.forks import pretrain_on
+from tests.forks import pretrain_on, run_forked
 
 DEATHS = {1: 6, 2: 10}
 
@@ -43,9 +39,7 @@ def live(
     }
     path = folder.with_suffix(".json")
     path.write_text(json.dumps(scenario))
-    command = [sys.executable, "-m", "tests.mortal", str(path)]
-    env = {**os.environ, **environment}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=500, env=env)
+    result = run_forked(1, "tests.mortal", str(path), **environment)
     assert result.returncode == 0, result.stderr
     return int(path.with_suffix(".killed").read_text())
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from tests.conftest import REPOSITORY
-from tests.forks import pretrain_on
+from tests.forks import pretrain_on, run_forked
 from tests.saved import weights_in
 from tests.test_launch import ACCELERATE, CPU, CPU_2PROC, metrics, steps_done
 
@@ -111,8 +111,8 @@ def test_launch_has_the_ranks_exit_code(small_recipe: Path) -> None:
 @pytest.mark.parametrize(("world_size", "rank"), [(1, "0"), (2, "1")])
 def test_a_step_of_nan_is_skipped_on_all_ranks(small_recipe: Path, tmp_path: Path, world_size: int, rank: str) -> None:
     options = ["optim.warmup_epochs=0", "eval.knn=false"]
-    poison = {"module": "tests.poisoned", "POISON_RANK": rank, "POISON_STEPS": "5,6"}
-    result = pretrain_on(world_size, str(small_recipe), *options, **poison)
+    command = ["tests.poisoned", "pretrain", str(small_recipe), *options]
+    result = run_forked(world_size, *command, POISON_RANK=rank, POISON_STEPS="5,6")
     assert result.returncode == 0, result.stderr
     lines = metrics(tmp_path / "run")
     assert [line["nonfinite_steps"] for line in lines] == [0] * 4 + [1] + [2] * 7
@@ -124,8 +124,8 @@ def test_a_step_of_nan_is_skipped_on_all_ranks(small_recipe: Path, tmp_path: Pat
 @pytest.mark.parametrize(("world_size", "rank"), [(1, "0"), (2, "1")])
 def test_too_many_in_a_row_end_the_run(small_recipe: Path, tmp_path: Path, world_size: int, rank: str) -> None:
     options = ["run.max_nonfinite_steps=2", "run.checkpoint_every_steps=1", "run.keep_checkpoints=9"]
-    result = pretrain_on(
-        world_size, str(small_recipe), *options, module="tests.poisoned", POISON_RANK=rank, POISON_STEPS="2,4,5,6"
+    result = run_forked(
+        world_size, "tests.poisoned", "pretrain", str(small_recipe), *options, POISON_RANK=rank, POISON_STEPS="2,4,5,6"
     )
     assert result.returncode != 0
     message = f"step 6: the embeddings of rank {rank} are not finite, for 3 steps in a row; the images are "

@@ -22,7 +22,8 @@ from bt_plugin.tools.packed_image import Conversion
 from dali_pipelines.errors import StorageError
 from dali_pipelines.sources import ImageSource, Upcoming, open_source
 from tests.bt_plugin.tools.packs import contents, files_of, noise, packed
-from tests.conftest import REPOSITORY, write_image
+from tests.conftest import write_image
+from tests.forks import run_forked
 from tests.tar_files import write_shard
 
 
@@ -202,9 +203,9 @@ def _png(seed: int) -> bytes:
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment(odd: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.mortal_pack", str(tmp_path / "mortal"), str(odd), "--shards", "2"]
     (tmp_path / "mortal").mkdir()
-    result = subprocess.run([*command, "--num-threads", "2"], capture_output=True, text=True, cwd=REPOSITORY)
+    options = ["--shards", "2", "--num-threads", "2"]
+    result = run_forked(1, "tests.mortal_pack", str(tmp_path / "mortal"), str(odd), *options)
     assert result.returncode == 0, result.stderr
     assert packed(odd, tmp_path / "whole", "--shards", 2) == 0
     whole = files_of(tmp_path / "whole")

@@ -21,7 +21,7 @@ from bt_plugin.runtime.accelerator import build_accelerator
 from bt_plugin.tools.replay import replay
 from bt_plugin.training.nonfinite_capture import NonFiniteCapture
 from bt_plugin.training.step import TrainStep
-from tests.forks import pretrain_on
+from tests.forks import run_forked
 
 # It has a dropout, so that a replay needs the random states.
 DROPOUT = "model.backbone=torchvision/mobilenet_v3_small"
@@ -163,7 +163,7 @@ def test_a_full_disk_does_not_end_the_run(small_recipe: Path, tmp_path: Path, ca
 def test_ranks_and_micro_batches(small_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """NaN in the first of two micro-batches of rank 1, in step 2."""
     options = ["run.capture_nonfinite=true", "run.max_steps=3", "optim.accumulation_steps=2", "eval.knn=false"]
-    result = pretrain_on(2, str(small_recipe), *options, module="tests.poisoned", POISON_RANK="1", POISON_STEPS="3")
+    result = run_forked(2, "tests.poisoned", "pretrain", str(small_recipe), *options, POISON_RANK="1", POISON_STEPS="3")
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "run" / "nonfinite" / "step-2"
     assert result.stderr.count(f"step 2 is not finite. To run it again: bt-plugin replay {folder}") == 1

@@ -18,7 +18,7 @@ from dali_pipelines.orders import Order
 from dali_pipelines.shards import Shards
 from dali_pipelines.sources import FileSource, Upcoming, image_folder
 from tests.bt_plugin.training.test_pretrain import learning
-from tests.forks import pretrain_on
+from tests.forks import run_forked
 
 CHANGES = {"optim.epochs": 2, "eval.knn": False, "data.max_bad_files": 0}
 
@@ -83,7 +83,7 @@ def test_all_ranks_end_at_one_step(small_recipe: Path, small_data: Path, tmp_pat
     broken.write_text(str(image_of_step(2, rank=1, world_size=2)))
     for attempt in range(2):
         arguments = map(str, (small_recipe, small_data / "train", broken, tmp_path))
-        done = pretrain_on(2, *arguments, module="tests.bt_plugin.training.test_storage_failure")
+        done = run_forked(2, "tests.bt_plugin.training.test_storage_failure", *arguments)
         assert done.returncode == 0, done.stderr
         main, other = ((tmp_path / str(rank)).read_text() for rank in range(2))
         if attempt == 0:
@@ -104,4 +104,4 @@ def run_rank(recipe: Path, data: Path, broken: Path, results: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_rank(*map(Path, sys.argv[2:]))
+    run_rank(*map(Path, sys.argv[1:]))
