@@ -81,6 +81,16 @@ def resize(window: DataNode, view: ViewParams) -> DataNode:
     return fn.resize(window, size=size, interp_type=INTERPOLATION[view.interpolation], antialias=True)
 
 
+def transpose(images: DataNode) -> DataNode:
+    """Exchange rows and columns."""
+    return fn.transpose(images, perm=[1, 0, 2], transpose_layout=False)
+
+
+def flip_vertically(images: DataNode) -> DataNode:
+    """Exchange top and bottom."""
+    return fn.flip(images, horizontal=0, vertical=1)
+
+
 def crop_window(
     shape: DataNode, area: DataNode, ratio: DataNode, position: DataNode, view: ViewParams
 ) -> tuple[DataNode, DataNode]:

@@ -13,6 +13,7 @@ from nvidia.dali.pipeline import DataNode
 from dali_pipelines.dali import augment
 from dali_pipelines.sources.base import Kind
 from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws
+from dali_pipelines.views.orientation import has_turns, orientation
 from dali_pipelines.views.params import EvalParams, Tuning, ViewParams
 
 # Decoded instead of an image that is refused.
@@ -22,7 +23,9 @@ _JITTER = ("jitter", "color_order", *COLOR_STEPS)
 
 
 def draws_used(view: ViewParams, *, only_crops: bool = False) -> tuple[str, ...]:
-    """Return the fields of ViewDraws that a view's graph uses. DALI refuses inputs that the graph does not use.
+    """Return the fields of ViewDraws and Orientation that a view's graph uses.
+
+    DALI refuses inputs that the graph does not use.
 
     Args:
         view: Parameters of the view.
@@ -32,7 +35,9 @@ def draws_used(view: ViewParams, *, only_crops: bool = False) -> tuple[str, ...]
         return _CROP
     return (
         *_CROP,
-        "flip",
+        *(("transposed",) if view.rot90_p > 0 else ()),
+        *(("upside_down",) if has_turns(view) else ()),
+        "mirrored",
         *(_JITTER if view.jitter_p > 0 else ()),
         *(("gray",) if view.gray_p > 0 else ()),
         *(("blur", "blur_sigma_px") if view.blur_p > 0 else ()),
@@ -48,9 +53,8 @@ def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...], *, on
         draws: Random numbers of each view.
         only_crops: Whether the graph ends after the resize.
     """
-    return [
-        getattr(drawn, name) for view, drawn in zip(views, draws) for name in draws_used(view, only_crops=only_crops)
-    ]
+    named = [vars(drawn) | orientation(drawn)._asdict() for drawn in draws]
+    return [given[name] for view, given in zip(views, named) for name in draws_used(view, only_crops=only_crops)]
 
 
 @pipeline_def(enable_conditionals=True)
@@ -140,10 +144,16 @@ def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16:
 
     Args:
         x: Crop after its resize, (size_px, size_px, C) uint8.
-        draws: Random numbers of the view, by their names in ViewDraws.
+        draws: Random numbers of the view, by their names in ViewDraws and Orientation.
         view: Parameters of the view.
         float16: Whether the output is float16 instead of float32.
     """
+    if view.rot90_p > 0:
+        if draws["transposed"]:
+            x = augment.transpose(x)
+    if has_turns(view):
+        if draws["upside_down"]:
+            x = augment.flip_vertically(x)
     if view.jitter_p > 0:
         if draws["jitter"]:
             x = color_jitter(x, draws, view.hue_space)
@@ -156,7 +166,7 @@ def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16:
     if view.solarize_p > 0:
         if draws["solarize"]:
             x = augment.solarize(x)
-    return augment.normalize(x, view, fn.cast(draws["flip"], dtype=types.INT32), float16)
+    return augment.normalize(x, view, fn.cast(draws["mirrored"], dtype=types.INT32), float16)
 
 
 def color_jitter(x: DataNode, draws: dict[str, DataNode], hue_space: str) -> DataNode:

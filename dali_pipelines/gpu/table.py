@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws
 from dali_pipelines.views.normalization import scale_and_offset
+from dali_pipelines.views.orientation import orientation
 from dali_pipelines.views.params import ViewParams
 from dali_pipelines.views.yiq import hue_matrix
 
@@ -24,7 +25,7 @@ CONTRAST_AT = 5  # position of the contrast among the steps; STEP_COUNT without 
 FACTORS = 6  # 4 columns: factor of each color step, by its index; the hue's is a shift in sextants
 GRAY = 10  # 1 or 0
 SOLARIZE = 11  # 1 or 0
-FLIP = 12  # 1 or 0
+FLIP = 12  # 1 or 0: whether the turned crop is flipped horizontally
 RADIUS = 13  # radius of the blur, in px; 0 is no blur
 HUE_MATRIX = 14  # 9 columns: matrix of the hue step in YIQ, row by row
 TAPS = 23  # radius + 1 columns: weights of the blur, from the middle outward
@@ -79,7 +80,7 @@ def view_table(draws: ViewDraws, view: ViewParams) -> ViewTable:
     for number, name in enumerate(COLOR_STEPS):
         rows[:, FACTORS + number] = getattr(draws, name)
     rows[:, FACTORS + _HUE] *= 6
-    rows[:, GRAY], rows[:, SOLARIZE], rows[:, FLIP] = draws.gray, draws.solarize, draws.flip
+    rows[:, GRAY], rows[:, SOLARIZE], rows[:, FLIP] = draws.gray, draws.solarize, orientation(draws).mirrored
     if view.hue_space == "yiq":
         for row in np.flatnonzero(draws.jitter):
             rows[row, HUE_MATRIX:TAPS] = hue_matrix(draws.hue[row]).ravel()

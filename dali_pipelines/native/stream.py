@@ -31,6 +31,7 @@ from dali_pipelines.sources import ImageSource
 from dali_pipelines.views.crop_windows import Window, center_window, crop_window
 from dali_pipelines.views.draws import COLOR_STEPS
 from dali_pipelines.views.normalization import scale_and_offset
+from dali_pipelines.views.orientation import has_turns, turned
 from dali_pipelines.views.params import EvalParams, ViewParams
 from dali_pipelines.views.yiq import hue_matrix
 
@@ -172,11 +173,13 @@ def random_view(view: ViewParams, number: int, *, normalized: bool = True) -> Vi
 
     def write(pixels: Tensor, plan: Plan, row: int, out: Array) -> None:
         draws = plan.draws[number]
-        resized = _cropped(pixels, plan, row, view, number)
+        resized, mirrored = _cropped(pixels, plan, row, view, number).numpy(), bool(draws.flip[row])
+        if has_turns(view):
+            resized, mirrored = turned(resized, draws, row)
         factors = np.array([draws.brightness[row], draws.contrast[row], draws.saturation[row], 6 * draws.hue[row]])
         augment(
-            resized.numpy(),
-            bool(draws.flip[row]),
+            resized,
+            mirrored,
             draws.color_order[row] if draws.jitter[row] else _NO_STEPS,
             factors.astype(np.float32),
             hue_matrix(draws.hue[row]) if view.hue_space == "yiq" and draws.jitter[row] else _IN_HSV,
@@ -194,6 +197,8 @@ def random_view(view: ViewParams, number: int, *, normalized: bool = True) -> Vi
 
 def resized_crop(view: ViewParams, number: int) -> ViewMaker:
     """Return the maker of the crop of a random view after its resize, for code that computes the rest of the view.
+
+    The crop is not flipped and not turned.
 
     Args:
         view: Parameters of the view.

@@ -75,6 +75,10 @@ def view_of(image: Image.Image, params: ViewParams, draws: ViewDraws, row: int =
     x = F.resized_crop(image, *window, size, _INTERPOLATION[params.interpolation])
     if draws.flip[row]:
         x = F.hflip(x)
+    if draws.flip_v[row]:
+        x = F.vflip(x)
+    if draws.quarter_turns[row]:
+        x = x.rotate(90 * int(draws.quarter_turns[row]))
     if draws.jitter[row]:
         for step in draws.color_order[row]:
             value = float(getattr(draws, COLOR_STEPS[step])[row])

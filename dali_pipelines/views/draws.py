@@ -9,7 +9,7 @@ DALI has its own random operators. They are not used, so that a batch is a pure 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ class ViewDraws:
         - crop_area: (n, 10) float64, fraction of the image's area, for each try in order.
         - crop_ratio: (n, 10) float64, width / height, for each try in order.
         - crop_position: (n, 2) float64 in [0, 1), vertical and horizontal.
-        - flip, jitter, gray, blur, solarize: (n,) bool.
+        - flip, flip_v, jitter, gray, blur, solarize: (n,) bool.
+        - quarter_turns: (n,) uint8, number of turns by 90 degrees counter-clockwise, 0 to 3, after both flips.
         - brightness, contrast, saturation, hue: (n,) float32.
         - color_order: (n, 4) uint8, indices into COLOR_STEPS, in the order of the steps.
         - blur_sigma_px: (n,) float32, in px of the view.
@@ -39,6 +40,8 @@ class ViewDraws:
     crop_ratio: NDArray[np.float64]
     crop_position: NDArray[np.float64]
     flip: NDArray[np.bool_]
+    flip_v: NDArray[np.bool_]
+    quarter_turns: NDArray[np.uint8]
     jitter: NDArray[np.bool_]
     color_order: NDArray[np.uint8]
     brightness: NDArray[np.float32]
@@ -65,7 +68,9 @@ def draw_views(views: tuple[ViewParams, ...], n: int, *key: int) -> tuple[ViewDr
         *key: Integers that identify the batch, each 0 or more, such as (seed, epoch, step).
     """
     rng = np.random.default_rng(key)
-    return tuple(_draw_view(view, n, rng) for view in views)
+    drawn = [_draw_view(view, n, rng) for view in views]
+    # These are drawn after all others, so that runs from before they existed keep their random numbers.
+    return tuple(_with_turns(draws, view, rng) for draws, view in zip(drawn, views))
 
 
 def _draw_view(view: ViewParams, n: int, rng: np.random.Generator) -> ViewDraws:
@@ -78,6 +83,8 @@ def _draw_view(view: ViewParams, n: int, rng: np.random.Generator) -> ViewDraws:
         crop_ratio=np.exp(rng.uniform(low, high, (n, CROP_TRIES))),
         crop_position=rng.random((n, 2)),
         flip=rng.random(n) < view.flip_p,
+        flip_v=np.zeros(n, dtype=np.bool_),
+        quarter_turns=np.zeros(n, dtype=np.uint8),
         jitter=rng.random(n) < view.jitter_p,
         color_order=np.argsort(rng.random((n, len(COLOR_STEPS))), axis=1).astype(np.uint8),
         brightness=factor(view.brightness),
@@ -89,3 +96,10 @@ def _draw_view(view: ViewParams, n: int, rng: np.random.Generator) -> ViewDraws:
         blur_sigma_px=rng.uniform(*view.blur_sigma_px, n).astype(np.float32),
         solarize=rng.random(n) < view.solarize_p,
     )
+
+
+def _with_turns(draws: ViewDraws, view: ViewParams, rng: np.random.Generator) -> ViewDraws:
+    n = len(draws.flip)
+    flip_v = rng.random(n) < view.flip_v_p
+    is_turned = rng.random(n) < view.rot90_p
+    return replace(draws, flip_v=flip_v, quarter_turns=(is_turned * rng.integers(1, 4, n)).astype(np.uint8))

@@ -52,6 +52,8 @@ class ViewParams:
         crop_ratio: Range of the crop's width / height, in [0.01, 100]. The ratio is drawn log-uniformly.
         interpolation: Interpolation of the resize. It is always antialiased, as in PIL.
         flip_p: Probability of a horizontal flip.
+        flip_v_p: Probability of a vertical flip.
+        rot90_p: Probability of a turn by 90, 180 or 270 degrees, each equally likely.
         jitter_p: Probability of color jitter: brightness, contrast, saturation and hue, in random order.
         brightness: Strength of the brightness step, 0 to 100. The factor is drawn from [max(0, 1 - brightness),
             1 + brightness].
@@ -89,6 +91,8 @@ class ViewParams:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     flip_p: float = 0.5
+    flip_v_p: float = 0.0
+    rot90_p: float = 0.0
     jitter_p: float = 0.8
     brightness: float = 0.4
     contrast: float = 0.4
@@ -247,6 +251,15 @@ PRESETS: dict[str, Preset] = {
         (replace(_VIEW_A, size_px=32, blur_p=0.0), replace(_VIEW_B, size_px=32, blur_p=0.0)),
         eval_resize_ratio=1.0,
     ),
+    # Images without an "up": all eight orientations are equally likely. Histopathology is symmetric under rotation and
+    # reflection (Veeling et al. 2018, arXiv 1806.03962). Pathology networks that were trained on turned views are more
+    # invariant to turns (Elphick et al. 2024, arXiv 2412.11938). Not measured here. SeCo and SSL4EO-S12, for
+    # satellites, flip horizontally only.
+    "barlow_twins_overhead": Preset((_VIEW_A, _VIEW_B)).changed(flip_v_p=0.5, rot90_p=0.75),
+    # Gray images: saturation, hue and the conversion to gray do not change them. Brightness and contrast stay.
+    # SSL4EO-S12's MoCo v3 for images without hues keeps these two at 0.4 as well: zhu-xlab/SSL4EO-S12
+    # src/benchmark/pretrain_ssl/pretrain_moco_v3_s2c.py at 1dc0c83.
+    "barlow_twins_gray": Preset((_VIEW_A, _VIEW_B)).changed(saturation=0.0, hue=0.0, gray_p=0.0),
     "swav": Preset((_SWAV_GLOBAL,) * 2 + (_SWAV_LOCAL,) * 6),
     "dino": Preset(_DINO_GLOBAL + (_DINO_LOCAL,) * 8),
 }

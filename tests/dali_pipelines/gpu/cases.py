@@ -16,6 +16,7 @@ from dali_pipelines.native import kernel
 from dali_pipelines.native.stream import gaussian
 from dali_pipelines.views.draws import ViewDraws, draw_views
 from dali_pipelines.views.normalization import scale_and_offset
+from dali_pipelines.views.orientation import turned
 from dali_pipelines.views.params import ViewParams
 from dali_pipelines.views.yiq import hue_matrix
 
@@ -81,7 +82,7 @@ class Case:
 def natively(
     pixels: NDArray[np.uint8], draws: ViewDraws, view: ViewParams, steps_of: ViewTable | None = None
 ) -> NDArray[np.float32]:
-    """Return the native kernel's views of crops."""
+    """Return the native kernel's views of crops, which are turned here as in the native backend."""
     n, size, _, channels = pixels.shape
     out = np.full((n, size, size, view.channels), np.nan, dtype=np.float32)
     scratch = np.empty((2, size, channels, size), dtype=np.float32)
@@ -91,9 +92,10 @@ def natively(
             steps = steps_of.rows[row, : int(steps_of.rows[row, columns.STEP_COUNT])].astype(np.uint8)
         in_yiq = view.hue_space == "yiq"
         factors = (draws.brightness[row], draws.contrast[row], draws.saturation[row], 6 * draws.hue[row])
+        crop, mirrored = turned(pixels[row], draws, row)
         kernel.augment(
-            pixels[row],
-            bool(draws.flip[row]),
+            crop,
+            mirrored,
             steps,
             np.array(factors, dtype=np.float32),
             hue_matrix(draws.hue[row]) if in_yiq else np.empty((0, 3), dtype=np.float32),

@@ -25,7 +25,7 @@ from tests.dali_pipelines.gpu.test_interpreted import interpreted
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [
-        ("barlow_twins", {"size_px": 48}),
+        ("barlow_twins_overhead", {"size_px": 48}),
         ("barlow_twins", {"size_px": 33, "hue_space": "yiq", "blur_p": 0.5, "gray_p": 0.5, "solarize_p": 0.5}),
         ("barlow_twins_32", {"channels": 1}),
     ],

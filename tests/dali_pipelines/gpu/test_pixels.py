@@ -35,7 +35,9 @@ def images(channels: int) -> Any:
     return array_source(np.clip(128 + 60 * smooth, 0, 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize(("preset", "channels"), [("barlow_twins_32", 3), ("barlow_twins", 3), ("barlow_twins_32", 1)])
+@pytest.mark.parametrize(
+    ("preset", "channels"), [("barlow_twins_32", 3), ("barlow_twins_overhead", 3), ("barlow_twins_32", 1)]
+)
 def test_the_views_are_those_of_the_native_backend(preset: str, channels: int) -> None:
     """Gray images become RGB, as in the native backend. The kernel of the native backend finishes both."""
     views = PRESETS[preset].changed(size_px=28, gray_p=0.3, solarize_p=0.3).views
@@ -78,7 +80,7 @@ def test_a_cpu_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["barlow_twins", "barlow_twins_32"])
+@pytest.mark.parametrize("preset", ["barlow_twins_overhead", "barlow_twins_32"])
 def test_kernels_finish_crops_of_the_native_backend_and_of_the_device(preset: str) -> None:
     pytest.importorskip("triton", reason="Triton comes with torch's CUDA wheels for Linux only")
     from tests.dali_pipelines.gpu.test_interpreted import interpreted

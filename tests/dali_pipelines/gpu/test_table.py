@@ -10,6 +10,7 @@ from dali_pipelines.gpu.table import view_table
 from dali_pipelines.native.stream import gaussian
 from dali_pipelines.views.draws import COLOR_STEPS, draw_views
 from dali_pipelines.views.normalization import scale_and_offset
+from dali_pipelines.views.orientation import orientation
 from dali_pipelines.views.params import PRESETS, ViewParams
 from dali_pipelines.views.yiq import hue_matrix
 
@@ -39,7 +40,7 @@ def test_rows_are_the_draws(preset: str) -> None:
         rows = table.rows
         assert np.shares_memory(rows, table.values)
         assert table.values.dtype == np.float32
-        assert (rows[:, columns.FLIP] == draws.flip).all()
+        assert (rows[:, columns.FLIP] == orientation(draws).mirrored).all()
         assert (rows[:, columns.GRAY] == draws.gray).all()
         assert (rows[:, columns.SOLARIZE] == draws.solarize).all()
         assert ((rows[:, columns.RADIUS] > 0) == draws.blur).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws, draw_views
 from dali_pipelines.views.params import PRESETS, ViewParams
 
 N = 20_000
-VIEW = ViewParams(flip_p=0.3, jitter_p=0.8, gray_p=0.2, blur_p=0.1, solarize_p=0.25)
+VIEW = ViewParams(flip_p=0.3, flip_v_p=0.4, rot90_p=0.6, jitter_p=0.8, gray_p=0.2, blur_p=0.1, solarize_p=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +46,30 @@ def test_crop_ratio_is_log_uniform(draws: ViewDraws) -> None:
     assert stats.kstest(np.log(draws.crop_ratio[:, 0]), stats.uniform(low, high - low).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", ["flip", "jitter", "gray", "blur", "solarize"])
+@pytest.mark.parametrize("name", ["flip", "flip_v", "jitter", "gray", "blur", "solarize"])
 def test_probabilities(draws: ViewDraws, name: str) -> None:
     hits = int(getattr(draws, name).sum())
     assert stats.binomtest(hits, N, getattr(VIEW, f"{name}_p")).pvalue > 1e-3
+
+
+def test_turns_are_equally_likely(draws: ViewDraws) -> None:
+    counts = np.bincount(draws.quarter_turns, minlength=4)
+    assert stats.chisquare(counts, [N * 0.4, *[N * 0.2] * 3]).pvalue > 1e-3
+
+
+def test_turns_leave_the_other_random_numbers_as_they_were() -> None:
+    """The numbers were drawn by the code that had no turns. A run that was started with it resumes with its views."""
+    changes: dict[str, Any] = {"flip_v_p": 0.5, "rot90_p": 0.75}
+    for preset in (PRESETS["barlow_twins"], PRESETS["barlow_twins"].changed(**changes)):
+        a, b = draw_views(preset.views, 2, 3, 1, 4)
+        assert a.crop_area.sum() == pytest.approx(10.223358908205624, abs=1e-12)
+        assert a.blur_sigma_px.tolist() == [1.0979729890823364, 1.9404972791671753]
+        assert b.crop_area[0, :3].tolist() == [0.189739211365128, 0.8610572251071744, 0.7105181833873387]
+        assert b.crop_position.sum() == pytest.approx(1.7250181514477054, abs=1e-12)
+        assert (b.flip.tolist(), b.jitter.tolist(), b.blur.tolist()) == ([False, True], [False, True], [False, True])
+        assert b.color_order[:, 0].tolist() == [3, 1]
+        assert b.hue.tolist() == [-0.09245870262384415, -0.073661670088768]
+        assert b.blur_sigma_px.tolist() == [0.8823970556259155, 0.8359969854354858]
 
 
 def test_every_order_of_the_color_steps_is_as_likely(draws: ViewDraws) -> None:
@@ -59,7 +80,7 @@ def test_every_order_of_the_color_steps_is_as_likely(draws: ViewDraws) -> None:
 
 
 def test_views_steps_epochs_and_seeds_draw_independently() -> None:
-    views = PRESETS["barlow_twins"].views
+    views = PRESETS["barlow_twins_overhead"].views
     a, b = draw_views(views, N, 0, 0, 0)
     others = [b] + [draw_views(views, N, *key)[0] for key in ((0, 0, 1), (0, 1, 0), (1, 0, 0))]
     for other in others:

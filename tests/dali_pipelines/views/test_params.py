@@ -45,6 +45,8 @@ def test_evaluation_follows_the_views() -> None:
     "change",
     [
         {"flip_p": 1.5},
+        {"flip_v_p": -0.1},
+        {"rot90_p": 1.1},
         {"size_px": 2},
         {"crop_scale": (0.5, 0.2)},
         {"crop_scale": (0.5, 1.2)},
@@ -70,3 +72,12 @@ def test_an_unknown_preset_is_named() -> None:
         resolve_views("barlow")
     with pytest.raises(ValueError, match="resize_px: 10"):
         EvalParams(20, 10)
+
+
+def test_presets_change_only_what_they_name() -> None:
+    plain = PRESETS["barlow_twins"]
+    assert PRESETS["barlow_twins_overhead"] == plain.changed(flip_v_p=0.5, rot90_p=0.75)
+    assert PRESETS["barlow_twins_gray"] == plain.changed(saturation=0.0, hue=0.0, gray_p=0.0)
+    assert {view.flip_p for view in PRESETS["barlow_twins_overhead"].views} == {0.5}, "eight equal orientations"
+    for name in ("barlow_twins", "barlow_twins_32", "barlow_twins_gray", "swav", "dino"):
+        assert {(view.flip_v_p, view.rot90_p) for view in PRESETS[name].views} == {(0, 0)}
