@@ -90,6 +90,8 @@ ROWS = [
     Row("crop, bicubic", "PIL", changed(**CROP), by_pil),
     Row("crop, bilinear", "PIL", changed(**CROP, interpolation="bilinear"), by_pil),
     Row("flip", "PIL", changed(flip_p=1), by_pil),
+    Row("vertical flip", "PIL", changed(flip_v_p=1), by_pil),
+    Row("turn by 90, 180 or 270 degrees", "PIL", changed(rot90_p=1), by_pil),
     Row("brightness", "PIL", changed(jitter_p=1, brightness=0.4), step(F.adjust_brightness, "brightness")),
     Row("contrast", "PIL", changed(jitter_p=1, contrast=0.4), step(F.adjust_contrast, "contrast")),
     Row("saturation", "PIL", changed(jitter_p=1, saturation=0.2), step(F.adjust_saturation, "saturation")),

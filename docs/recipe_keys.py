@@ -18,7 +18,7 @@ from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.section import Section
 from bt_plugin.runs.directory import _FREE_KEYS
-from dali_pipelines.views.params import PRESETS, ViewParams
+from dali_pipelines.views.params import PRESETS, Preset, ViewParams
 
 PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """# Every key of a recipe
@@ -124,14 +124,19 @@ def _views() -> str:
         a, b = getattr(first, name), getattr(second, name)
         default = _value(a) if a == b else f"a {_value(a)}, b {_value(b)}"
         rows.append([f"`{name}`", _view_type(name, TypeAdapter(hint).json_schema()), default, said[name]])
-    small = PRESETS["barlow_twins_32"].views[0]
-    others = [
-        f"`{field.name}` {_value(getattr(small, field.name))}"
-        for field in fields(ViewParams)
-        if getattr(small, field.name) != getattr(first, field.name)
-    ]
     table = _markdown(["key", "type", "in `barlow_twins`", "meaning"], rows)
-    return f"{_VIEWS}{table}\n`barlow_twins_32` differs in both views: {' and '.join(others)}.\n"
+    changes = [f"- `{name}`: {_changes(preset, first)}\n" for name, preset in PRESETS.items() if _is_a_change(name)]
+    return f"{_VIEWS}{table}\nThese presets differ from `barlow_twins` in both views:\n\n{''.join(changes)}"
+
+
+def _is_a_change(name: str) -> bool:
+    return len(PRESETS[name].views) == 2 and name != "barlow_twins"
+
+
+def _changes(preset: Preset, first: ViewParams) -> str:
+    """Return the values of a preset's views that are not those of the first view of `barlow_twins`."""
+    values = [(field.name, getattr(preset.views[0], field.name), getattr(first, field.name)) for field in fields(first)]
+    return ", ".join(f"`{name}` {_value(value)}" for name, value, other in values if value != other)
 
 
 def _view_type(name: str, schema: dict[str, Any]) -> str:

@@ -32,7 +32,10 @@ class Views(Section):
     """The augmentations of the two views: a preset, and changes to it."""
 
     preset: str = "barlow_twins"
-    """Named augmentations: `barlow_twins`, or `barlow_twins_32` for images of about 32 px (views of 32 px, no blur)."""
+    """Named augmentations. `barlow_twins`: those of the paper. `barlow_twins_32`: for images of about 32 px (views of
+    32 px, no blur). `barlow_twins_overhead`: for images without top and bottom, such as pathology or satellites (also
+    flipped vertically and turned). `barlow_twins_gray`: for gray images, such as X-rays (no saturation, hue or
+    conversion to gray)."""
     both: _ViewChanges = _ViewChanges()
     """Changes to both views, such as {size_px: 64}."""
     a: _ViewChanges = _ViewChanges()

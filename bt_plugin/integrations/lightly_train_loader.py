@@ -82,7 +82,6 @@ def preset(args: BarlowTwinsTransformArgs) -> Preset:
         ("random_resize", crop is not None, "a random crop"),
         ("random_rotation", args.random_rotation is None, "None"),
         ("channel_drop", args.channel_drop is None, "None"),
-        ("random_flip", args.random_flip is None or args.random_flip.vertical_prob == 0, "without vertical flips"),
     ):
         if not is_possible:
             raise ValueError(
@@ -94,6 +93,7 @@ def preset(args: BarlowTwinsTransformArgs) -> Preset:
         crop_scale=(crop.min_scale, crop.max_scale),
         crop_ratio=(getattr(crop, "min_ratio", 3 / 4), getattr(crop, "max_ratio", 4 / 3)),
         flip_p=args.random_flip.horizontal_prob if args.random_flip else 0.0,
+        flip_v_p=args.random_flip.vertical_prob if args.random_flip else 0.0,
         jitter_p=jitter.prob if jitter else 0.0,
         **{name: jitter.strength * getattr(jitter, name) for name in _JITTER} if jitter else {},
         gray_p=args.random_gray_scale or 0.0,

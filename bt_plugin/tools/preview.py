@@ -86,7 +86,10 @@ def opened(source: ImageSource, index: int, max_pixels: int) -> Image.Image:
 
 def told(draws: ViewDraws, row: int) -> str:
     """Describe the random draws of a view, one line per operation."""
-    lines = ["flipped" if draws.flip[row] else "not flipped"]
+    flips = [name for name, drawn in (("flipped", draws.flip), ("upside down", draws.flip_v)) if drawn[row]]
+    lines = [", ".join(flips) or "not flipped"]
+    if draws.quarter_turns[row]:
+        lines.append(f"turned by {90 * draws.quarter_turns[row]} degrees")
     if draws.jitter[row]:
         steps = [COLOR_STEPS[step] for step in draws.color_order[row]]
         values = [f"{step} {getattr(draws, step)[row]:.2f}" for step in steps]

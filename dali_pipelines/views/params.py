@@ -251,14 +251,16 @@ PRESETS: dict[str, Preset] = {
         (replace(_VIEW_A, size_px=32, blur_p=0.0), replace(_VIEW_B, size_px=32, blur_p=0.0)),
         eval_resize_ratio=1.0,
     ),
-    # Images without an "up": all eight orientations are equally likely. Histopathology is symmetric under rotation and
-    # reflection (Veeling et al. 2018, arXiv 1806.03962). Pathology networks that were trained on turned views are more
-    # invariant to turns (Elphick et al. 2024, arXiv 2412.11938). Not measured here. SeCo and SSL4EO-S12, for
-    # satellites, flip horizontally only.
+    # Images without top and bottom: all eight orientations are equally likely. Histopathology is symmetric under
+    # rotation and reflection (Veeling et al. 2018, arXiv 1806.03962). Pathology networks that were trained on turned
+    # views are more invariant to turns (Elphick et al. 2024, arXiv 2412.11938). Two methods for satellites flip
+    # horizontally only: SeCo, ServiceNow/seasonal-contrast datasets/seco_dataset.py at 411e37e, and SSL4EO-S12. Not
+    # measured here.
     "barlow_twins_overhead": Preset((_VIEW_A, _VIEW_B)).changed(flip_v_p=0.5, rot90_p=0.75),
-    # Gray images: saturation, hue and the conversion to gray do not change them. Brightness and contrast stay.
-    # SSL4EO-S12's MoCo v3 for images without hues keeps these two at 0.4 as well: zhu-xlab/SSL4EO-S12
-    # src/benchmark/pretrain_ssl/pretrain_moco_v3_s2c.py at 1dc0c83.
+    # Gray images: saturation, hue and the conversion to gray do not change them. MoCo-CXR, for X-rays, has none of the
+    # three either: stanfordmlgroup/MoCo-CXR moco_pretraining/moco/aihc_utils/image_transform.py at 9ff5795. Brightness
+    # and contrast stay at 0.4, as in SSL4EO-S12's MoCo v3 for spectral bands: zhu-xlab/SSL4EO-S12
+    # src/benchmark/pretrain_ssl/pretrain_moco_v3_s2c.py at 1dc0c83. Not measured here.
     "barlow_twins_gray": Preset((_VIEW_A, _VIEW_B)).changed(saturation=0.0, hue=0.0, gray_p=0.0),
     "swav": Preset((_SWAV_GLOBAL,) * 2 + (_SWAV_LOCAL,) * 6),
     "dino": Preset(_DINO_GLOBAL + (_DINO_LOCAL,) * 8),

@@ -95,16 +95,17 @@ def test_ours_are_the_views_that_transform_args_describe() -> None:
             image_size=(64, 64),
             random_resize={"min_scale": 0.2},
             color_jitter={"strength": 0.5},
+            random_flip={"horizontal_prob": 0.25, "vertical_prob": 0.75},
             random_gray_scale=None,
             gaussian_blur=None,
             global_view_1={"solarize": {"prob": 0.3}},
         )
     ).views
     assert (view_a.size_px, view_a.crop_scale, view_a.brightness, view_a.hue) == (64, (0.2, 1.0), 0.2, 0.05)
+    assert (view_a.flip_p, view_a.flip_v_p, view_b.flip_v_p, view_a.rot90_p) == (0.25, 0.75, 0.75, 0)
     assert (view_a.gray_p, view_a.blur_p, view_b.blur_p, view_b.solarize_p) == (0, 0, 0.1, 0.3)
     for changes, named in (
         ({"image_size": (32, 64)}, r"image_size: \(32, 64\).* must be a square"),
-        ({"random_flip": {"vertical_prob": 0.5}}, "random_flip: .* without vertical flips"),
         ({"random_rotation": {"prob": 1.0, "degrees": 90}}, "random_rotation: .* must be None"),
         ({"solarize": {"prob": 1.0, "threshold": 0.3}}, "a threshold of 0.3"),
     ):

@@ -55,6 +55,11 @@ def test_what_was_drawn_is_told(small_recipe: Path) -> None:
     assert f"hue {draws.hue[2]:.2f}" in text
     assert "solarized" in text
     assert ("gray" in text) == bool(draws.gray[2])
+    assert "turned" not in text
+    turning = ["views.preset=barlow_twins_overhead", "views.a.flip_p=1", "views.a.flip_v_p=1", "views.a.rot90_p=1"]
+    (draws,) = draw_views(load_recipe(small_recipe, turning).preset.views[:1], 4, 0)
+    for row, turns in enumerate(draws.quarter_turns):
+        assert told(draws, row).startswith(f"flipped, upside down\nturned by {90 * int(turns)} degrees\n")
     order = [("brightness", "contrast", "saturation", "hue")[step] for step in draws.color_order[2]]
     assert [text.index(step) for step in order] == sorted(text.index(step) for step in order)
 
