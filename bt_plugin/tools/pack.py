@@ -238,6 +238,11 @@ def _check_source(source: ImageSource, shards: int) -> None:
             f"SOURCE: its images have {source.channels} channels, and the images of shards have three. Train from the"
             " array itself"
         )
+    if source.pixel_dtype != np.uint8:
+        raise UserError(
+            "SOURCE: its images have more than 8 bits, and pixels are packed as PNG files of 8 bits. Pack the files"
+            " themselves, as they are stored"
+        )
     if source.has_labels and source.labels.min() < 0:
         place = source.place(int(np.argmin(source.labels)))
         raise UserError(f"SOURCE: {place} has no label, and other images have one. Give all images a label, or none")

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ NO_LABEL = -1
 # The form of an image: "files", a file of its own, which a pipeline may open itself; "encoded", the bytes of a file;
 # "pixels".
 Kind = Literal["files", "encoded", "pixels"]
+
+# What `read` returns: bytes of a file; or pixels, whose type is the source's pixel_dtype.
+Content = NDArray[Any]
 
 
 class Upcoming(NamedTuple):
@@ -65,6 +68,8 @@ class ImageSource(ABC):
     kind: Kind
     # Number of channels of the pixels. Decoded images always have three.
     channels = 3
+    # Type of the pixels: uint8; or, only if kind is "pixels", float32 for images of more than 8 bits.
+    pixel_dtype: np.dtype[Any] = np.dtype(np.uint8)
     # Number of images that `announce` should be told ahead of their use. 0: the images need no fetching.
     reads_ahead = 0
     # Position of the first image of each group that is stored and read together, (g,) int64; None without groups.
@@ -96,8 +101,10 @@ class ImageSource(ABC):
         return bool(self.classes)
 
     @abstractmethod
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Return the bytes of an image, (n,) uint8, or its pixels, (H, W, C) uint8, if kind is "pixels".
+    def read(self, index: int) -> Content:
+        """Return the bytes of an image, (n,) uint8, or its pixels, (H, W, C), if kind is "pixels".
+
+        Pixels have the type pixel_dtype. Values of float32 are finite and in [0, 255], as those of uint8.
 
         Args:
             index: Position of the image, 0 to len(self) - 1.
@@ -150,12 +157,12 @@ class Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
         super().__init__([source.names[index] for index in indices], source.labels[indices], source.classes)
         self.kind = source.kind
-        self.channels = source.channels
+        self.channels, self.pixel_dtype = source.channels, source.pixel_dtype
         self.reads_ahead = source.reads_ahead
         self._source = source
         self._indices = indices
 
-    def read(self, index: int) -> NDArray[np.uint8]:
+    def read(self, index: int) -> Content:
         return self._source.read(int(self._indices[index]))
 
     def announce(self, upcoming: Upcoming) -> None:
@@ -189,7 +196,7 @@ class Relabeled(ImageSource):
         new = np.array([number_of[name] for name in source.classes], dtype=np.int64)
         super().__init__(source.names, new[source.labels], classes)
         self.kind = source.kind
-        self.channels = source.channels
+        self.channels, self.pixel_dtype = source.channels, source.pixel_dtype
         self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
         self._source = source
 
@@ -197,7 +204,7 @@ class Relabeled(ImageSource):
     def parts(self) -> tuple[tuple[int, float], ...]:
         return self._source.parts
 
-    def read(self, index: int) -> NDArray[np.uint8]:
+    def read(self, index: int) -> Content:
         return self._source.read(index)
 
     def announce(self, upcoming: Upcoming) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.orders import MOST_WEIGHT
-from dali_pipelines.sources.base import NO_LABEL, ImageSource, Kind, Upcoming
+from dali_pipelines.sources.base import NO_LABEL, Content, ImageSource, Kind, Upcoming
 from dali_pipelines.sources.labels import numbered
 from dali_pipelines.sources.pil_modes import as_ppm
 
@@ -25,12 +25,13 @@ class SeveralSources(ImageSource):
     """The images of several sources, one source after the other; see several_sources.
 
     Args:
-        sources: Sources of the images, at least one, whose pixels have the same number of channels.
+        sources: Sources of the images, at least one, whose pixels have the same number of channels and the same type.
         weights: How often an epoch sees each image of each source, above 0, one for each source.
     """
 
     def __init__(self, sources: Sequence[ImageSource], weights: Sequence[float]) -> None:
         self.kind, self.channels = _kind_of(sources), sources[0].channels
+        self.pixel_dtype = sources[0].pixel_dtype
         labels, classes = _labels_of(sources)
         super().__init__(_NumberedNames([source.names for source in sources]), labels, classes)
         self.reads_ahead = max(source.reads_ahead for source in sources)
@@ -47,7 +48,7 @@ class SeveralSources(ImageSource):
         of_sources = zip(self._sources, self._weights)
         return tuple((size, own * weight) for source, weight in of_sources for size, own in source.parts)
 
-    def read(self, index: int) -> NDArray[np.uint8]:
+    def read(self, index: int) -> Content:
         """Return the bytes or pixels of an image. If other sources have encoded images, pixels become a PPM file."""
         source, own = self._found(index)
         content = source.read(own)
@@ -104,7 +105,7 @@ def several_sources(sources: Sequence[ImageSource], weights: Sequence[float] | N
 
     - Names: the name of an image begins with the number of its source: 0/NAME for the first source.
     - Labels: classes are matched by name. If only some of the sources have labels, there are none.
-    - Pixels and encoded images can be mixed if the pixels have three channels.
+    - Pixels and encoded images can be mixed if the pixels have three channels of 8 bits.
 
     Args:
         sources: Sources of the images, at least one. One source without a weight is returned as it is.
@@ -112,7 +113,8 @@ def several_sources(sources: Sequence[ImageSource], weights: Sequence[float] | N
             that is not a whole number it is an average: 0.5 is every second epoch. Default: once.
 
     Raises:
-        ValueError: If there is no source, a weight is out of range, or the sources have other numbers of channels.
+        ValueError: If there is no source, a weight is out of range, or the sources have other numbers of channels or
+            other types of pixels.
 
     Examples:
         >>> source = several_sources([open_source("photos"), open_source("shards/*.tar")], weights=[1, 2.5])
@@ -124,7 +126,7 @@ def several_sources(sources: Sequence[ImageSource], weights: Sequence[float] | N
     if len(sources) == 1 and weights == [1.0]:
         return sources[0]
     _check_weights(sources, weights)
-    _check_channels(sources)
+    _check_pixels(sources)
     return SeveralSources(sources, weights)
 
 
@@ -142,11 +144,11 @@ class _EachOnce(ImageSource):
 
     def __init__(self, source: ImageSource) -> None:
         super().__init__(source.names, source.labels, source.classes)
-        self.kind, self.channels = source.kind, source.channels
+        self.kind, self.channels, self.pixel_dtype = source.kind, source.channels, source.pixel_dtype
         self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
         self._source = source
 
-    def read(self, index: int) -> NDArray[np.uint8]:
+    def read(self, index: int) -> Content:
         return self._source.read(index)
 
     def announce(self, upcoming: Upcoming) -> None:
@@ -204,13 +206,18 @@ def _check_weights(sources: Sequence[ImageSource], weights: Sequence[float]) -> 
             )
 
 
-def _check_channels(sources: Sequence[ImageSource]) -> None:
+def _check_pixels(sources: Sequence[ImageSource]) -> None:
     first = sources[0]
     for number, source in enumerate(sources):
         if source.channels != first.channels:
             raise ValueError(
                 f"sources: the images of {_named(first, 0)} have {first.channels} channels, and those of"
                 f" {_named(source, number)} have {source.channels}; use sources with the same number of channels"
+            )
+        if source.pixel_dtype != first.pixel_dtype:
+            raise ValueError(
+                f"sources: the pixels of {_named(first, 0)} are {first.pixel_dtype}, and those of"
+                f" {_named(source, number)} are {source.pixel_dtype}; read all sources at the same depth"
             )
 
 

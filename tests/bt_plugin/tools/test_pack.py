@@ -18,6 +18,7 @@ from dali_pipelines import Backend, TwoViewLoader, array_source
 from dali_pipelines.sources import open_source
 from tests.bt_plugin.tools.packs import contents, files_of, noise, packed
 from tests.conftest import write_image
+from tests.dali_pipelines.float_images import FloatImages, scenes
 
 
 def test_the_shards_are_the_source(odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +183,9 @@ def test_sources_that_are_refused(odd: Path, tmp_path: Path, capsys: pytest.Capt
     np.save(tmp_path / "five.npy", noise(0, 4, 8, 8, 5))
     assert packed(tmp_path / "five.npy", tmp_path / "out", "--shards", 2) == 2
     assert "its images have 5 channels, and the images of shards have three" in capsys.readouterr().err
+    deep = FloatImages(scenes(2, channels=3))
+    with pytest.raises(UserError, match="its images have more than 8 bits, and pixels are packed as PNG files"):
+        pack(deep, tmp_path / "out", shards=1, conversion=Conversion(), num_threads=1, max_bad=0)
     (odd / "a é").rename(odd / "line\nbreak")
     assert packed(odd, tmp_path / "out", "--shards", 2) == 2
     assert r"the class 'line\nbreak' cannot be a line of classes.txt" in capsys.readouterr().err

@@ -7,6 +7,8 @@ import pytest
 
 from dali_pipelines import array_source, image_folder
 from dali_pipelines.sources import Relabeled, Subset
+from dali_pipelines.sources.several import each_once, several_sources
+from tests.dali_pipelines.float_images import FloatImages, scenes
 
 
 def test_a_subset_is_some_of_the_images_in_its_own_order(small_data: Path) -> None:
@@ -40,3 +42,13 @@ def test_classes_that_the_other_does_not_have_are_named() -> None:
     source = array_source(np.zeros((8, 8, 8, 3), np.uint8), range(8), ["a", "b\n", *"cdefgh"])
     with pytest.raises(ValueError, match=r"unknown classes: 'b\\n', c, d, e, f and 2 others"):
         Relabeled(source, ("a",))
+
+
+def test_sources_that_wrap_another_have_its_type_of_pixels() -> None:
+    images = scenes(3, channels=5)
+    source = FloatImages(images)
+    twice = several_sources([source, source], [1, 2])
+    for wrapped in (Subset(source, np.arange(3)), Relabeled(source, ("none", "all")), twice, each_once(twice)):
+        assert (wrapped.pixel_dtype, wrapped.channels) == (np.float32, 5)
+        np.testing.assert_array_equal(wrapped.read(1), images[1])
+    assert Subset(array_source(np.zeros((2, 8, 8, 3), np.uint8)), np.arange(1)).pixel_dtype == np.uint8

@@ -19,6 +19,7 @@ from dali_pipelines.plans import announced
 from dali_pipelines.shards import Shards
 from dali_pipelines.sources import ImageSource, Relabeled, SeveralSources, Subset, Upcoming, each_once
 from tests.conftest import write_image
+from tests.dali_pipelines.float_images import FloatImages, scenes
 from tests.tar_files import write_shard
 
 
@@ -272,10 +273,15 @@ def test_the_least_weight_that_is_proposed_is_allowed(tmp_path: Path) -> None:
         assert several_sources([Stored(size), Stored(1)], [proposed, 1]).epoch_length == 2
 
 
-def test_other_channels_are_named(tmp_path: Path) -> None:
+def test_other_channels_and_types_of_pixels_are_named(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a/x/1.png\n")
     tree(tmp_path / "a", "x/1.png")
     with pytest.raises(ValueError, match=r"source 0 .*1\.png\) have 3 channels, and those of source 1 .* have 5"):
         several_sources([file_list(tmp_path / "list.txt"), array_source(pixels(2, channels=5))])
+    deep = FloatImages(scenes(2, channels=3))
+    with pytest.raises(
+        ValueError, match=r"pixels of source 0 .* are uint8, and those of source 1 .* are float32; read"
+    ):
+        several_sources([file_list(tmp_path / "list.txt"), deep])
     with pytest.raises(ValueError, match="sources: an empty list is not allowed"):
         several_sources([])
