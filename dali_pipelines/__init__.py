@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dali_pipelines.backend import Backend
+    from dali_pipelines.depth.full_depth import full_depth
     from dali_pipelines.errors import BadImageError
     from dali_pipelines.eval_loader import EvalBatch, EvalLoader
     from dali_pipelines.loaders import Batch, TwoViewLoader
@@ -43,6 +44,7 @@ _MODULES = {
     "dataset_source": "dali_pipelines.sources.datasets",
     "file_list": "dali_pipelines.sources",
     "flat_folder": "dali_pipelines.sources",
+    "full_depth": "dali_pipelines.depth.full_depth",
     "image_folder": "dali_pipelines.sources",
     "open_source": "dali_pipelines.sources",
     "parquet_files": "dali_pipelines.sources",
@@ -68,6 +70,7 @@ __all__ = [
     "dataset_source",
     "file_list",
     "flat_folder",
+    "full_depth",
     "image_folder",
     "open_source",
     "parquet_files",

@@ -19,6 +19,7 @@ from dali_pipelines.plans import Plan, announced
 from dali_pipelines.ranks import rank_and_world_size
 from dali_pipelines.shards import eval_indices
 from dali_pipelines.sources import ImageSource, Upcoming, open_source
+from dali_pipelines.sources.arrays import check_range_known
 from dali_pipelines.streams import eval_stream
 from dali_pipelines.views.channels import check_channels
 from dali_pipelines.views.params import EvalParams
@@ -81,6 +82,7 @@ class EvalLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not allowed; it must be at least 1")
         self.source = source if isinstance(source, ImageSource) else open_source(source)
+        check_range_known(self.source)
         self._params = params or EvalParams()
         check_channels(self._params, self.source.channels)
         self._batch_size = batch_size

@@ -23,6 +23,7 @@ from dali_pipelines.plans import Plan, announced
 from dali_pipelines.ranks import rank_and_world_size
 from dali_pipelines.shards import Shards
 from dali_pipelines.sources import ImageSource, Upcoming, open_source
+from dali_pipelines.sources.arrays import check_range_known
 from dali_pipelines.streams import view_stream
 from dali_pipelines.views.channels import views_of_channels
 from dali_pipelines.views.draws import draw_views
@@ -122,6 +123,7 @@ class TwoViewLoader:
                 f" {batch_size_per_rank}"
             )
         self.source = source if isinstance(source, ImageSource) else open_source(source)
+        check_range_known(self.source)
         self._given = rank, world_size
         rank, world_size = rank_and_world_size(rank, world_size)
         self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)

@@ -24,7 +24,7 @@ ROWS = [
     "bt_plugin.config",
     "dali_pipelines dali_pipelines.loaders dali_pipelines.eval_loader dali_pipelines.streams",
     "dali_pipelines.dali dali_pipelines.gpu dali_pipelines.native dali_pipelines.pil",
-    "dali_pipelines.backend dali_pipelines.decoding dali_pipelines.memory dali_pipelines.plans",
+    "dali_pipelines.backend dali_pipelines.decoding dali_pipelines.depth dali_pipelines.memory dali_pipelines.plans",
     "dali_pipelines.orders dali_pipelines.ranks dali_pipelines.shards dali_pipelines.sources dali_pipelines.views",
     "bt_plugin.errors bt_plugin.version dali_pipelines.errors dali_pipelines.regular_files dali_pipelines.storage",
 ]

@@ -27,7 +27,9 @@ _UNREAD = np.empty(0)
 _REMEDY = "write it again with numpy.savez(images=...)"
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """The header of an array: its shape, whether it is stored by columns, and the type of its numbers."""
+
     shape: tuple[int, ...]
     is_fortran: bool
     dtype: np.dtype[Any]
@@ -65,9 +67,9 @@ def array_file(path: str | Path) -> ArraySource:
 
 def _mapped(file: FileIO) -> NDArray[Any]:
     """Return the array of a .npy file, whose pages are read when they are needed."""
-    header = _read_header(file)
+    header = read_header(file)
     begin = file.tell()
-    _check_size(header, os.fstat(file.fileno()).st_size - begin)
+    check_size(header, os.fstat(file.fileno()).st_size - begin)
     order: Literal["C", "F"] = "F" if header.is_fortran else "C"
     mapped: NDArray[Any] = np.memmap(file, header.dtype, "r", begin, header.shape, order)
     return mapped
@@ -98,8 +100,8 @@ def _claimed_entries(file: FileIO) -> int:
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(entry) as content:
-        header = _read_header(content)
-        _check_size(header, entry.file_size - content.tell())
+        header = read_header(content)
+        check_size(header, entry.file_size - content.tell())
         available = psutil.virtual_memory().available
         if entry.file_size > available:
             raise ValueError(
@@ -113,19 +115,35 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     return array
 
 
-def _read_header(file: IO[bytes]) -> _Header:
+def read_header(file: IO[bytes]) -> Header:
+    """Read the header of an array in numpy's format.
+
+    Args:
+        file: File at the begin of the array. Afterwards it is at the begin of its numbers.
+
+    Raises:
+        ValueError: If the header is damaged, or the array has Python objects.
+    """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of numpy's format is not supported")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    header = _Header(*read(file))
+    header = Header(*read(file))
     if header.dtype.hasobject:
         raise ValueError("it contains Python objects instead of numbers")
     return header
 
 
-def _check_size(header: _Header, size: int) -> None:
-    """Raise if a header claims more or fewer bytes than the file has."""
+def check_size(header: Header, size: int) -> None:
+    """Raise if a header claims more or fewer bytes than the file has.
+
+    Args:
+        header: Header of the array.
+        size: Number of bytes after the header.
+
+    Raises:
+        ValueError: If they do not agree.
+    """
     if min(header.shape, default=0) < 0:
         raise ValueError(f"the shape {header.shape} is negative")
     claimed = math.prod(header.shape) * header.dtype.itemsize

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dali_pipelines.sources.base import ImageSource
+from dali_pipelines.sources.base import Content, ImageSource
 
 # Enough to tell data sets apart. Hashing all images of a large array would take minutes.
 _SAMPLED_IMAGES = 1000
@@ -20,24 +21,24 @@ class ArraySource(ImageSource):
     """A source of images that are an array of pixels; see array_source.
 
     Args:
-        images: Pixels, (N, H, W, C) uint8.
+        images: Pixels, (N, H, W, C), of uint8 or another type of numbers.
         labels: Labels, (N,) int64, or None.
         classes: Names of the classes, which the labels are indices into.
     """
 
-    kind = "pixels"
-
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
+    def __init__(self, images: NDArray[Any], labels: NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
         super().__init__([str(index) for index in range(len(images))], labels, classes)
         self.images = images
+        self.kind = "pixels" if images.dtype == np.uint8 else "raw"
+        self.pixel_dtype = images.dtype
         # One channel is gray. It is read as RGB, like a gray file.
         self.channels = 3 if images.shape[3] == 1 else images.shape[3]
 
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Return the pixels of an image, (H, W, C) uint8; gray as RGB."""
+    def read(self, index: int) -> Content:
+        """Return the pixels of an image, (H, W, C); gray of uint8 as RGB."""
         # The pixels are copied, because torch warns of read-only memory, such as that of a mapped file.
         pixels = np.array(self.images[index])
-        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 and self.kind == "pixels" else pixels
 
     def place(self, index: int) -> str:
         """Return the number of an image, for messages."""
@@ -53,8 +54,11 @@ def array_source(
 ) -> ArraySource:
     """Open an array of images, such as torchvision's CIFAR10(...).data or a numpy.memmap.
 
+    Pixels of other types than uint8 have no known range. Loaders need it, so wrap their source by full_depth.
+
     Args:
-        images: Pixels, (N, H, W, C) uint8, or (N, H, W) uint8 for gray images.
+        images: Pixels, (N, H, W, C), or (N, H, W) for gray images; uint8, or other whole numbers or floats of up to 64
+            bits.
         labels: Labels, (N,) whole numbers, or None.
         classes: Names of the classes, which the labels are indices into. Default: the labels that occur, sorted; then
             the labels may be any whole numbers.
@@ -69,12 +73,29 @@ def array_source(
     pixels = np.asanyarray(images)
     if pixels.ndim == 3:
         pixels = pixels[..., None]
-    if pixels.ndim != 4 or pixels.dtype != np.uint8 or not pixels.size:
+    if pixels.ndim != 4 or pixels.dtype.kind not in "uif" or pixels.dtype.itemsize > 8 or not pixels.size:
         raise ValueError(
-            f"images: shape {np.shape(images)} of {pixels.dtype} is not allowed; it must be (N, H, W, C) of uint8"
+            f"images: shape {np.shape(images)} of {pixels.dtype} is not allowed; it must be (N, H, W, C) of uint8, or"
+            " of other whole numbers or floats of up to 64 bits"
         )
     _check_channels_last(pixels.shape)
     return ArraySource(pixels, *checked_labels(labels, len(pixels), classes))
+
+
+def check_range_known(source: ImageSource) -> None:
+    """Raise if the range of the pixels is not known, so that they cannot be given to a loader.
+
+    Args:
+        source: Source of images.
+
+    Raises:
+        ValueError: If the pixels are of another type than uint8, and no range was chosen.
+    """
+    if source.kind == "raw":
+        raise ValueError(
+            f"source: pixels of {source.pixel_dtype} have no known range of values; use full_depth(source), which maps"
+            " their range to 0 to 255"
+        )
 
 
 def checked_labels(

@@ -17,8 +17,8 @@ from dali_pipelines.sources.names import Names
 NO_LABEL = -1
 
 # The form of an image: "files", a file of its own, which a pipeline may open itself; "encoded", the bytes of a file;
-# "pixels".
-Kind = Literal["files", "encoded", "pixels"]
+# "pixels"; or "raw", pixels whose range of values is not known (see full_depth).
+Kind = Literal["files", "encoded", "pixels", "raw"]
 
 # What `read` returns: bytes of a file; or pixels, whose type is the source's pixel_dtype.
 Content = NDArray[Any]
@@ -68,7 +68,7 @@ class ImageSource(ABC):
     kind: Kind
     # Number of channels of the pixels. Decoded images always have three.
     channels = 3
-    # Type of the pixels: uint8; or, only if kind is "pixels", float32 for images of more than 8 bits.
+    # Type of the pixels: uint8; float32 if kind is "pixels" and images have more than 8 bits; any if kind is "raw".
     pixel_dtype: np.dtype[Any] = np.dtype(np.uint8)
     # Number of images that `announce` should be told ahead of their use. 0: the images need no fetching.
     reads_ahead = 0

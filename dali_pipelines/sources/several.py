@@ -214,7 +214,7 @@ def _check_pixels(sources: Sequence[ImageSource]) -> None:
                 f"sources: the images of {_named(first, 0)} have {first.channels} channels, and those of"
                 f" {_named(source, number)} have {source.channels}; use sources with the same number of channels"
             )
-        if source.pixel_dtype != first.pixel_dtype:
+        if source.pixel_dtype != first.pixel_dtype or (source.kind == "raw") != (first.kind == "raw"):
             raise ValueError(
                 f"sources: the pixels of {_named(first, 0)} are {first.pixel_dtype}, and those of"
                 f" {_named(source, number)} are {source.pixel_dtype}; read all sources at the same depth"

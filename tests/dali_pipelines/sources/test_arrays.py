@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dali_pipelines import EvalLoader, EvalParams, TwoViewLoader, array_source, flat_folder, open_source
+from dali_pipelines import (
+    EvalLoader,
+    EvalParams,
+    TwoViewLoader,
+    array_source,
+    flat_folder,
+    open_source,
+    several_sources,
+)
 from tests.dali_pipelines.conftest import SMALL, chosen
 
 
@@ -94,7 +102,7 @@ def test_labels_and_classes(images: NDArray[np.uint8]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
-        ({"images": np.zeros((4, 8, 8, 3))}, r"images: shape \(4, 8, 8, 3\) of float64"),
+        ({"images": np.zeros((4, 8, 8, 3), complex)}, r"images: shape \(4, 8, 8, 3\) of complex128"),
         ({"images": np.zeros((8, 8), np.uint8)}, r"images: shape \(8, 8\)"),
         ({"images": np.zeros((0, 8, 8, 3), np.uint8)}, r"images: shape \(0, "),
         ({"labels": [1, 2]}, r"labels: shape \(2,\) .* must be \(10,\) of integers"),
@@ -105,6 +113,19 @@ def test_labels_and_classes(images: NDArray[np.uint8]) -> None:
 def test_bad_arrays_are_named(images: NDArray[np.uint8], arguments: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         array_source(**{"images": images, **arguments})
+
+
+@pytest.mark.parametrize("dtype", ["u2", ">u2", "i2", "f2", "f4", "f8"])
+def test_pixels_of_other_types_need_a_range(dtype: str) -> None:
+    values = np.arange(2 * 8 * 8 * 1).reshape(2, 8, 8, 1).astype(dtype)
+    source = array_source(values)
+    assert source.kind == "raw"
+    assert source.pixel_dtype == values.dtype
+    assert source.channels == 3
+    np.testing.assert_array_equal(source.read(1), values[1])
+    for loader in (TwoViewLoader, EvalLoader):
+        with pytest.raises(ValueError, match=r"have no known range of values; use full_depth\(source\)"):
+            loader(several_sources([source, source]), 2)
 
 
 def test_files_of_arrays(images: NDArray[np.uint8], tmp_path: Path) -> None:

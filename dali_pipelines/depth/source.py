@@ -1,0 +1,136 @@
+"""The source of images at full depth: it decodes all bits and channels, and maps a range of values to 0 to 255."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.depth.decoded import Decoded, Request, checked
+from dali_pipelines.depth.readers import read_image
+from dali_pipelines.depth.value_range import Pair, Resolved
+from dali_pipelines.sources.base import ImageSource, Upcoming
+
+
+class Found(NamedTuple):
+    """What a source of full depth has found in its sample.
+
+    Args:
+        format: Format of the first image, such as "TIFF".
+        dtype: Type of the pixels. Those of DICOM are floats after the modality transform.
+        bits: Number of bits of a stored value.
+        channels: Number of channels that are used; gray has 1.
+        least: Smallest value of the sample.
+        most: Largest value of the sample.
+        images: Number of images of the sample. A range that the user gives needs only the first one.
+        constant_images: Number of these images in which every channel has only one value.
+    """
+
+    format: str
+    dtype: np.dtype[Any]
+    bits: int
+    channels: int
+    least: float
+    most: float
+    images: int
+    constant_images: int
+
+
+class FullDepthSource(ImageSource):
+    """The images of another source at full depth; see full_depth.
+
+    Args:
+        source: Source of the images.
+        request: Channels and bounds.
+        value_range: Values of each channel that become 0 and 255, or "window".
+        found: What the sample of the images has.
+    """
+
+    kind = "pixels"
+    pixel_dtype = np.dtype(np.float32)
+
+    def __init__(self, source: ImageSource, *, request: Request, value_range: Resolved, found: Found) -> None:
+        super().__init__(source.names, source.labels if source.has_labels else None, source.classes)
+        self.value_range = value_range
+        self.found = found
+        # Gray is read as RGB, like a gray file.
+        self.channels = 3 if found.channels == 1 else found.channels
+        self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
+        self._source = source
+        self._request = request
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        return self._source.parts
+
+    def read(self, index: int) -> NDArray[Any]:
+        """Return the pixels of an image, (H, W, C) float32, from 0 to 255; gray as RGB."""
+        decoded = decoded_image(self._source, self._source.read(index), self._request)
+        own = decoded.values.dtype, decoded.values.shape[2]
+        if own != (self.found.dtype, self.found.channels):
+            raise ValueError(
+                f"the image has {own[1]} channel(s) of {own[0]}, and the first image has {self.found.channels} of"
+                f" {self.found.dtype}; all images must have the same"
+            )
+        if self.value_range == "window":
+            if decoded.window is None:
+                raise ValueError("the image has no window, and value_range is window; use auto or [lo, hi]")
+            pixels = levels(decoded, (decoded.window,) * own[1])
+        else:
+            pixels = levels(decoded, self.value_range)
+        return np.repeat(pixels, 3, axis=2) if own[1] == 1 else pixels
+
+    def announce(self, upcoming: Upcoming) -> None:
+        self._source.announce(upcoming)
+
+    def place(self, index: int) -> str:
+        return self._source.place(index)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self._source.fingerprint
+
+
+def decoded_image(source: ImageSource, content: NDArray[Any], request: Request) -> Decoded:
+    """Return the pixels of an image at full depth.
+
+    Args:
+        source: Source of the image.
+        content: What the source has read: bytes of a file, or pixels.
+        request: Channels and bounds.
+
+    Raises:
+        Exception: If the image is bad. The class is whatever the decoders raise.
+    """
+    if source.kind not in ("pixels", "raw"):
+        return read_image(content, request)
+    bounds = (0.0, 255.0) if content.dtype == np.uint8 else None
+    return checked(Decoded("array", request.selected(content), content.dtype.itemsize * 8, bounds))
+
+
+def levels(decoded: Decoded, ranges: tuple[Pair, ...]) -> NDArray[np.float32]:
+    """Map the range of each channel to 0 to 255. Values outside of it become 0 or 255.
+
+    Args:
+        decoded: Pixels of an image.
+        ranges: Values of each channel that become 0 and 255.
+
+    Shape:
+        Output: (H, W, C) float32.
+    """
+    # float32 has every whole number of 16 bits, times 255.
+    exact = np.float32 if decoded.values.dtype.itemsize <= 2 or decoded.values.dtype == np.float32 else np.float64
+    low, high = np.array(ranges, dtype=exact).T
+    out = np.subtract(decoded.values, low, dtype=exact)
+    if not (low == 0).all() or not (high == 255).all():
+        out *= 255
+        out /= high - low
+    np.clip(out, 0, 255, out=out)
+    if decoded.is_inverted:
+        np.subtract(255, out, out=out)
+    if decoded.missing is not None:
+        out[np.broadcast_to(decoded.missing, out.shape)] = 0
+    result: NDArray[np.float32] = out.astype(np.float32, copy=False)
+    return result
