@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dali_pipelines.regular_files import open_regular
-from dali_pipelines.sources.files import ENDINGS, FileSource, is_image
+from dali_pipelines.sources.files import ARRAY_SUFFIX, ENDINGS, FileSource, is_image, without_companions
 from dali_pipelines.sources.folder_walk import FolderWalk, entries_of, is_folder
 from dali_pipelines.sources.index_cache import Built, Index, cached_index
 from dali_pipelines.sources.names import Names
@@ -80,9 +80,13 @@ def any_folder(root: str | Path) -> FileSource:
     root = existing_folder(root)
     # The listing has the kind of every entry that is not a link, which saves a call per file.
     entries = (entry for entry in entries_of(str(root)) if is_image(entry.name))
-    if not any(os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file() for entry in entries):
+    files = (entry for entry in entries if (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()))
+    is_array = [entry.name.lower().endswith(ARRAY_SUFFIX) for entry in files]
+    if not is_array:
         return image_folder(root)
     source = flat_folder(root)
+    if all(is_array) and not source.names[0].lower().endswith(ARRAY_SUFFIX):
+        return image_folder(root)
     assert isinstance(source.names, Names), "flat_folder returns packed names"
     slashes = np.flatnonzero(source.names.block == ord("/"))
     in_folders = len(np.unique(np.searchsorted(source.names.ends, slashes, side="right")))
@@ -154,6 +158,15 @@ def _built(root: str, tops: Sequence[str]) -> Built:
                 yield from (folder.prefix + name for name in folder.images)
 
     names, links, others = Names.of(below()), Names.of(walk.left_out_links), Names.of(sorted(walk.other_images))
+    has_arrays = ARRAY_SUFFIX.encode() in names.block.tobytes().lower()
+    kept = without_companions(names) if has_arrays else None
+    if kept is not None:
+        if len(names) > 3 * len(kept):
+            logger.warning(
+                "%s: %d .npy files are left out, because there are %d images of other formats; move these elsewhere to"
+                " read the .npy files as images", root, len(names) - len(kept), len(kept),
+            )  # fmt: skip
+        names, labels = Names.of(names[number] for number in kept), [labels[number] for number in kept]
     index: Index = {
         "names": names.block,
         "ends": names.ends,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from dali_pipelines.sources.files import without_companions
 from dali_pipelines.sources.tar_reader import Member, Members
 
 
@@ -26,7 +27,7 @@ class Image(NamedTuple):
 
 
 def labelled_images(members: Members, suffixes: Collection[str]) -> list[Image]:
-    """Return the images with their labels.
+    """Return the images with their labels. Next to other images, .npy files are images only if they are chosen.
 
     An image's label is the text of the .cls member with the same name up to the last dot. If there is none, it is the
     text of the .cls member with the same WebDataset key, which is the name up to the first dot.
@@ -40,6 +41,10 @@ def labelled_images(members: Members, suffixes: Collection[str]) -> list[Image]:
         ValueError: If it is not clear which members of a key are the images, or which label an image has.
     """
     images = [each for each in members.images if not suffixes or suffix_of(each.name).lower() in suffixes]
+    kept = None if suffixes else without_companions(each.name for each in images)
+    if kept is not None:
+        images = [images[number] for number in kept]
+        members = members._replace(images=images)
     own = [members.labels.get(_own_label(each.name)) for each in images]
     if not suffixes:
         _check_keys(images, own, members)

@@ -35,6 +35,34 @@ def test_image_folder_labels_by_sub_folder_in_sorted_order(folder: Path) -> None
     assert source.has_labels
 
 
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_arrays_and_dicom_are_images(tmp_path: Path) -> None:
+    touch(tmp_path, "flat/1.npy", "flat/0.NPY", "flat/more/2.npy", "classes/a/0.dcm", "classes/b/1.DICOM")
+    assert list(open_source(tmp_path / "flat").names) == ["0.NPY", "1.npy", "more/2.npy"]
+    source = open_source(tmp_path / "classes")
+    assert [(name, int(label)) for name, label in zip(source.names, source.labels)] == [
+        ("a/0.dcm", 0),
+        ("b/1.DICOM", 1),
+    ]
+
+
+def test_arrays_next_to_images_are_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "flat/0.png", "flat/0.npy", "classes/labels.npy", "classes/a/0.npy", "classes/a/0.png")
+    assert list(open_source(tmp_path / "flat").names) == ["0.png"]
+    source = open_source(tmp_path / "classes")
+    assert list(source.names) == ["a/0.png"]
+    assert source.classes == ("a",)
+    assert not caplog.records
+    touch(tmp_path, "many/a/0.png", "many/b/0.npy", "many/b/1.npy", "many/b/2.npy")
+    assert len(image_folder(tmp_path / "many")) == 1
+    assert "3 .npy files are left out, because there are 1 images of other formats" in caplog.text
+
+
 def test_image_folder_agrees_with_torchvisions(small_data: Path) -> None:
     from torchvision.datasets import ImageFolder
 

@@ -32,6 +32,10 @@ LABELLED = [
     ("0.left.jpg 0.label.cls=a", "0.left.jpg=a"),
     ("0.1.jpg 0.cls=key 0.1.cls=own", "0.1.jpg=own"),
     ("0.1.jpg 0.x.cls=a 0.y.cls=a", "0.1.jpg=a"),
+    # Next to other images, .npy files are not images.
+    ("0.jpg 0.npy 0.cls=a 1.jpg 1.npy 1.cls=b", "0.jpg=a 1.jpg=b"),
+    ("0.NPY 0.cls=a 1.npy 1.cls=b", "0.NPY=a 1.npy=b"),
+    ("0.dcm 0.cls=a 1.dicom 1.cls=b 1.npy", "0.dcm=a 1.dicom=b"),
     # No label.
     ("cat.0.jpg cat.1.jpg dog.0.jpg dog.1.jpg", "cat.0.jpg= cat.1.jpg= dog.0.jpg= dog.1.jpg="),
     ("St.Moritz.jpg St.Gallen.jpg Dr.Who.jpg", "St.Moritz.jpg= St.Gallen.jpg= Dr.Who.jpg="),
