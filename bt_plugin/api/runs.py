@@ -35,6 +35,8 @@ class Plan(NamedTuple):
         num_images: Number of images that an epoch sees: all training images, if they have no weights.
         steps_per_epoch: Number of steps in an epoch.
         total_steps: Number of steps of the run.
+        pixels: Depth, channels and value range of the images. None if they have 8 bits and three channels, or were not
+            opened.
     """
 
     recipe: Recipe
@@ -42,6 +44,7 @@ class Plan(NamedTuple):
     num_images: int
     steps_per_epoch: int
     total_steps: int
+    pixels: str | None = None
 
 
 def pretrain(
@@ -153,8 +156,9 @@ def check(
     per_rank = checked.batch_size_per_rank(world_size)
     if backbone is None:
         check_backbone_name(checked.model.backbone)
+    pixels = None
     if num_images is None:
-        num_images = _count(checked, images)
+        checked, num_images, pixels = _opened(checked, images)
     steps = checked.steps_per_epoch(num_images)
 
     from bt_plugin.models.from_recipe import build_model
@@ -163,7 +167,7 @@ def check(
 
     check_model(checked, partial(build_model, checked, backbone=backbone))
     tracker_options(checked)
-    return Plan(checked, per_rank, num_images, steps, steps * checked.optim.epochs)
+    return Plan(checked, per_rank, num_images, steps, steps * checked.optim.epochs, pixels)
 
 
 def list_recipes() -> dict[str, Path]:
@@ -176,11 +180,13 @@ def list_recipes() -> dict[str, Path]:
     return bundled_recipes()
 
 
-def _count(recipe: Recipe, images: dict[str, ImageSource | None]) -> int:
+def _opened(recipe: Recipe, images: dict[str, ImageSource | None]) -> tuple[Recipe, int, str | None]:
+    """Open the images. Return the recipe with their value range, how many an epoch sees, and what their pixels are."""
     from bt_plugin.data.from_recipe import open_sources
+    from bt_plugin.data.value_range import keep_range, said_of
 
     try:
         train, _ = open_sources(recipe, **images)
     except RecipeError as error:
         raise RecipeError(f"{error}, or give --num-images if the data is on another machine") from error
-    return train.epoch_length
+    return keep_range(recipe, train), train.epoch_length, said_of(train)

@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     pieces, per_rank = plan.recipe.optim.accumulation_steps, plan.batch_size_per_rank
     in_pieces = f", in {pieces} micro-batches of {per_rank // pieces}" if pieces > 1 else ""
     print(f"# {per_rank} images a step on each of {arguments.world_size} rank(s){in_pieces}")
+    if plan.pixels:
+        print(f"# {plan.pixels}")
     an_epoch = " an epoch, by data.weights" if plan.recipe.data.weights else ""
     print(
         f"# {plan.num_images} images{an_epoch}: {plan.steps_per_epoch} steps an epoch, {plan.total_steps} steps in all"

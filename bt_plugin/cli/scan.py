@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bt_plugin.config.recipe_file import paths_in
+from bt_plugin.config.yaml12 import parse_yaml
 from bt_plugin.errors import FileError, UserError, file_error
 from bt_plugin.runs.atomic_file import check_output, write_csv
 from dali_pipelines.views.params import MOST_PIXELS
@@ -28,6 +29,8 @@ def add_parser(subparsers: Any) -> None:
         default=MOST_PIXELS,
         help=f"largest height times width, as data.max_pixels (default {MOST_PIXELS})",
     )
+    parser.add_argument("--value-range", default="auto", help="as data.value_range (default auto)")
+    parser.add_argument("--channels", help="as data.channels, such as [3, 2, 1] (default: all except alpha)")
     parser.set_defaults(run=run)
 
 
@@ -37,7 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from tqdm.auto import tqdm
 
+    from bt_plugin.data.value_range import said_of
     from dali_pipelines.decoding.read_pixels import why_unreadable
+    from dali_pipelines.depth.full_depth import full_depth
     from dali_pipelines.ranks import cores_per_rank
     from dali_pipelines.sources import open_source
 
@@ -51,11 +56,19 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--max-pixels: {arguments.max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}")
     try:
         source = open_source(paths_in(arguments.data))
+        deep = full_depth(
+            source,
+            value_range=parse_yaml(arguments.value_range),
+            channels=parse_yaml(arguments.channels) if arguments.channels else None,
+            max_pixels=arguments.max_pixels,
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
+    if said := said_of(deep):
+        print(said)
 
     def reason(index: int) -> Exception | None:
-        return why_unreadable(source, index, arguments.max_pixels)
+        return why_unreadable(deep, index, arguments.max_pixels)
 
     threads = ThreadPoolExecutor(arguments.num_threads or cores_per_rank())
     try:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from bt_plugin.config.section import Paths, PathText, Section
+from dali_pipelines.depth.value_range import Pair, parse_value_range
 from dali_pipelines.orders import MOST_WEIGHT
 from dali_pipelines.storage.options import Storage
 from dali_pipelines.views.params import MOST_PIXELS
 
 Weight = Annotated[float, Field(gt=0, le=MOST_WEIGHT)]
+
+
+def _checked_range(value: Any) -> Any:
+    """Return the value of data.value_range if it is a rule."""
+    try:
+        parse_value_range(value)
+    except ValueError as error:
+        # The message of an error of a recipe begins with key and value.
+        raise ValueError(str(error).partition("is not allowed; ")[2]) from error
+    return value
+
+
+ValueRange = Annotated[str | Pair | tuple[Pair, ...], BeforeValidator(_checked_range)]
 
 
 class Data(Section):
@@ -35,6 +49,17 @@ class Data(Section):
     kept."""
     val: Paths | None = None
     """Validation images with classes, in the same formats. `null`: no evaluation that needs labels."""
+    value_range: ValueRange = "auto"
+    """The pixel values that become 0 and 255, for images of more than 8 bits or other channels than RGB: `[lo, hi]`, or
+    such a pair for each channel. `percentiles(1, 99)`: these percentiles of each channel, over 256 images of
+    `data.train`. `window`: the window of each DICOM file. `auto`: the range of the type, if it is known, else
+    `percentiles(0.1, 99.9)`."""
+    value_range_used: Literal["window"] | tuple[Pair, ...] | None = None
+    """The pair of each channel that `data.value_range` stands for. The run writes it here, and its evaluations use it.
+    """
+    channels: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Channels of the images that are used, in this order: `[3, 2, 1]`. The first channel has number 0. `null`: all
+    channels except alpha."""
     backend: Literal["auto", "dali", "native"] = "auto"
     """The backend that computes the views. `native` uses torch and numba on the CPU, also for a run on a GPU, and does
     not need DALI. `auto` is `dali` on a GPU and `native` on a CPU."""

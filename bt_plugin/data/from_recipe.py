@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from bt_plugin.config.data import Data
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.section import text_of
+from bt_plugin.data.value_range import at_full_depth, check_same_depth, with_range_of
 from bt_plugin.errors import RecipeError
 from bt_plugin.runtime import collectives
 from dali_pipelines.backend import Backend, resolve_backend
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader, check_window
 from dali_pipelines.sources import ImageSource, Relabeled, open_source, several_sources
-from dali_pipelines.storage.options import DEFAULT, Storage
 from dali_pipelines.views.params import Tuning
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,13 @@ def open_sources(
     data = recipe.data
     for key, path, given in (("data.train", data.train, train), ("data.val", data.val, val)):
         weights = data.weights if key == "data.train" else None
-        source = given
-        if given is None and path is not None:
-            source = open_named(key, path, weights, storage=data.storage)
+        source = None
+        if given is not None:
+            source = at_full_depth(key, given, data)
+        elif path is not None:
+            source = open_named(key, path, data, weights)
+        if source and key == "data.train":
+            data = with_range_of(data, source)
         channels = recipe.model.in_chans
         if source and source.channels != (3 if channels == 1 else channels):
             raise RecipeError(
@@ -64,6 +68,8 @@ def open_sources(
         sources.append(source)
     train, val = sources
     assert train is not None, "data.train is required"
+    if val is not None:
+        check_same_depth(train, val)
     try:
         check_window(train, recipe.data.shuffle_window)
     except ValueError as error:
@@ -81,20 +87,20 @@ def open_sources(
 def open_named(
     key: str,
     path: str | tuple[str, ...],
+    data: Data,
     weights: Sequence[float] | None = None,
-    *,
-    storage: Storage = DEFAULT,
 ) -> ImageSource:
     """Open the images that a key of a recipe names.
 
     Args:
         key: Key of the recipe, for the message.
         path: Value of the key: a path, or the paths of several sources.
+        data: Section ``data`` of the recipe, which says how images are read.
         weights: Value of data.weights, if the key has several sources.
-        storage: Where bytes from URLs are kept.
 
     Raises:
-        RecipeError: If a path does not exist or has no images, or the sources do not fit together.
+        RecipeError: If a path does not exist or has no images, the sources do not fit together, or the images have no
+            such value range or channels.
         StorageError: If a remote storage does not answer.
     """
     paths = (path,) if isinstance(path, str) else path
@@ -104,10 +110,11 @@ def open_named(
                 f"{key}: {each} are images that a Python program gave; give {key}=PATH, or the images in Python again"
             )
     try:
-        return several_sources([open_source(each, storage=storage) for each in paths], weights)
+        source = several_sources([open_source(each, storage=data.storage) for each in paths], weights)
     except ValueError as error:
         section = "data." if str(error).startswith("weights: ") else f"{key}: "
         raise RecipeError(f"{section}{error}") from error
+    return at_full_depth(key, source, data)
 
 
 def with_classes_of(train: ImageSource, val: ImageSource, val_path: str) -> ImageSource:

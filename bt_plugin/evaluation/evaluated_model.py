@@ -88,10 +88,12 @@ def _from_folder(name: str, path: Path, given: str | Factory | None) -> Evaluate
         remedy = f"the run is not complete; use {found[-1]}" if found else "give a run's directory or its export"
         raise RecipeError(f"{name}: contains no {EXPORT}/{MODEL}; {remedy}")
     folder = find_export(path)
-    view = read_model_file(folder).eval_view
+    description = read_model_file(folder)
+    view = description.eval_view
     backbone = load_backbone(folder, given)
     run_dir = folder.parent if folder.name == EXPORT else folder
-    defaults = {"view": view.model_dump() if view else {}, **_data_of(run_dir)}
+    data = _data_of(run_dir) or {"data": description.data.model_dump(exclude_none=True)}
+    defaults = {"view": view.model_dump() if view else {}, **data}
     return EvaluatedModel(name, backbone.module, backbone.feature_dim, defaults, run_dir / "eval")
 
 

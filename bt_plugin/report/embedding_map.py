@@ -70,7 +70,7 @@ def embedding_map(run: RunRecord, most: int, backbone: str | None = None) -> Emb
     model = open_model(str(_weights_of(run)), backbone=given)
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
     key, path = ("data.val", recipe.data.val) if recipe.data.val else ("data.train", recipe.data.train)
-    source = at_most(open_named(key, path, storage=recipe.data.storage), most, recipe.run.seed)
+    source = at_most(open_named(key, path, recipe.data), most, recipe.run.seed)
     if len(source) < _LEAST:
         raise RecipeError(f"{key}: {text_of(path)} has {len(source)} images. A map needs at least {_LEAST}")
     params = recipe.preset.eval_params()

@@ -41,6 +41,8 @@ NONFINITE = "nonfinite"
 _LOCK = ".lock"
 
 # Keys that may change when a run resumes, because images, views and loss stay the same.
+# Keys that a run itself sets in its recipe.yaml.
+_WRITTEN_BY_RUN = (("model", "init_sha256"), ("model", "backbone_sha256"), ("data", "value_range_used"))
 _FREE_KEYS = {
     "model": {"activation_checkpointing"},
     "optim": {"accumulation_steps"},
@@ -109,6 +111,15 @@ def claim_run_dir(recipe: Recipe) -> RunLock:
         lock.release()
         raise
     return lock
+
+
+def with_recorded_range(recipe: Recipe) -> Recipe:
+    """Return the recipe with the value range that the run has recorded, if it resumes and has recorded one."""
+    path = Path(recipe.run.output_dir) / RECIPE
+    if recipe.data.value_range_used is not None or not path.exists():
+        return recipe
+    used = load_recipe(path).data.value_range_used
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"value_range_used": used})})
 
 
 def recorded_epochs(run_dir: Path, *, default: int) -> int:
@@ -193,9 +204,9 @@ def _changed_keys(old: Recipe, new: Recipe) -> list[str]:
     free = dict(_FREE_KEYS)
     if old.optim.schedule == new.optim.schedule == "wsd":
         free["optim"] = {*free["optim"], "epochs"}  # the run resumes from a step at which the rates do not fall yet
-    for key in ("init_sha256", "backbone_sha256"):
-        if after["model"][key] is None:  # the run itself has written the hash
-            after["model"][key] = before["model"][key]
+    for section, key in _WRITTEN_BY_RUN:
+        if after[section][key] is None:
+            after[section][key] = before[section][key]
     return [
         f"{section}.{key} was {before[section].get(key)!r} and is now {after[section][key]!r}"
         for section in after

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import open_sources
+from bt_plugin.data.value_range import said_of
 from bt_plugin.errors import UserError
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
@@ -30,6 +31,7 @@ from bt_plugin.runs.directory import check_run_dir
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
 from dali_pipelines.decoding.read_pixels import why_unreadable
+from dali_pipelines.depth.source import FullDepthSource
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.sources.index_cache import cache_folder
 
@@ -209,9 +211,9 @@ def _images(key: str, source: ImageSource, max_pixels: int) -> list[Finding]:
     classes = (
         f"{len(source.classes)} classes" if source.has_labels else "no classes, so kNN and linear probe are skipped"
     )
-    found = [Finding("ok", f"{key}: {len(source)} images, {classes}")]
+    found = [Finding("ok", f"{key}: {len(source)} images, {classes}"), *_depth(key, source)]
     indices = np.random.default_rng(0).choice(len(source), min(len(source), _IMAGES), replace=False)
-    if source.kind == "pixels":
+    if source.kind == "pixels" and not isinstance(source, FullDepthSource):
         return found
     bad = [(source.names[index], why) for index in indices if (why := why_unreadable(source, int(index), max_pixels))]
     if not bad:
@@ -220,6 +222,16 @@ def _images(key: str, source: ImageSource, max_pixels: int) -> list[Finding]:
     what = f"{key}: {len(bad)} of {len(indices)} randomly drawn images are unreadable, for example {name}: {why}"
     level: Level = "error" if len(bad) == len(indices) else "warning"
     return [*found, Finding(level, what, "run bt-plugin scan to find all of them")]
+
+
+def _depth(key: str, source: ImageSource) -> Iterator[Finding]:
+    """Say which depth, channels and range the images have, unless they are RGB of 8 bits."""
+    if not isinstance(source, FullDepthSource):
+        return
+    yield Finding("ok", f"{key}: {said_of(source)}")
+    if constant := source.found.constant_images:
+        what = f"{key}: {constant} of {source.found.images} sampled images are constant"
+        yield Finding("warning", what, "nothing is learned from them. Leave them out if they are empty by mistake")
 
 
 def _said(check: Callable[[], str]) -> Finding:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
@@ -56,7 +57,7 @@ def preview(recipe: Recipe, images: int) -> Image.Image:
     views, _, names = next(iter(loader))
     draws = draw_views(loader.views, batch, recipe.run.seed, 0, 0)
     maker = "DALI" if loader.backend.name == "dali" else "the native backend"
-    with_pil = source.channels == 3
+    with_pil = source.channels == 3 and source.pixel_dtype == np.uint8
     heads = ["image with both crops"]
     for name in "ab":
         heads += [f"view {name}, by {maker}", *([f"view {name}, by PIL"] if with_pil else [])]
@@ -80,8 +81,11 @@ def _short(name: str) -> str:
 
 
 def opened(source: ImageSource, index: int, max_pixels: int) -> Image.Image:
-    """Return an image as the views see it. If it has more than three channels, return the first three."""
-    return Image.fromarray(read_pixels(source, index, max_pixels)[:, :, :3].contiguous().numpy())
+    """Return an image as the views see it, in 8 bits: its first three channels, or the first of two."""
+    pixels = read_pixels(source, index, max_pixels)[:, :, :3].round().to(torch.uint8)
+    if pixels.shape[2] < 3:
+        pixels = pixels[:, :, :1].expand(-1, -1, 3)
+    return Image.fromarray(pixels.contiguous().numpy())
 
 
 def told(draws: ViewDraws, row: int) -> str:

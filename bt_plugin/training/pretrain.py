@@ -18,6 +18,7 @@ from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.data.from_recipe import build_loader, open_sources
+from bt_plugin.data.value_range import keep_range
 from bt_plugin.errors import LostRankError, RecipeError
 from bt_plugin.evaluation.final_evaluation import evaluate_finally
 from bt_plugin.models.barlow_twins import BarlowTwins
@@ -29,7 +30,7 @@ from bt_plugin.monitoring.collapse_warning import warn_of_lambda
 from bt_plugin.monitoring.trackers import finish_trackers, tracker_options
 from bt_plugin.optim.from_recipe import OptimizerFactory, build_optimizer
 from bt_plugin.runs.backbone_source import with_source
-from bt_plugin.runs.directory import INITIAL, RECIPE, check_run_dir, check_shared, claim_run_dir
+from bt_plugin.runs.directory import INITIAL, RECIPE, check_run_dir, check_shared, claim_run_dir, with_recorded_range
 from bt_plugin.runs.provenance import versions
 from bt_plugin.runs.summary import Summary
 from bt_plugin.runtime import collectives
@@ -130,10 +131,12 @@ def _prepare(
     """Check everything, then claim the run's directory until the stack is closed."""
     accelerator = build_accelerator(recipe.run, **tracker_options(recipe))
     check_run_dir(recipe)
+    recipe = with_recorded_range(recipe)
     check_compiler(recipe.run)
     check_model(recipe, build)
     model = build()
     train, val = open_sources(recipe, train=train, val=val)
+    recipe = keep_range(recipe, train)
     recipe.steps_per_epoch(train.epoch_length)
     loader = build_loader(recipe, train, accelerator)
     if accelerator.is_main_process:

@@ -19,7 +19,15 @@ from bt_plugin.runs.atomic_file import write_atomically
 from bt_plugin.runs.new_path import new_path
 from bt_plugin.runs.provenance import versions
 from bt_plugin.weights.checkpoint_file import read_safetensors
-from bt_plugin.weights.model_file import BACKBONE, EXPORT, MODEL, PROJECTOR, ModelDescription, read_model_file
+from bt_plugin.weights.model_file import (
+    BACKBONE,
+    EXPORT,
+    MODEL,
+    PROJECTOR,
+    DataSection,
+    ModelDescription,
+    read_model_file,
+)
 from bt_plugin.weights.safetensors_file import save_tensors
 from bt_plugin.weights.tensors import State, check_finite, check_tensors, shown
 from bt_plugin.weights.weights import Weights
@@ -149,6 +157,7 @@ def _describe_run(model: BarlowTwins, recipe: Recipe, step: int) -> dict[str, An
     return {
         "method": "barlow_twins",
         "model": resolved["model"],
+        "data": {key: resolved["data"][key] for key in DataSection.model_fields},
         "feature_dim": linears[0].in_features,
         "embedding_dim": linears[-1].out_features,
         "views": resolved["views"],

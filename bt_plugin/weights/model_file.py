@@ -24,6 +24,7 @@ _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _Pixels = Annotated[int, Field(ge=1, le=65536)]
 _Channels = Annotated[int, Field(ge=1, le=4096)]
 _Mean = Annotated[list[float], Field(min_length=1, max_length=4096)]
+_Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 _Std = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4096)]
 
 
@@ -78,6 +79,18 @@ class EvalView(_Section):
         return self
 
 
+class DataSection(_Section):
+    """How pixels of more than 8 bits, or of other channels than RGB, become values from 0 to 255.
+
+    Args:
+        channels: Channels of the images that are used, in this order. None: all.
+        value_range_used: Values of each channel that become 0 and 255, or "window". None for RGB of 8 bits.
+    """
+
+    channels: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    value_range_used: Literal["window"] | list[_Pair] | None = None
+
+
 class Source(_Section):
     """The origin of imported weights."""
 
@@ -91,6 +104,7 @@ class ModelDescription(_Section):
     Args:
         method: Name of the method, "barlow_twins" or None if unknown.
         model: Arguments that build the model.
+        data: How the pixels are read.
         feature_dim: Number of the backbone's features.
         embedding_dim: Dimension of the embeddings, None without a projector.
         eval_view: View from which features are computed, None if unknown.
@@ -105,6 +119,7 @@ class ModelDescription(_Section):
 
     method: str | None = None
     model: ModelSection
+    data: DataSection = DataSection()
     feature_dim: _Count
     embedding_dim: _Count | None = None
     eval_view: EvalView | None = None
