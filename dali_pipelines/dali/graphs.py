@@ -25,7 +25,7 @@ _JITTER = ("jitter", "color_order", *COLOR_STEPS)
 def draws_used(view: ViewParams, *, only_crops: bool = False) -> tuple[str, ...]:
     """Return the fields of ViewDraws and Orientation that a view's graph uses.
 
-    DALI refuses inputs that the graph does not use.
+    DALI warns of inputs that the graph does not use.
 
     Args:
         view: Parameters of the view.

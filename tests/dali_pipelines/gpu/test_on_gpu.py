@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,8 +59,8 @@ def test_the_host_does_not_wait(_no_waiting: None) -> None:  # noqa: PT019
         augment(pixels, case.table, view=case.params)
 
 
-@pytest.mark.parametrize("changes", [{}, {"hue_space": "yiq"}, {"channels": 1}])
-def test_a_loaders_views_are_near_those_of_dalis_operators(demo_data: Path, changes: dict[str, str]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"hue_space": "yiq"}, {"channels": 1}, {"flip_v_p": 0.5, "rot90_p": 0.75}])
+def test_a_loaders_views_are_near_those_of_dalis_operators(demo_data: Path, changes: dict[str, Any]) -> None:
     pytest.importorskip("nvidia.dali")
     preset = PRESETS["barlow_twins"].changed(size_px=64, **changes)
     loaders = [
