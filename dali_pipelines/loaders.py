@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from dali_pipelines.sources.arrays import check_range_known
 from dali_pipelines.streams import view_stream
 from dali_pipelines.views.channels import views_of_channels
 from dali_pipelines.views.draws import draw_views
+from dali_pipelines.views.identity import views_identity
 from dali_pipelines.views.params import Preset, resolve_views
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class TwoViewLoader:
             "source": self.source.fingerprint,
             "global_batch_size": self.shards.global_batch_size,
             "seed": self._order.seed,
-            "views": hashlib.sha256(repr(self.views).encode()).hexdigest()[:16],
+            "views": views_identity(self.views),
             **self._order.identity,
         }
 

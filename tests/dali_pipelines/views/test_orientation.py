@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def by_pil(image: NDArray[np.uint8], flip: bool, flip_v: bool, turns: int) -> ND
     return np.asarray(x.rotate(90 * turns))
 
 
-def by_numpy(image: NDArray[np.uint8], flip: bool, flip_v: bool, turns: int) -> NDArray[np.uint8]:
+def by_numpy(image: NDArray[Any], flip: bool, flip_v: bool, turns: int) -> NDArray[Any]:
     x = image[:, ::-1] if flip else image
     return np.rot90(x[::-1] if flip_v else x, turns)
 
@@ -87,6 +88,10 @@ def test_eight_orientations_are_pils_and_numpys() -> None:
         ours = pixels[:, ::-1] if mirrored else pixels
         np.testing.assert_array_equal(ours, by_numpy(image, *combination))
         np.testing.assert_array_equal(ours, by_pil(image, *combination))
+        bands = np.concatenate([image, image[:, :, :2] / np.float32(3)], axis=2)
+        of_bands, _ = turned(bands, combined(draws), row)
+        np.testing.assert_array_equal(of_bands[:, :, :3], pixels)
+        np.testing.assert_array_equal(of_bands[:, ::-1] if mirrored else of_bands, by_numpy(bands, *combination))
         found.add(tuple(bool(each[row]) for each in orientation(combined(draws))))
     assert len(found) == 8
 
