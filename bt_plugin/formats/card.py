@@ -71,10 +71,23 @@ def _images(exported: Exported) -> str:
     size, resize = view.size_px, view.resize_px
     mean, std = (", ".join(f"{value:g}" for value in values) for values in normalization)
     return (
-        f"Preprocess images of {exported.in_chans} channel(s) as follows: resize the shorter side to {resize} px"
+        f"{_pixels(exported.description)}Preprocess images of {exported.in_chans} channel(s) as follows: resize the shorter side to {resize} px"
         f" ({view.interpolation}), crop the center to {size} px, and scale the values to 0 to 1. Then subtract the mean"
         f" ({mean}), and divide by the std ({std}).\n"
     )
+
+
+def _pixels(description: ModelDescription) -> str:
+    """Say which channels and values the images had, unless they were RGB of 8 bits."""
+    channels, used = description.data.channels, description.data.value_range_used
+    if used is None:
+        return ""
+    if used == "window":
+        values = "The window of each DICOM file was 0 to 1"
+    else:
+        pairs = list(dict.fromkeys(f"{low:g} to {high:g}" for low, high in used))
+        values = f"Stored values of {', '.join(pairs)} were 0 to 1"
+    return f"{values}{f', of the channels {channels} counted from 0' if channels else ''}, and clamped. "
 
 
 def _training(description: ModelDescription, recipe: Recipe, summary: dict[str, Any]) -> str:
