@@ -33,10 +33,10 @@ class Backend:
         tuning: Settings of DALI's graph. Allowed only if DALI computes the views.
         augment: Augmentation after the crop and the resize. "fused" is four Triton kernels on a GPU (docs/design.md).
             "dali" is DALI's operators, or the CPU's kernel of the native backend. The kernels have not yet run on a
-            GPU, so "auto" is "dali" for now.
+            GPU, so "auto" is "dali" for now. "fused" is allowed only for RGB images of 8 bits.
         on_device: Whether all training images are kept on the GPU, which crops, resizes and augments them by kernels.
-            Allowed only for images that are one array of pixels and fill at most half of its memory. This has not yet
-            run on a GPU, so "auto" is False for now.
+            Allowed only for images that are one array of RGB pixels and fill at most half of its memory. This has not
+            yet run on a GPU, so "auto" is False for now.
 
     Raises:
         ValueError: If a value is out of range; the message names the setting.
@@ -114,6 +114,24 @@ class ResolvedBackend(NamedTuple):
     tuning: Tuning
     augment: Literal["dali", "fused"] = "dali"
     on_device: bool = False
+
+
+def check_allows_float(backend: ResolvedBackend) -> None:
+    """Raise if a setting works only for RGB images of 8 bits. All other images have views that are computed in float32.
+
+    Args:
+        backend: Backend that computes random views.
+
+    Raises:
+        ValueError: If the settings have the fused kernels, images on the device, or decoding by region.
+    """
+    rule = "is allowed only for RGB images of 8 bits, and these have more bits or another number of channels; use"
+    if backend.on_device:
+        raise ValueError(f"on_device: true {rule} auto")
+    if backend.augment == "fused":
+        raise ValueError(f"augment: fused {rule} auto")
+    if backend.tuning.decode == "region":
+        raise ValueError(f"tuning.decode: region {rule} once, because DALI gets the pixels of these images")
 
 
 def resolve_backend(backend: Backend | BackendName) -> ResolvedBackend:

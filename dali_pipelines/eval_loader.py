@@ -88,7 +88,8 @@ class EvalLoader:
         self._batch_size = batch_size
         self._backend = resolve_backend(backend)
         samples = min(batch_size, len(self.source))
-        check_memory([self._params], samples=samples, backend=self._backend)
+        in_float = self.source.views_in_float
+        check_memory([self._params], samples=samples, backend=self._backend, in_float=in_float)
         self.bad_files = BadFiles(len(self.source), max_bad_files) if max_bad_files else None
         self._given = rank, world_size
 

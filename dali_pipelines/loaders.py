@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dali_pipelines.backend import Backend, BackendName, resolve_backend
+from dali_pipelines.backend import Backend, BackendName, check_allows_float, resolve_backend
 from dali_pipelines.decoding.bad_files import BadFiles
 from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.gpu.pixels import check_fits
@@ -93,7 +93,8 @@ class TwoViewLoader:
             image and logged once. One more raises BadImageError.
 
     Raises:
-        ValueError: If an argument is out of range, or there are fewer images than one global batch.
+        ValueError: If an argument is out of range, there are fewer images than one global batch, or a setting of the
+            backend is not allowed for images of this depth and number of channels.
         ImportError: If DALI must compute the views and is not installed.
 
     Examples:
@@ -128,8 +129,11 @@ class TwoViewLoader:
         rank, world_size = rank_and_world_size(rank, world_size)
         self.views = views_of_channels(resolve_views(views).views, self.source.channels, is_told=rank == 0)
         self.backend = resolve_backend(backend)
+        in_float = self.source.views_in_float
+        if in_float:
+            check_allows_float(self.backend)
         samples = batch_size_per_rank // micro_batches
-        check_memory(self.views, samples=samples, backend=self.backend)
+        check_memory(self.views, samples=samples, backend=self.backend, in_float=in_float)
         if self.backend.on_device:
             check_fits(self.source, torch.cuda.mem_get_info()[1])
         check_window(self.source, shuffle_window)

@@ -16,20 +16,23 @@ _FLOAT32_BYTES, _UINT8_BYTES = 4, 1
 _MORE_BATCHES = 2
 
 
-def check_memory(views: Sequence[ViewParams | EvalParams], *, samples: int, backend: ResolvedBackend) -> None:
+def check_memory(
+    views: Sequence[ViewParams | EvalParams], *, samples: int, backend: ResolvedBackend, in_float: bool = False
+) -> None:
     """Raise if the batches need more memory than this process can have.
 
     Args:
         views: Views of each sample.
         samples: Number of samples per batch.
         backend: Backend that computes the views. On a GPU, the native backend has its batches in the host's memory.
+        in_float: Whether the views are computed in float32. Otherwise those that are sent to a GPU are uint8.
 
     Raises:
         ValueError: If the batches need more than this process's share of the free memory; on a GPU, more than all of
             its memory.
     """
     to_gpu = backend.device == "gpu" and backend.name == "native"
-    value_bytes = _UINT8_BYTES if to_gpu else _FLOAT32_BYTES
+    value_bytes = _UINT8_BYTES if to_gpu and not in_float else _FLOAT32_BYTES
     batch = samples * sum(value_bytes * view.channels * view.size_px**2 for view in views)
     needed = batch * (backend.prefetch + _MORE_BATCHES)
     if backend.device == "gpu" and not to_gpu:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,16 +52,16 @@ def view_stream(
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
 
-    fused = backend.augment == "fused"
+    fused, in_float = backend.augment == "fused", source.views_in_float
 
     def draws_of(plan: Plan) -> list[Any]:
-        inputs: list[Any] = graphs.inputs_of(views, plan.draws, only_crops=fused)
+        inputs: list[Any] = graphs.inputs_of(views, plan.draws, only_crops=fused, in_float=in_float)
         return inputs
 
     dtype = torch.float16 if backend.tuning.float16 else torch.float32
     return DaliStream(
         source,
-        partial(graphs.two_views, views=views, only_crops=fused),
+        partial(graphs.two_views, views=views, only_crops=fused, in_float=in_float),
         draws_of=draws_of,
         plans=plans,
         batch_size=batch_size,
@@ -86,18 +86,17 @@ def eval_stream(
         ImportError: If DALI must compute the views and is not installed.
     """
     if backend.name == "native":
-        from dali_pipelines.native.outputs import DeviceOutputs, HostOutputs, Normalizer
+        from dali_pipelines.native.float_views import eval_float_view
         from dali_pipelines.native.stream import NativeStream, eval_view
 
-        on_gpu = backend.device == "gpu"
-        outputs: Outputs = DeviceOutputs(Normalizer([params], _gpu()), _gpu()) if on_gpu else HostOutputs()
-        maker = eval_view(params, normalized=not on_gpu)
-        return NativeStream(source, [maker], outputs=outputs, plans=plans, backend=backend)
+        make = eval_float_view if source.views_in_float else eval_view
+        maker = make(params, normalized=backend.device == "cpu")
+        return NativeStream(source, [maker], outputs=_outputs(source, [params], backend), plans=plans, backend=backend)
 
     graphs = import_graphs()
     from dali_pipelines.dali.stream import DaliStream
 
-    graph = partial(graphs.eval_view, params=params)
+    graph = partial(graphs.eval_view, params=params, in_float=source.views_in_float)
     return DaliStream(source, graph, draws_of=lambda plan: [], plans=plans, batch_size=batch_size, backend=backend)
 
 
@@ -105,20 +104,28 @@ def _native_stream(
     source: ImageSource, views: tuple[ViewParams, ...], *, plans: Iterator[Plan], backend: ResolvedBackend
 ) -> NativeStream:
     """Return the native backend's stream. On a GPU the threads leave the last steps to it, or all after the resize."""
-    from dali_pipelines.native.outputs import DeviceOutputs, HostOutputs, Normalizer
+    from dali_pipelines.native.float_views import random_float_view
+    from dali_pipelines.native.outputs import DeviceOutputs
     from dali_pipelines.native.stream import NativeStream, random_view, resized_crop
 
-    numbered = list(enumerate(views))
-    if backend.device == "cpu":
-        makers = [random_view(view, number) for number, view in numbered]
-        return NativeStream(source, makers, outputs=HostOutputs(), plans=plans, backend=backend)
     if backend.augment == "fused":
-        makers = [resized_crop(view, number) for number, view in numbered]
-        outputs = DeviceOutputs(_fused_augmenter()(views), _gpu())
+        makers = [resized_crop(view, number) for number, view in enumerate(views)]
+        outputs: Outputs = DeviceOutputs(_fused_augmenter()(views), _gpu())
     else:
-        makers = [random_view(view, number, normalized=False) for number, view in numbered]
-        outputs = DeviceOutputs(Normalizer(views, _gpu()), _gpu())
+        make = random_float_view if source.views_in_float else random_view
+        makers = [make(view, number, normalized=backend.device == "cpu") for number, view in enumerate(views)]
+        outputs = _outputs(source, views, backend)
     return NativeStream(source, makers, outputs=outputs, plans=plans, backend=backend)
+
+
+def _outputs(source: ImageSource, views: Sequence[ViewParams | EvalParams], backend: ResolvedBackend) -> Outputs:
+    """Return the native backend's memory for views that are finished by the threads, or on a GPU but normalized."""
+    from dali_pipelines.native.outputs import DeviceOutputs, HostOutputs, Normalizer
+
+    if backend.device == "cpu":
+        return HostOutputs()
+    dtype = torch.float32 if source.views_in_float else torch.uint8
+    return DeviceOutputs(Normalizer(views, _gpu()), _gpu(), dtype)
 
 
 def _gpu() -> torch.device:

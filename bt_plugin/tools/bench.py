@@ -252,8 +252,9 @@ def _transfer(loader: TwoViewLoader, device: torch.device) -> float | None:
     """Return the images per second over all ranks that copies from pinned memory allow, from one large copy."""
     if device.type != "cuda" or loader.backend.on_device:
         return None
-    if loader.backend.name == "native":  # uint8 views
-        size: float = sum(view.channels * view.size_px**2 for view in loader.views)
+    if loader.backend.name == "native":  # views of uint8, or of float32
+        value_bytes = 4 if loader.source.views_in_float else 1
+        size: float = sum(value_bytes * view.channels * view.size_px**2 for view in loader.views)
     elif loader.backend.device == "gpu":
         source = loader.source
         size = statistics.mean(source.read(index).nbytes for index in range(min(len(source), 64)))

@@ -26,41 +26,6 @@ _BYTE_0 = types.Constant(np.uint8(0))
 _BYTE_255 = types.Constant(np.uint8(255))
 
 
-def decode(encoded: DataNode, device: str, hw_decoder_load: float) -> DataNode:
-    """Decode an image to RGB pixels. EXIF orientation is ignored, as in PIL and torchvision.
-
-    Args:
-        encoded: Bytes of the image, on the CPU.
-        device: Device of the pixels, "cpu" or "gpu".
-        hw_decoder_load: Share of the JPEGs that the GPU's decoding hardware decodes, 0 to 1.
-    """
-    return fn.decoders.image(encoded, output_type=types.RGB, **_decoding(device, hw_decoder_load))
-
-
-def decode_window(encoded: DataNode, start: DataNode, end: DataNode, device: str, hw_decoder_load: float) -> DataNode:
-    """Decode a window of an image to RGB pixels. DALI need not decode the rest of the image.
-
-    Args:
-        encoded: Bytes of the image, on the CPU.
-        start: Top left corner of the window, (2,) int32 px.
-        end: Bottom right corner of the window, (2,) int32 px.
-        device: Device of the pixels, "cpu" or "gpu".
-        hw_decoder_load: Share of the JPEGs that the GPU's decoding hardware decodes, 0 to 1.
-    """
-    return fn.decoders.image_slice(
-        encoded, start=start, end=end, axes=[0, 1], output_type=types.RGB, **_decoding(device, hw_decoder_load)
-    )
-
-
-@do_not_convert
-def _decoding(device: str, hw_decoder_load: float) -> dict[str, Any]:
-    if device == "cpu":
-        return {"adjust_orientation": False}
-    # Without fancy upsampling nvJPEG repeats chroma pixels. libjpeg-turbo, which PIL uses, interpolates them.
-    options = {"jpeg_fancy_upsampling": True, "hw_decoder_load": hw_decoder_load}
-    return {"device": "mixed", "adjust_orientation": False, **options}
-
-
 def cut(images: DataNode, start: DataNode, end: DataNode) -> DataNode:
     """Cut a window out of decoded images.
 
@@ -75,10 +40,15 @@ def cut(images: DataNode, start: DataNode, end: DataNode) -> DataNode:
     return fn.slice(images, start=start, end=end, axes=[0, 1])
 
 
-def resize(window: DataNode, view: ViewParams) -> DataNode:
-    """Resize a window to the view's size, antialiased."""
-    size = [view.size_px, view.size_px]
-    return fn.resize(window, size=size, interp_type=INTERPOLATION[view.interpolation], antialias=True)
+def resize(window: DataNode, view: ViewParams, *, in_float: bool = False) -> DataNode:
+    """Resize a window to the view's size, antialiased.
+
+    Args:
+        window: Window of the images, uint8 or float32.
+        view: View, which has the size and the interpolation.
+        in_float: Whether the output is float32, clamped to [0, 255], instead of the window's type.
+    """
+    return _resized(window, view.interpolation, in_float, size=[view.size_px, view.size_px])
 
 
 def transpose(images: DataNode) -> DataNode:
@@ -134,7 +104,7 @@ def crop_window(
 
 def adjust_brightness(images: DataNode, factor: DataNode) -> DataNode:
     """Change the brightness as PIL's ImageEnhance.Brightness: blend with black."""
-    return _to_uint8(images * _beside(factor, images))
+    return _to_uint8(images * beside(factor, images))
 
 
 def adjust_contrast(images: DataNode, factor: DataNode) -> DataNode:
@@ -143,13 +113,13 @@ def adjust_contrast(images: DataNode, factor: DataNode) -> DataNode:
     DALI's own color_twist blends with 128 instead, which differs from PIL by up to 10 levels.
     """
     mean_gray = math.floor(fn.reductions.mean(luma(images)) + 0.5)
-    factor = _beside(factor, images)
+    factor = beside(factor, images)
     return _to_uint8(images * factor + mean_gray * (1.0 - factor))
 
 
 def adjust_saturation(images: DataNode, factor: DataNode) -> DataNode:
     """Change the saturation as PIL's ImageEnhance.Color: blend with each pixel's gray."""
-    factor = _beside(factor, images)
+    factor = beside(factor, images)
     return _to_uint8(images * factor + luma(images) * (1.0 - factor))
 
 
@@ -164,20 +134,32 @@ def shift_hue(images: DataNode, turns: DataNode) -> DataNode:
         images: RGB images.
         turns: Shift in turns of the color wheel, in [-0.5, 0.5].
     """
+    return _to_uint8(turned_hue(images, turns, least_chroma=1.0, add=0.5))
+
+
+def turned_hue(images: DataNode, turns: DataNode, *, least_chroma: float, add: float) -> DataNode:
+    """Return images with another hue, not yet rounded or clamped.
+
+    Args:
+        images: RGB images.
+        turns: Shift in turns of the color wheel, in [-0.5, 0.5].
+        least_chroma: Smallest number that the hue is divided by, above 0. It replaces a smaller chroma.
+        add: Number that is added to all values.
+    """
     red, green, blue = (images[:, :, channel : channel + 1] * 1.0 for channel in range(3))
     value = math.max(math.max(red, green), blue)
     chroma = value - math.min(math.min(red, green), blue)
     is_red = value == red
     is_green = (value == green) & (value != red)
     is_blue = (value != red) & (value != green)
-    # On a gray pixel chroma is 0 and the hue has no effect; the 1 only avoids a division by zero.
+    # On a gray pixel chroma is 0 and the hue has no effect; the least chroma only avoids a division by zero.
     along = is_red * (green - blue) + is_green * (blue - red) + is_blue * (red - green)
-    hue = along / math.max(chroma, 1.0) + is_green * 2.0 + is_blue * 4.0 + _beside(turns, images) * 6.0
+    hue = along / math.max(chroma, least_chroma) + is_green * 2.0 + is_blue * 4.0 + beside(turns, images) * 6.0
     hue = hue - math.floor(hue * (1 / 6)) * 6.0
     red = chroma * math.clamp(math.abs(hue - 3.0) - 1.0, 0.0, 1.0)
     green = chroma * math.clamp(2.0 - math.abs(hue - 2.0), 0.0, 1.0)
     blue = chroma * math.clamp(2.0 - math.abs(hue - 4.0), 0.0, 1.0)
-    return _to_uint8(fn.cat(red, green, blue, axis=2) + (value - chroma + 0.5))
+    return fn.cat(red, green, blue, axis=2) + (value - chroma + add)
 
 
 def rotate_hue(images: DataNode, turns: DataNode) -> DataNode:
@@ -222,16 +204,23 @@ def normalize(
         mirror: Flip, 1 or 0.
         float16: Whether the output is float16 instead of float32.
     """
+    return normalize_channels(luma(images) if params.channels == 1 else images, params, mirror, float16)
+
+
+def normalize_channels(
+    images: DataNode, params: ViewParams | EvalParams, mirror: DataNode | int, float16: bool
+) -> DataNode:
+    """Normalize images that have the channels of params already. Arguments are those of `normalize`."""
     mean, std = np.array(params.mean, dtype=float), np.array(params.std, dtype=float)
     if params.channels == 1:
-        images, mean, std = luma(images), mean.mean(keepdims=True), std.mean(keepdims=True)
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
     dtype = types.FLOAT16 if float16 else types.FLOAT
     return fn.crop_mirror_normalize(
         images, mirror=mirror, mean=255 * mean, std=255 * std, dtype=dtype, output_layout="HWC"
     )
 
 
-def resize_center_crop(images: DataNode, shape: DataNode, params: EvalParams) -> DataNode:
+def resize_center_crop(images: DataNode, shape: DataNode, params: EvalParams, *, in_float: bool = False) -> DataNode:
     """Resize and center-crop exactly as torchvision's Resize(resize_px) and CenterCrop(size_px).
 
     DALI's own resize_shorter and centered crop round differently, and would be one pixel off.
@@ -240,16 +229,35 @@ def resize_center_crop(images: DataNode, shape: DataNode, params: EvalParams) ->
         images: Decoded images.
         shape: Height, width and channels of the image, (3,) integers.
         params: View, which has both sizes.
+        in_float: Whether the output is float32, as for `resize`.
     """
     sides = [fn.cast(shape[axis], dtype=types.FLOAT64) for axis in (0, 1)]
     shorter = math.min(*sides)
     resized = [math.floor(float(params.resize_px) * side / shorter) for side in sides]
     starts = [_half(side - params.size_px) for side in resized]
     height, width = (fn.cast(side, dtype=types.FLOAT) for side in resized)
-    interp_type = INTERPOLATION[params.interpolation]
-    images = fn.resize(images, resize_y=height, resize_x=width, interp_type=interp_type, antialias=True)
+    images = _resized(images, params.interpolation, in_float, resize_y=height, resize_x=width)
     start = fn.cast(fn.stack(*starts), dtype=types.INT32)
     return fn.slice(images, start=start, shape=[params.size_px, params.size_px], axes=[0, 1])
+
+
+def clamped(images: DataNode) -> DataNode:
+    """Return images of float32 with their values clamped to [0, 255]."""
+    return math.clamp(images, 0.0, 255.0)
+
+
+@do_not_convert
+def beside(scalar: DataNode, images: DataNode) -> DataNode:
+    """Move the scalar to the device of the images, because arithmetic needs both on one device."""
+    return scalar.gpu() if images.device == "gpu" else scalar
+
+
+def _resized(images: DataNode, interpolation: str, in_float: bool, **size: Any) -> DataNode:
+    interp_type = INTERPOLATION[interpolation]
+    if in_float:
+        # A bicubic filter overshoots.
+        return clamped(fn.resize(images, interp_type=interp_type, antialias=True, dtype=types.FLOAT, **size))
+    return fn.resize(images, interp_type=interp_type, antialias=True, **size)
 
 
 def _half(node: DataNode) -> DataNode:
@@ -271,9 +279,3 @@ def _to_uint8(node: DataNode) -> DataNode:
     """
     # The unit of brightness_shift is the range of the output type.
     return fn.brightness_contrast(node, brightness_shift=-0.4999 / 255, contrast_center=0.0, dtype=types.UINT8)
-
-
-@do_not_convert
-def _beside(scalar: DataNode, images: DataNode) -> DataNode:
-    """Move the scalar to the device of the images, because arithmetic needs both on one device."""
-    return scalar.gpu() if images.device == "gpu" else scalar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,18 @@ import simplejpeg
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode
 
-from dali_pipelines.dali import augment
+from dali_pipelines.dali import augment, decoders, float_steps
 from dali_pipelines.sources.base import Kind
-from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws
+from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws, active_steps
 from dali_pipelines.views.orientation import has_turns, orientation
 from dali_pipelines.views.params import EvalParams, Tuning, ViewParams
 
 # Decoded instead of an image that is refused.
 _ONE_PIXEL = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((1, 1, 3), dtype=np.uint8)), dtype=np.uint8)
 _CROP = ("crop_area", "crop_ratio", "crop_position")
-_JITTER = ("jitter", "color_order", *COLOR_STEPS)
 
 
-def draws_used(view: ViewParams, *, only_crops: bool = False) -> tuple[str, ...]:
+def draws_used(view: ViewParams, *, only_crops: bool = False, in_float: bool = False) -> tuple[str, ...]:
     """Return the fields of ViewDraws and Orientation that a view's graph uses.
 
     DALI warns of inputs that the graph does not use.
@@ -30,31 +30,37 @@ def draws_used(view: ViewParams, *, only_crops: bool = False) -> tuple[str, ...]
     Args:
         view: Parameters of the view.
         only_crops: Whether the graph ends after the resize.
+        in_float: Whether views are computed in float32. Then color steps of strength 0 are left out.
     """
     if only_crops:
         return _CROP
+    colors = active_steps(view) if in_float or view.jitter_p == 0 else COLOR_STEPS
     return (
         *_CROP,
         *(("transposed",) if view.rot90_p > 0 else ()),
         *(("upside_down",) if has_turns(view) else ()),
         "mirrored",
-        *(_JITTER if view.jitter_p > 0 else ()),
+        *(("jitter", "color_order", *colors) if colors else ()),
         *(("gray",) if view.gray_p > 0 else ()),
         *(("blur", "blur_sigma_px") if view.blur_p > 0 else ()),
         *(("solarize",) if view.solarize_p > 0 else ()),
     )
 
 
-def inputs_of(views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...], *, only_crops: bool = False) -> list[Any]:
+def inputs_of(
+    views: tuple[ViewParams, ...], draws: tuple[ViewDraws, ...], *, only_crops: bool = False, in_float: bool = False
+) -> list[Any]:
     """Return the random numbers of one batch, in the order of the inputs of `two_views` after the images.
 
     Args:
         views: Parameters of each view.
         draws: Random numbers of each view.
         only_crops: Whether the graph ends after the resize.
+        in_float: Whether views are computed in float32.
     """
+    used = partial(draws_used, only_crops=only_crops, in_float=in_float)
     named = [vars(drawn) | orientation(drawn)._asdict() for drawn in draws]
-    return [given[name] for view, given in zip(views, named) for name in draws_used(view, only_crops=only_crops)]
+    return [given[name] for view, given in zip(views, named) for name in used(view)]
 
 
 @pipeline_def(enable_conditionals=True)
@@ -66,6 +72,7 @@ def two_views(
     device: str,
     tuning: Tuning,
     only_crops: bool = False,
+    in_float: bool = False,
 ) -> tuple[DataNode, ...]:
     """Build the graph of all random views. Each image is decoded once, unless tuning.decode is "region".
 
@@ -77,12 +84,13 @@ def two_views(
         device: Device that decodes and augments, "cpu" or "gpu".
         tuning: Settings of the graph.
         only_crops: Whether the graph ends after the resize, so that other code can augment the crops.
+        in_float: Whether views are computed in float32, of pixels that are not RGB of 8 bits.
 
     Shape:
         - Output, one per view: (size_px, size_px, C) float32 or float16 per sample, layout HWC; uint8 for only_crops.
         - Last output: whether the image was refused, one value per sample.
     """
-    names = [draws_used(view, only_crops=only_crops) for view in views]
+    names = [draws_used(view, only_crops=only_crops, in_float=in_float) for view in views]
     first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
     image, shape, refused = opened(first, kind, max_pixels)
     by_region = tuning.decode == "region" and kind != "pixels"
@@ -92,23 +100,31 @@ def two_views(
         draws = {name: inputs.pop(0) for name in used}
         start, end = augment.crop_window(shape, draws["crop_area"], draws["crop_ratio"], draws["crop_position"], view)
         if by_region:
-            window = augment.decode_window(image, start, end, device, tuning.hw_decoder_load)
+            window = decoders.decode_window(image, start, end, device, tuning.hw_decoder_load)
         else:
             window = augment.cut(whole, start, end)
-        crop = augment.resize(window, view)
-        outputs.append(crop if only_crops else one_view(crop, draws, view, tuning.float16))
+        crop = augment.resize(window, view, in_float=in_float)
+        finish = float_steps.one_view if in_float else one_view
+        outputs.append(crop if only_crops else finish(turned(crop, draws, view), draws, view, tuning.float16))
     return *outputs, refused
 
 
 @pipeline_def(enable_conditionals=True)
 def eval_view(
-    source: Callable[[], list[Any]], kind: Kind, max_pixels: int, params: EvalParams, device: str, tuning: Tuning
+    source: Callable[[], list[Any]],
+    kind: Kind,
+    max_pixels: int,
+    params: EvalParams,
+    device: str,
+    tuning: Tuning,
+    in_float: bool = False,
 ) -> tuple[DataNode, ...]:
     """Build the graph of the evaluation view. Arguments and outputs are those of `two_views`, with one view."""
     (first,) = fn.external_source(source=source, num_outputs=1, batch=True)
     image, shape, refused = opened(first, kind, max_pixels)
-    x = augment.resize_center_crop(pixels_of(image, kind, device, tuning), shape, params)
-    return augment.normalize(x, params), refused
+    x = augment.resize_center_crop(pixels_of(image, kind, device, tuning), shape, params, in_float=in_float)
+    finish = float_steps.normalize if in_float else augment.normalize
+    return finish(x, params), refused
 
 
 def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, DataNode, DataNode]:
@@ -132,28 +148,33 @@ def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, Data
 
 
 def pixels_of(image: DataNode, kind: Kind, device: str, tuning: Tuning) -> DataNode:
-    """Return all pixels of an opened image, (H, W, C) uint8, on the device."""
+    """Return all pixels of an opened image, (H, W, C) of their own type, on the device."""
     if kind != "pixels":
-        return augment.decode(image, device, tuning.hw_decoder_load)
+        return decoders.decode(image, device, tuning.hw_decoder_load)
     pixels = fn.reshape(image, layout="HWC")
     return pixels.gpu() if device == "gpu" else pixels
 
 
-def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16: bool) -> DataNode:
-    """Apply the augmentations of one view after its crop, in the order of the official transform.
-
-    Args:
-        x: Crop after its resize, (size_px, size_px, C) uint8.
-        draws: Random numbers of the view, by their names in ViewDraws and Orientation.
-        view: Parameters of the view.
-        float16: Whether the output is float16 instead of float32.
-    """
+def turned(x: DataNode, draws: dict[str, DataNode], view: ViewParams) -> DataNode:
+    """Transpose and flip a crop vertically, as drawn. The last step of the view flips it horizontally."""
     if view.rot90_p > 0:
         if draws["transposed"]:
             x = augment.transpose(x)
     if has_turns(view):
         if draws["upside_down"]:
             x = augment.flip_vertically(x)
+    return x
+
+
+def one_view(x: DataNode, draws: dict[str, DataNode], view: ViewParams, float16: bool) -> DataNode:
+    """Apply the augmentations of one view after its crop, in the order of the official transform.
+
+    Args:
+        x: Crop after its resize and its turn, (size_px, size_px, C) uint8.
+        draws: Random numbers of the view, by their names in ViewDraws and Orientation.
+        view: Parameters of the view.
+        float16: Whether the output is float16 instead of float32.
+    """
     if view.jitter_p > 0:
         if draws["jitter"]:
             x = color_jitter(x, draws, view.hue_space)

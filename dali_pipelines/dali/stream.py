@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dali_pipelines.backend import ResolvedBackend
-from dali_pipelines.decoding.read_pixels import bad_image, for_dali, why_unreadable
+from dali_pipelines.decoding.read_pixels import bad_image, for_dali, read, why_unreadable
 from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
+from dali_pipelines.sources.base import Content
 
 # Threads per rank that read images. They mostly wait for storage, so they may be more than the cores.
 _READERS = 8
@@ -25,7 +25,7 @@ _READERS = 8
 
 class _Ahead(NamedTuple):
     plan: Plan
-    images: list[Future[NDArray[np.uint8]]]
+    images: list[Future[Content]]
 
 
 class DaliStream:
@@ -138,12 +138,12 @@ class DaliStream:
         self._in_flight.append(plan)
         return [[image.result() for image in images], *self._draws_of(plan)]
 
-    def _begin(self, plan: Plan) -> list[Future[NDArray[np.uint8]]]:
+    def _begin(self, plan: Plan) -> list[Future[Content]]:
         return [self._readers.submit(self._read, index) for index in plan.indices.tolist()]
 
-    def _read(self, index: int) -> NDArray[np.uint8]:
+    def _read(self, index: int) -> Content:
         try:
-            content = self._source.read(index)
+            content = read(self._source, index)
             if self._source.kind == "pixels":
                 return content
             return for_dali(content, self._backend.max_pixels, always=index in self._on_host)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.sources import ImageSource
+from dali_pipelines.sources.base import Content
 from dali_pipelines.sources.pil_modes import as_ppm, to_rgb
 
 # PIL's names of the formats that DALI decodes too. PIL also reads GIF and AVIF, which DALI does not. MPO is JPEG.
@@ -48,8 +49,28 @@ class _WholeImagesOnly:
 _whole_images_only = _WholeImagesOnly()
 
 
+def read(source: ImageSource, index: int) -> Content:
+    """Read the bytes or pixels of an image, and check that pixels are as the source says.
+
+    Args:
+        source: Source of the image.
+        index: Position of the image in the source.
+
+    Raises:
+        ValueError: If pixels have another type or other channels.
+        Exception: Whatever the source raises.
+    """
+    content = source.read(index)
+    if source.kind == "pixels" and (content.dtype, content.shape[2:]) != (source.pixel_dtype, (source.channels,)):
+        raise ValueError(
+            f"its pixels are {content.shape} {content.dtype}, and must be (H, W, {source.channels})"
+            f" {source.pixel_dtype}, as its source says"
+        )
+    return content
+
+
 def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
-    """Read the pixels of an image, (H, W, C) uint8. Encoded images become RGB.
+    """Read the pixels of an image, (H, W, C), of the source's type. Encoded images become RGB of uint8.
 
     EXIF orientation is ignored, as in PIL and torchvision.
 
@@ -63,7 +84,7 @@ def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:
         StorageError: If the storage does not answer.
     """
     try:
-        content = source.read(index)
+        content = read(source, index)
         return torch.from_numpy(content if source.kind == "pixels" else decode(content, max_pixels))
     except StorageError:
         raise
@@ -80,7 +101,7 @@ def why_unreadable(source: ImageSource, index: int, max_pixels: int) -> Exceptio
         max_pixels: Largest height times width of an encoded image, in px.
     """
     try:
-        content = source.read(index)
+        content = read(source, index)
         if source.kind != "pixels":
             _decode_by_pil(content, max_pixels)
     except StorageError:

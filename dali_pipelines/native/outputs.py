@@ -80,26 +80,29 @@ class HostOutputs:
 
 
 class DeviceOutputs:
-    """Views on a device. The threads write uint8, which is copied on a stream of its own and finished there.
+    """Views on a device. The threads write levels, which are copied on a stream of its own and finished there.
 
-    Views are rounded to uint8 before their normalization anyway, so these are the same numbers with a quarter of the
-    bytes. On a GPU the arrays are in pinned memory from torch's allocator, which reuses it only after the copy. A copy
-    to a CPU "device" is no copy, which the tests use.
+    Views of RGB images of 8 bits are whole numbers before their normalization. They are written as uint8: the same
+    numbers with a quarter of the bytes. Other views are written as float32. On a GPU the arrays are in pinned memory
+    from torch's allocator, which reuses it only after the copy. A copy to a CPU "device" is no copy, which the tests
+    use.
 
     Args:
-        finish: Function that turns what the threads wrote for a plan, (n, S, S, C) uint8, into views: a Normalizer, or
-            a BatchAugmenter for crops.
+        finish: Function that turns what the threads wrote for a plan, (n, S, S, C), into views: a Normalizer, or a
+            BatchAugmenter for crops of uint8.
         device: Device of the training.
+        dtype: Type that the threads write: uint8 or float32.
     """
 
-    def __init__(self, finish: Finish, device: torch.device) -> None:
+    def __init__(self, finish: Finish, device: torch.device, dtype: torch.dtype = torch.uint8) -> None:
         self._finish = finish
         self._device = device
+        self._dtype = dtype
         self._on_gpu = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if self._on_gpu else None
 
     def empty(self, shape: tuple[int, ...]) -> Array:
-        array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu).numpy()
+        array: Array = torch.empty(shape, dtype=self._dtype, pin_memory=self._on_gpu).numpy()
         return array
 
     def send(self, arrays: Sequence[Array]) -> Sent:
@@ -137,7 +140,7 @@ class Normalizer:
         """Return the views of a batch.
 
         Shape:
-            - views: (n, S, S, C) uint8 each.
+            - views: (n, S, S, C) uint8 or float32 each.
             - Output: (n, C, S, S) float32 each, channels_last.
         """
         # Two operations, because one that multiplies and adds would round only once.

@@ -30,7 +30,7 @@ from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.views.crop_windows import Window, center_window, crop_window
 from dali_pipelines.views.draws import COLOR_STEPS
-from dali_pipelines.views.normalization import scale_and_offset
+from dali_pipelines.views.normalization import levels, scale_and_offset
 from dali_pipelines.views.orientation import has_turns, turned
 from dali_pipelines.views.params import EvalParams, ViewParams
 from dali_pipelines.views.yiq import hue_matrix
@@ -48,7 +48,7 @@ class ViewMaker(NamedTuple):
 
     Args:
         write: Function (pixels, plan, row, out) that writes the view of the sample in the plan's row to out. The pixels
-            are (H, W, C) uint8, out is (S, S, C), float32 or uint8.
+            are (H, W, C) uint8, or float32 for float_views. out is (S, S, C), float32 or uint8.
         shape: Shape (S, S, C) of the view.
     """
 
@@ -169,7 +169,7 @@ def random_view(view: ViewParams, number: int, *, normalized: bool = True) -> Vi
         number: Position of the view's random numbers in Plan.draws.
         normalized: Whether the view is normalized. Otherwise its values are whole numbers from 0 to 255.
     """
-    scale, offset = scale_and_offset(view) if normalized else _whole_numbers(view)
+    scale, offset = scale_and_offset(view) if normalized else levels(view)
 
     def write(pixels: Tensor, plan: Plan, row: int, out: Array) -> None:
         draws = plan.draws[number]
@@ -219,7 +219,7 @@ def eval_view(params: EvalParams, *, normalized: bool = True) -> ViewMaker:
         params: Parameters of the view.
         normalized: Whether the view is normalized. Otherwise its values are whole numbers from 0 to 255.
     """
-    scale, offset = scale_and_offset(params) if normalized else _whole_numbers(params)
+    scale, offset = scale_and_offset(params) if normalized else levels(params)
     factors = np.ones(len(COLOR_STEPS), dtype=np.float32)
     plain = (False, _NO_STEPS, factors, _IN_HSV, False, _NO_BLUR, False, scale, offset)
 
@@ -274,10 +274,6 @@ def _resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tenso
     batch = pixels.as_strided((1, channels, height, width), strides)
     resized = functional.interpolate(batch, size, mode=interpolation, antialias=True)
     return resized.squeeze(0).permute(1, 2, 0).contiguous()
-
-
-def _whole_numbers(params: ViewParams | EvalParams) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return np.ones(params.channels, dtype=np.float32), np.zeros(params.channels, dtype=np.float32)
 
 
 class _OfThread(threading.local):

@@ -100,6 +100,11 @@ class ImageSource(ABC):
     def has_labels(self) -> bool:
         return bool(self.classes)
 
+    @property
+    def views_in_float(self) -> bool:
+        """Whether views are computed in float32. Those of RGB of 8 bits are computed in whole numbers, as by PIL."""
+        return self.channels != 3 or self.pixel_dtype != np.uint8
+
     @abstractmethod
     def read(self, index: int) -> Content:
         """Return the bytes of an image, (n,) uint8, or its pixels, (H, W, C), if kind is "pixels".

@@ -11,7 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 def views_of_channels(views: tuple[ViewParams, ...], channels: int, is_told: bool) -> tuple[ViewParams, ...]:
-    """Return the views for images with this number of channels, without color operations unless there are 3.
+    """Return the views for images with this number of channels, without operations on colors unless there are 3.
+
+    Saturation, hue and gray are left out. Brightness and contrast stay: they change each channel by itself.
 
     Args:
         views: Requested views.
@@ -25,9 +27,13 @@ def views_of_channels(views: tuple[ViewParams, ...], channels: int, is_told: boo
         check_channels(view, channels)
     if channels == 3:
         return views
-    if is_told:
-        logger.warning("the images have %d channels, so color jitter and gray are left out of their views", channels)
-    return tuple(replace(view, jitter_p=0.0, gray_p=0.0) for view in views)
+    with_colors = any(view.gray_p > 0 or (view.jitter_p > 0 and (view.saturation or view.hue)) for view in views)
+    if is_told and with_colors:
+        logger.warning(
+            "the images have %d channels, so saturation, hue and gray are left out of their views; brightness and"
+            " contrast change each channel by itself", channels,
+        )  # fmt: skip
+    return tuple(replace(view, saturation=0.0, hue=0.0, gray_p=0.0) for view in views)
 
 
 def check_channels(params: ViewParams | EvalParams, channels: int) -> None:

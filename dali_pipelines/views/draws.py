@@ -73,6 +73,15 @@ def draw_views(views: tuple[ViewParams, ...], n: int, *key: int) -> tuple[ViewDr
     return tuple(_with_turns(draws, view, rng) for draws, view in zip(drawn, views))
 
 
+def active_steps(view: ViewParams) -> tuple[str, ...]:
+    """Return the color steps that change something, by their names: those of a strength above 0.
+
+    Args:
+        view: Parameters of the view.
+    """
+    return tuple(name for name in COLOR_STEPS if getattr(view, name) > 0) if view.jitter_p > 0 else ()
+
+
 def _draw_view(view: ViewParams, n: int, rng: np.random.Generator) -> ViewDraws:
     def factor(strength: float) -> NDArray[np.float32]:
         return rng.uniform(max(0.0, 1 - strength), 1 + strength, n).astype(np.float32)

@@ -58,7 +58,7 @@ class ViewParams:
         brightness: Strength of the brightness step, 0 to 100. The factor is drawn from [max(0, 1 - brightness),
             1 + brightness].
         contrast: Strength of the contrast step, 0 to 100. The factor is drawn as for brightness, and scales the
-            distance to the image's mean gray.
+            distance to the image's mean gray; without RGB, to each channel's own mean.
         saturation: Strength of the saturation step, 0 to 100. The factor is drawn as for brightness, and scales the
             distance to each pixel's gray.
         hue: Strength of the hue step, 0 to 0.5. The shift is drawn from [-hue, hue], in turns of the color wheel.
@@ -67,10 +67,10 @@ class ViewParams:
         gray_p: Probability of a conversion to gray.
         blur_p: Probability of a Gaussian blur.
         blur_sigma_px: Range of the blur's standard deviation, in px of the view, in (0, 100].
-        solarize_p: Probability of solarization, which inverts pixel values of 128 and above.
+        solarize_p: Probability of solarization, which inverts pixel values of 128 and above; in float32, above 127.5.
         channels: Number of channels of the view. 3 is RGB. 1 is ITU-R 601 gray, normalized with the averages of mean
             and std. For images with other channels, such as 5 spectral bands, it is their number; such views have
-            neither color jitter nor gray.
+            brightness and contrast, but neither saturation, hue nor gray.
         mean: Mean that is subtracted from each channel, whose values are in [0, 1]. One value per channel; 3 for gray.
         std: Standard deviation that each channel is divided by, at least 1e-6. One value per channel; 3 for gray.
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from dali_pipelines.dali import augment
+from dali_pipelines.dali import augment, decoders
 from dali_pipelines.views.draws import draw_views
 from dali_pipelines.views.params import EvalParams, ViewParams
 from tests.dali_pipelines import reference
@@ -150,7 +150,7 @@ def test_decoder_is_pils(photographs: list[Image.Image], mode: str, suffix: str)
 
     @pipeline_def
     def graph() -> Any:
-        return augment.decode(fn.external_source(source=iter([encoded]), batch=True), "cpu", 0.0)
+        return decoders.decode(fn.external_source(source=iter([encoded]), batch=True), "cpu", 0.0)
 
     (output,) = graph(batch_size=len(encoded), num_threads=1, device_id=None, prefetch_queue_depth=1).run()
     got = [np.array(output.at(index)) for index in range(len(encoded))]

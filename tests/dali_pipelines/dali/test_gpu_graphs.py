@@ -40,7 +40,7 @@ COMMON: dict[str, Any] = {
 }
 FIVE = Preset(
     tuple(
-        replace(view, channels=5, mean=(0.5,) * 5, std=(0.2,) * 5, jitter_p=0.0, gray_p=0.0)
+        replace(view, channels=5, mean=(0.5,) * 5, std=(0.2,) * 5, saturation=0.0, hue=0.0, gray_p=0.0)
         for view in PRESETS["barlow_twins"].views
     )
 )
@@ -54,13 +54,13 @@ TUNINGS = {
 
 
 def two_views(
-    kind: str = "encoded", preset: Preset = PLAIN, tuning: Tuning = TUNINGS["as it is"], only_crops: bool = False
+    kind: str = "encoded", preset: Preset = PLAIN, tuning: Tuning = TUNINGS["as it is"], **options: bool
 ) -> Any:
-    return graphs.two_views(kind=kind, views=preset.views, tuning=tuning, only_crops=only_crops, **COMMON)
+    return graphs.two_views(kind=kind, views=preset.views, tuning=tuning, **options, **COMMON)
 
 
-def eval_view(kind: str = "encoded", params: EvalParams = EvalParams()) -> Any:  # noqa: B008
-    return graphs.eval_view(kind=kind, params=params, tuning=Tuning(), **COMMON)
+def eval_view(kind: str = "encoded", params: EvalParams = EvalParams(), **options: bool) -> Any:  # noqa: B008
+    return graphs.eval_view(kind=kind, params=params, tuning=Tuning(), **options, **COMMON)
 
 
 def faults(pipeline: Any) -> list[str]:
@@ -161,8 +161,16 @@ def test_a_crop_is_two_operators_on_the_gpu() -> None:
 def test_other_channels_and_colors() -> None:
     assert faults(two_views(preset=PLAIN.changed(hue_space="yiq"))) == []
     assert faults(two_views(preset=PLAIN.changed(channels=1))) == []
-    assert faults(two_views("pixels", FIVE)) == []
     assert faults(eval_view(params=EvalParams(channels=1))) == []
+
+
+@pytest.mark.parametrize("preset", [PRESETS["barlow_twins_overhead"].changed(channels=1, hue_space="yiq"), PLAIN, FIVE])
+def test_views_in_float(preset: Preset) -> None:
+    """No step is one of those that are for uint8 alone."""
+    whole = two_views("pixels", preset, in_float=True)
+    assert faults(whole) == []
+    assert not {_schema_name(operator) for operator in whole._ops} & {"ColorSpaceConversion", "BrightnessContrast"}
+    assert faults(eval_view("pixels", preset.eval_params(), in_float=True)) == []
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
