@@ -46,7 +46,7 @@ class _WholeImagesOnly:
                 ImageFile.LOAD_TRUNCATED_IMAGES = self._asked
 
 
-_whole_images_only = _WholeImagesOnly()
+whole_images_only = _WholeImagesOnly()
 
 
 def read(source: ImageSource, index: int) -> Content:
@@ -155,7 +155,7 @@ def _decode_by_pil(content: NDArray[np.uint8], max_pixels: int) -> NDArray[np.ui
         raise ValueError("the file is not an image of a known format") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"the image has more pixels than max_pixels, {max_pixels}: {error}") from error
-    with image, _whole_images_only:
+    with image, whole_images_only:
         if image.format not in FORMATS:
             raise ValueError(f"{image.format} is not supported; convert the image to JPEG or PNG")
         if image.width * image.height > max_pixels:

@@ -41,5 +41,4 @@ def read_npy(content: NDArray[np.uint8], request: Request) -> Decoded:
     flat: NDArray[Any] = np.frombuffer(content.data, header.dtype, offset=begin)
     array = flat.reshape(header.shape, order="F" if header.is_fortran else "C")
     values = request.selected(array.reshape(height, width, channels) if array.ndim == 2 else array)
-    bounds = (0.0, 255.0) if values.dtype == np.uint8 else None
-    return Decoded("npy", values, values.dtype.itemsize * 8, bounds)
+    return Decoded("npy", values, values.dtype.itemsize * 8)

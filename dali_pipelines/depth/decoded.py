@@ -95,6 +95,8 @@ class Decoded(NamedTuple):
 def checked(decoded: Decoded) -> Decoded:
     """Return a decoded image with the machine's byte order, if its values are numbers that can be used.
 
+    Values of uint8 have the bounds 0 and 255, if no header says otherwise.
+
     Args:
         decoded: Decoded image.
 
@@ -118,4 +120,5 @@ def checked(decoded: Decoded) -> Decoded:
                 f"{values.size - np.count_nonzero(is_finite)} of {values.size} values are NaN or infinite; replace"
                 " them, or declare NaN as the GeoTIFF's nodata value"
             )
-    return decoded._replace(values=values)
+    bounds = decoded.bounds or ((0.0, 255.0) if values.dtype == np.uint8 else None)
+    return decoded._replace(values=values, bounds=bounds)

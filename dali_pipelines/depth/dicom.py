@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.depth.decoded import Decoded, Request
+from dali_pipelines.depth.dicom_frames import first_frame
 from dali_pipelines.depth.packages import import_pydicom
 from dali_pipelines.depth.value_range import Pair
 
@@ -19,13 +20,12 @@ _LINEAR, _LINEAR_EXACT = "LINEAR", "LINEAR_EXACT"
 
 
 def is_dicom(head: bytes) -> bool:
-    """Return whether a file is DICOM, with its preamble or without.
+    """Return whether a file is DICOM. Its preamble may be the begin of a TIFF.
 
     Args:
         head: Its first bytes, at least 132 if it has so many.
     """
-    # Without a preamble, a file begins with group 8, whose elements are below 256.
-    return head[128:132] == _MAGIC or (head[:2] == b"\x08\x00" and head[3:4] == b"\x00")
+    return head[128:132] == _MAGIC
 
 
 def read_dicom(content: NDArray[np.uint8], request: Request) -> Decoded:
@@ -41,22 +41,22 @@ def read_dicom(content: NDArray[np.uint8], request: Request) -> Decoded:
         Exception: If the file is damaged, or of a kind that is not read. The class is whatever pydicom raises.
     """
     pydicom = import_pydicom()
-    dataset = pydicom.dcmread(io.BytesIO(content.data), force=True)
+    dataset = pydicom.dcmread(io.BytesIO(content.data))
     for name in ("Rows", "Columns", "PhotometricInterpretation"):
         if name not in dataset:
             raise ValueError(f"the DICOM file has no {name}; it has no image, or is damaged")
     samples = int(dataset.get("SamplesPerPixel", 1))
     request.check_size(int(dataset.Rows), int(dataset.Columns), samples)
-    stored = pydicom.pixels.pixel_array(dataset, index=0)
+    stored = first_frame(dataset)
     interpretation = dataset.PhotometricInterpretation
-    bounds: Pair | None
+    bits, bounds = int(dataset.get("BitsStored", dataset.BitsAllocated)), None
     if interpretation in _GRAY:
         values, bounds = _rescaled(pydicom, dataset, stored)
     elif interpretation == "PALETTE COLOR":
         values = pydicom.pixels.apply_color_lut(stored, dataset)[..., :3]
-        bounds = 0.0, float(np.iinfo(values.dtype).max)
+        bits, bounds = values.dtype.itemsize * 8, (0.0, float(np.iinfo(values.dtype).max))
     elif samples == 3:
-        values, bounds = stored, (0.0, float(2 ** int(dataset.BitsStored) - 1))
+        values, bounds = stored, (0.0, float(2**bits - 1))
     else:
         raise ValueError(f"the photometric interpretation {interpretation} of {samples} samples is not read")
     values = values[..., None] if values.ndim == 2 else values
@@ -66,7 +66,7 @@ def read_dicom(content: NDArray[np.uint8], request: Request) -> Decoded:
     return Decoded(
         "DICOM",
         request.selected(values.astype(np.float64 if is_wide else np.float32)),
-        int(dataset.get("BitsStored", dataset.BitsAllocated)),
+        bits,
         bounds,
         is_inverted=interpretation == "MONOCHROME1",
         missing=None if missing is None else missing[..., None],

@@ -35,8 +35,21 @@ def import_pydicom() -> Any:
     Raises:
         MissingPackageError: If it is not installed; the message says how to install it.
     """
-    _imported("pydicom.pixels", "DICOM images", "dicom")
+    for module in ("pydicom.encaps", "pydicom.pixels"):
+        _imported(module, "DICOM images", "dicom")
     return _imported("pydicom", "DICOM images", "dicom")
+
+
+def import_decoder(module: str) -> Any:
+    """Import the decoder of a compressed DICOM file.
+
+    Args:
+        module: Name of the module.
+
+    Raises:
+        MissingPackageError: If it is not installed; the message says how to install it.
+    """
+    return _imported(module, "DICOM images of this transfer syntax", "dicom")
 
 
 def _imported(module: str, images: str, extra: str) -> Any:

@@ -1,27 +1,34 @@
-"""Read PNG of 16 bits."""
+"""Read PNG of 16 bits by PIL, which itself reads only gray at this depth."""
 
 from __future__ import annotations
 
+import io
 import struct
+import zlib
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.io import ImageReadMode, decode_png
+from PIL import Image
 
+from dali_pipelines.decoding.read_pixels import whole_images_only
 from dali_pipelines.depth.decoded import Decoded, Request
 
-_HEADER = struct.Struct(">8s4x4sIIB")
 _MAGIC = b"\x89PNG\r\n\x1a\n"
+_HEADER = struct.Struct(">II2B3x")
+_HEADER_BEGIN, _HEADER_END = 16, 29
+# Kinds of pixels in the header, with the number of channels of each.
+_GRAY, _RGB, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
+_CHANNELS = {_GRAY: 1, _RGB: 3, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}
 
 
 def is_deep_png(head: bytes) -> bool:
     """Return whether a file is a PNG of 16 bits.
 
     Args:
-        head: Its first bytes, at least 32 if it has so many.
+        head: Its first bytes, at least 33 if it has so many.
     """
-    return len(head) > 25 and head[:8] == _MAGIC and head[12:16] == b"IHDR" and head[24] == 16
+    return len(head) >= 33 and head[:8] == _MAGIC and head[12:16] == b"IHDR" and head[24] == 16
 
 
 def read_png(content: NDArray[np.uint8], request: Request) -> Decoded:
@@ -32,12 +39,38 @@ def read_png(content: NDArray[np.uint8], request: Request) -> Decoded:
         request: Channels and bounds.
 
     Raises:
-        RuntimeError: If the file is damaged.
+        Exception: If the image is too large, or the file is damaged. The class is whatever PIL raises.
     """
-    _, _, width, height, _ = _HEADER.unpack_from(content[:32].tobytes())
-    request.check_size(height, width, 4)
-    # The bytes are copied, because torch warns of read-only memory.
-    pixels = decode_png(torch.from_numpy(np.array(content)), ImageReadMode.UNCHANGED)
-    values = pixels.permute(1, 2, 0).contiguous().numpy()
-    alpha = (values.shape[2] - 1,) if values.shape[2] in (2, 4) else ()
+    width, height, _, kind = _HEADER.unpack(content[_HEADER_BEGIN:_HEADER_END].tobytes())
+    if kind not in _CHANNELS:
+        raise ValueError(f"the header of the PNG is damaged: 16 bits are not allowed for color type {kind}")
+    request.check_size(height, width, _CHANNELS[kind])
+    if kind == _GRAY:
+        values = _read(content)[..., None]
+    elif kind == _GRAY_ALPHA:
+        values = _read(_as_rgba_of_8_bits(content)).view(">u2")
+    else:
+        # The rawmode for little endian takes the second byte of each value. PNG is big endian.
+        mode = "RGB" if kind == _RGB else "RGBA"
+        values = _read(content, f"{mode};16B").astype(np.uint16) << 8
+        values |= _read(content, f"{mode};16L")
+    alpha = (_CHANNELS[kind] - 1,) if kind in (_GRAY_ALPHA, _RGB_ALPHA) else ()
     return Decoded("PNG", request.selected(values, alpha=alpha), 16)
+
+
+def _read(content: NDArray[np.uint8], rawmode: str | None = None) -> NDArray[Any]:
+    """Return the pixels as PIL reads them, in another rawmode if one is given."""
+    with Image.open(io.BytesIO(content.data), formats=["PNG"]) as image, whole_images_only:
+        if rawmode is not None:
+            (tile,) = image.tile
+            image.tile = [(*tile[:3], rawmode)]  # type: ignore[list-item]
+        return np.array(image)
+
+
+def _as_rgba_of_8_bits(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a PNG whose pixels are the bytes of gray and alpha of 16 bits: these are as many as those of RGBA."""
+    changed = np.array(content)
+    changed[24:26] = 8, _RGB_ALPHA
+    checksum = zlib.crc32(changed[_HEADER_BEGIN - 4 : _HEADER_END].tobytes())
+    changed[_HEADER_END : _HEADER_END + 4] = np.frombuffer(checksum.to_bytes(4, "big"), dtype=np.uint8)
+    return changed

@@ -30,12 +30,12 @@ def read_image(content: NDArray[np.uint8], request: Request) -> Decoded:
     head = content[:_HEAD_BYTES].tobytes()
     if head.startswith(MAGIC):
         return checked(read_npy(content, request))
+    if is_dicom(head):
+        return checked(read_dicom(content, request))
     if head.startswith(MAGICS):
         return checked(read_tiff(content, request))
     if is_deep_png(head):
         return checked(read_png(content, request))
-    if is_dicom(head):
-        return checked(read_dicom(content, request))
     if (header := header_of(content)) is not None and header.bits > 8:
         return checked(read_jpeg2000(content, request))
     return Decoded("8 bits", request.selected(decode(content, request.max_pixels)), 8, (0.0, 255.0))
@@ -49,8 +49,10 @@ def is_eight_bits(content: NDArray[np.uint8], max_pixels: int) -> bool:
         max_pixels: Largest height times width, in px.
     """
     head = content[:_HEAD_BYTES].tobytes()
+    if is_dicom(head):
+        return False
     if head.startswith(MAGICS):
         return is_read_by_pil(content, max_pixels)
     header = header_of(content)
     is_deep_jpeg2000 = header is not None and header.bits > 8
-    return not (head.startswith(MAGIC) or is_deep_png(head) or is_dicom(head) or is_deep_jpeg2000)
+    return not (head.startswith(MAGIC) or is_deep_png(head) or is_deep_jpeg2000)

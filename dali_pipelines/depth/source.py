@@ -106,8 +106,7 @@ def decoded_image(source: ImageSource, content: NDArray[Any], request: Request) 
     """
     if source.kind not in ("pixels", "raw"):
         return read_image(content, request)
-    bounds = (0.0, 255.0) if content.dtype == np.uint8 else None
-    return checked(Decoded("array", request.selected(content), content.dtype.itemsize * 8, bounds))
+    return checked(Decoded("array", request.selected(content), content.dtype.itemsize * 8))
 
 
 def levels(decoded: Decoded, ranges: tuple[Pair, ...]) -> NDArray[np.float32]:

@@ -42,7 +42,7 @@ def is_read_by_pil(content: NDArray[np.uint8], max_pixels: int) -> bool:
         with Image.open(io.BytesIO(content.data)) as image:
             tags, size = image.tag_v2, image.size  # type: ignore[attr-defined]
             is_stack = getattr(image, "n_frames", 1) > 1
-        pixels = decode(content, max_pixels)
+        decode(content, max_pixels)
     except Exception:  # PIL raises whatever its decoders raise
         return False
     samples = tags.get(_SAMPLES_PER_PIXEL, 1)
@@ -57,7 +57,7 @@ def is_read_by_pil(content: NDArray[np.uint8], max_pixels: int) -> bool:
         return True
     # The pages may be channels.
     values = read_tiff(content, Request(None, max_pixels)).values
-    return values.shape[:2] == size[::-1] and values.shape[2] in (1, 3) and pixels.dtype == values.dtype
+    return values.shape == (*size[::-1], color_samples) and values.dtype == np.uint8
 
 
 def read_tiff(content: NDArray[np.uint8], request: Request) -> Decoded:
@@ -85,13 +85,16 @@ def read_tiff(content: NDArray[np.uint8], request: Request) -> Decoded:
             values = _colored(values, page.colormap)
         values = request.selected(values, alpha=alpha)
         bits = page.bitspersample
-        is_known = values.dtype.kind == "u" and bits not in (16, 32, 64) and page.photometric != _PALETTE
+        if page.photometric == _PALETTE:
+            bits, is_known = values.dtype.itemsize * 8, True
+        else:
+            is_known = values.dtype.kind in "bu" and bits not in (16, 32, 64)
         missing = _missing(values, page.nodata) if _GDAL_NODATA in page.tags else None
         return Decoded(
             "TIFF",
             values,
             bits,
-            bounds=(0.0, float(2**bits - 1)) if is_known or values.dtype == np.bool_ else None,
+            bounds=(0.0, float(2**bits - 1)) if is_known else None,
             is_inverted=page.photometric == _MIN_IS_WHITE,
             missing=missing,
             left_out=left_out,
