@@ -116,7 +116,6 @@ def resolve(rule: Rule, sample: Sample, *, key: str = "value_range") -> Resolved
     if rule.kind == "auto":
         fixed = _fixed_range(sample)
         if fixed:
-            _check_constant([(sample.least.min(), sample.most.max())], sample, key)
             return (fixed,) * channels
     low, high = np.percentile(sample.values, rule.percentiles, axis=0)
     pairs = tuple((float(first), float(last)) for first, last in zip(low, high))
