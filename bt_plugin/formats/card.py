@@ -71,8 +71,8 @@ def _images(exported: Exported) -> str:
     size, resize = view.size_px, view.resize_px
     mean, std = (", ".join(f"{value:g}" for value in values) for values in normalization)
     return (
-        f"{_pixels(exported.description)}Preprocess images of {exported.in_chans} channel(s) as follows: resize the shorter side to {resize} px"
-        f" ({view.interpolation}), crop the center to {size} px, and scale the values to 0 to 1. Then subtract the mean"
+        f"{_pixels(exported.description)}Preprocess images of {exported.in_chans} channel(s) as follows: resize the"
+        f" shorter side to {resize} px ({view.interpolation}), crop the center to {size} px, and scale the values to 0 to 1. Then subtract the mean"
         f" ({mean}), and divide by the std ({std}).\n"
     )
 

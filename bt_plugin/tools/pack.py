@@ -19,6 +19,8 @@ from bt_plugin.errors import UserError, file_error
 from bt_plugin.tools.pack_folder import KEY, PackFolder
 from bt_plugin.tools.packed_image import Conversion, PackedImage, packed_image
 from bt_plugin.tools.packed_shard import ShardWriter
+from dali_pipelines.depth.readers import is_eight_bits
+from dali_pipelines.errors import StorageError
 from dali_pipelines.plans import announced
 from dali_pipelines.sources import ImageSource, Upcoming
 
@@ -77,6 +79,7 @@ def pack(
         StorageError: If the storage of the source does not answer. The same call resumes.
     """
     _check_source(source, shards)
+    _check_reduction(source, conversion)
     folder = PackFolder(output, shards, _state(source, shards, conversion), source.classes)
     try:
         records = [folder.record(shard) for shard in range(shards)]
@@ -246,6 +249,23 @@ def _check_source(source: ImageSource, shards: int) -> None:
     if source.has_labels and source.labels.min() < 0:
         place = source.place(int(np.argmin(source.labels)))
         raise UserError(f"SOURCE: {place} has no label, and other images have one. Give all images a label, or none")
+
+
+def _check_reduction(source: ImageSource, conversion: Conversion) -> None:
+    """Raise if images are to be reduced whose depth or channels JPEG does not have. The first image is looked at."""
+    if conversion.short_side_px is None or source.kind == "pixels":
+        return
+    try:
+        is_kept = is_eight_bits(source.read(0), conversion.max_pixels)
+    except StorageError:
+        raise
+    except Exception:  # decoders raise whatever they raise
+        return  # a bad file, which is found when it is packed
+    if not is_kept:
+        raise UserError(
+            f"--short-side: {conversion.short_side_px} is not allowed, because {source.place(0)} has more than 8 bits,"
+            " or other channels than RGB, and JPEG has not; leave it out to copy the files unchanged"
+        )
 
 
 def _check_space(source: ImageSource, output: Path, n_images: int, conversion: Conversion) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dali_pipelines.decoding.read_pixels import decode
+from dali_pipelines.depth.decoded import Request
+from dali_pipelines.depth.readers import is_eight_bits, read_image, suffix_of
 from dali_pipelines.errors import StorageError
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.views.params import MOST_PIXELS
@@ -83,12 +85,23 @@ def packed_image(source: ImageSource, index: int, conversion: Conversion) -> Pac
 
 
 def _of_file(content: NDArray[np.uint8], conversion: Conversion) -> PackedImage:
+    if not is_eight_bits(content, conversion.max_pixels):
+        return _of_deep_file(content, conversion)
     suffix = _suffix_of(content)
     if conversion.decodes or conversion.short_side_px is not None:
         pixels = decode(content, conversion.max_pixels)
         if (size := _reduced_size(pixels, conversion)) is not None:
             return _reduced(pixels, size, conversion)
     return PackedImage(content.tobytes(), suffix)
+
+
+def _of_deep_file(content: NDArray[np.uint8], conversion: Conversion) -> PackedImage:
+    """Return the file of an image of more than 8 bits or other channels than RGB, which is never converted."""
+    if conversion.short_side_px is not None:
+        raise ValueError("images of more than 8 bits, or of other channels than RGB, cannot be reduced")
+    if conversion.decodes:
+        read_image(content, Request(None, conversion.max_pixels))
+    return PackedImage(content.tobytes(), suffix_of(content))
 
 
 def _of_pixels(pixels: NDArray[np.uint8], conversion: Conversion) -> PackedImage:

@@ -41,6 +41,22 @@ def read_image(content: NDArray[np.uint8], request: Request) -> Decoded:
     return Decoded("8 bits", request.selected(decode(content, request.max_pixels)), 8, (0.0, 255.0))
 
 
+def suffix_of(content: NDArray[np.uint8]) -> str:
+    """Return the suffix of an image that is not one of 8 bits for PIL; see is_eight_bits.
+
+    Args:
+        content: Bytes of a file, (n,) uint8.
+    """
+    head = content[:_HEAD_BYTES].tobytes()
+    if head.startswith(MAGIC):
+        return "npy"
+    if is_dicom(head):
+        return "dcm"
+    if head.startswith(MAGICS):
+        return "tif"
+    return "png" if is_deep_png(head) else "jp2"
+
+
 def is_eight_bits(content: NDArray[np.uint8], max_pixels: int) -> bool:
     """Return whether an image has up to 8 bits, and is gray, RGB, RGBA or a palette, so that PIL reads all of it.
 

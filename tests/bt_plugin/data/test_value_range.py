@@ -52,11 +52,12 @@ def recipe(data: dict[str, object], **sections: object) -> Recipe:
 def test_validation_images_have_the_range_of_the_training_images(deep: dict[str, str]) -> None:
     assert Recipe.model_validate({"data": deep, "run": {"output_dir": "unused"}}).data.value_range_used is None
     given = EvaluationRecipe.model_validate({"data": deep})
-    for train, val in (open_sources(recipe({**deep})), run._sources(given)):
+    for known, val in (open_sources(recipe({**deep})), run._sources(given)):
         assert isinstance(val, FullDepthSource)
+        assert isinstance(known, FullDepthSource)
         assert val.value_range == ((0, 4095),)
         assert val.read(0).max() == 255, "60000 is more than 4095"
-    kept = keep_range(recipe({**deep}), train)
+    kept = keep_range(recipe({**deep}), known)
     assert kept.data.value_range_used == ((0, 4095),)
     assert Recipe.model_validate(yaml.safe_load(kept.to_yaml())).data == kept.data
     _, val = open_sources(kept.model_copy(update={"data": kept.data.model_copy(update={"train": deep["val"]})}))

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
+from pydicom.data import get_testdata_file
 
+from bt_plugin.errors import UserError
+from bt_plugin.tools.pack import pack
 from bt_plugin.tools.packed_image import Conversion, PackedImage, packed_image
 from dali_pipelines import array_source
 from dali_pipelines.sources import FileSource, flat_folder
@@ -52,6 +56,27 @@ def test_the_size_is_that_of_torchvision(tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(packed.content)).size == Resize(30)(image).size
 
 
+@pytest.mark.parametrize("suffix", ["tif", "npy", "dcm", "png"])
+def test_depth_is_kept(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"a.{suffix}"
+    deep = np.random.default_rng(0).integers(0, 2**16, (64, 64), dtype=np.uint16)
+    if suffix == "tif":
+        tifffile.imwrite(file, np.stack([deep] * 5, axis=-1), photometric="minisblack", planarconfig="contig")
+    elif suffix == "npy":
+        np.save(file, deep)
+    elif suffix == "dcm":
+        file.write_bytes(Path(get_testdata_file("MR_small.dcm", download=False)).read_bytes())
+    else:
+        Image.fromarray(deep).save(file)
+    source = flat_folder(tmp_path)
+    assert stored(source, Conversion()) == (file.read_bytes(), suffix)
+    assert "cannot be reduced" in packed_image(source, 0, Conversion(short_side_px=32))
+    with pytest.raises(UserError, match=r"--short-side: 32 is not allowed, because .* has more than 8 bits"):
+        pack(source, tmp_path / "out", shards=1, conversion=Conversion(32), num_threads=1, max_bad=0)
+    file.write_bytes(file.read_bytes()[:1200])
+    assert isinstance(packed_image(source, 0, Conversion()), str), "a truncated file is left out"
+
+
 def test_small_images_are_copied(photographs: list[Image.Image], tmp_path: Path) -> None:
     source = one_file(tmp_path, photographs[0], "a.webp")
     for short in (240, 1000, None):
@@ -61,13 +86,11 @@ def test_small_images_are_copied(photographs: list[Image.Image], tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("mode", "name"),
-    [("L", "a.jpg"), ("CMYK", "a.jpg"), ("RGBA", "a.png"), ("P", "a.png"), ("I;16", "a.png"), ("1", "a.tif")],
+    [("L", "a.jpg"), ("CMYK", "a.jpg"), ("RGBA", "a.png"), ("P", "a.png"), ("1", "a.tif")],
 )
 def test_modes_are_those_of_the_loader(photographs: list[Image.Image], tmp_path: Path, mode: str, name: str) -> None:
     image = photographs[1]
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-    source = one_file(tmp_path, image.convert(mode) if mode != "I;16" else image, name)
+    source = one_file(tmp_path, image.convert(mode), name)
     packed = stored(source, Conversion(short_side_px=64, quality=100))
     with Image.open(source.place(0)) as opened:
         pixels = Image.fromarray(to_rgb(opened))
