@@ -115,7 +115,11 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case("A tar shard is cut", "scan shard.tar", _cut_shard),
         Case("No shard matches a pattern", "scan shards-*.tar"),
         Case("Two columns may be the images", "scan set.parquet", _two_columns),
-        Case("An array has another type", "scan set.npy", lambda: np.save("set.npy", np.zeros((4, 8, 8, 3)))),
+        Case(
+            "An array has another type",
+            "scan set.npy",
+            lambda: np.save("set.npy", np.zeros((4, 8, 8, 3), dtype=complex)),
+        ),
         Case(
             "A validation class is not a training class",
             "knn torchvision/resnet18 data.train=images data.val=other",

@@ -72,8 +72,8 @@ def _images(exported: Exported) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in normalization)
     return (
         f"{_pixels(exported.description)}Preprocess images of {exported.in_chans} channel(s) as follows: resize the"
-        f" shorter side to {resize} px ({view.interpolation}), crop the center to {size} px, and scale the values to 0 to 1. Then subtract the mean"
-        f" ({mean}), and divide by the std ({std}).\n"
+        f" shorter side to {resize} px ({view.interpolation}), crop the center to {size} px, and scale the values to 0"
+        f" to 1. Then subtract the mean ({mean}), and divide by the std ({std}).\n"
     )
 
 
