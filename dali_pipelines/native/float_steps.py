@@ -3,7 +3,7 @@
 Colors are levels: real numbers from 0 to 255. No step rounds or truncates them, so a view keeps all of the image's
 depth. A step only clamps what leaves the range. The formulas are those of the kernel for RGB of 8 bits.
 
-All functions take and return planes, (C, S, S) float32. The steps may change the planes that they are given.
+All functions take and return contiguous planes, (C, S, S) float32. The steps may change the planes that they are given.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from dali_pipelines.native import float_loops
+
 # ITU-R 601, as PIL's mode L.
 _LUMA = 0.299, 0.587, 0.114
-# The hue of a pixel with less chroma, in levels, has no effect. This only avoids a division by zero.
-_LEAST_CHROMA = 1e-6
 
 
 def resized(pixels: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
@@ -57,28 +57,14 @@ def adjust_saturation(planes: Tensor, factor: float) -> Tensor:
 
 
 def turn_hue(planes: Tensor, turns: float) -> Tensor:
-    """Turn the hue of an RGB image in HSV, and keep value and chroma. augment.shift_hue derives the formula.
+    """Turn the hue of an RGB image in HSV, and keep value and chroma.
 
     Args:
         planes: Red, green and blue.
         turns: Shift in turns of the color wheel, in [-0.5, 0.5].
     """
-    red, green, blue = planes
-    value, least = planes.amax(dim=0), planes.amin(dim=0)
-    chroma = value - least
-    is_red, is_green = value == red, value == green
-    along = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
-    base = torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
-    hue = along.div_(chroma.clamp(min=_LEAST_CHROMA)).add_(base).add_(6 * turns)
-    hue = hue.remainder_(6)
-    turned = torch.stack(
-        (
-            (hue - 3).abs_().sub_(1).clamp_(0, 1),
-            (hue - 2).abs_().neg_().add_(2).clamp_(0, 1),
-            (hue - 4).abs_().neg_().add_(2).clamp_(0, 1),
-        )
-    )
-    return turned.mul_(chroma).add_(least).clamp_(0, 255)
+    float_loops.turn_hue(planes.numpy(), np.float32(6 * turns))
+    return planes
 
 
 def mix(planes: Tensor, matrix: NDArray[np.float32]) -> Tensor:
@@ -103,12 +89,9 @@ def blur(planes: Tensor, taps: NDArray[np.float32]) -> Tensor:
         planes: Planes of any number of channels.
         taps: Symmetric weights, an odd number, at most 2 S - 1.
     """
-    radius = taps.size // 2
-    weights: list[float] = taps[radius:].tolist()
-    by_rows = _blurred(functional.pad(planes, (radius, radius), mode="reflect"), 2, weights)
-    # Columns have a batch dimension, because torch pads the last dimension alone, or the last two of four.
-    padded = functional.pad(by_rows[None], (0, 0, radius, radius), mode="reflect")[0]
-    return _blurred(padded, 1, weights)
+    out = torch.empty_like(planes)
+    float_loops.blur(planes.numpy(), taps, np.empty(planes.shape, np.float32), out.numpy())
+    return out
 
 
 def solarize(planes: Tensor) -> Tensor:
@@ -132,17 +115,3 @@ def normalize(planes: Tensor, scale: NDArray[np.float32], offset: NDArray[np.flo
 
 def _blend(planes: Tensor, toward: Tensor, factor: float) -> Tensor:
     return planes.mul_(factor).add_(toward, alpha=1 - factor).clamp_(0, 255)
-
-
-def _blurred(padded: Tensor, dim: int, weights: list[float]) -> Tensor:
-    """Blur one dimension of padded planes. weights[a] is the weight of the two pixels at distance a."""
-    radius = len(weights) - 1
-    size = padded.shape[dim] - 2 * radius
-
-    def shifted(by: int) -> Tensor:
-        return padded.narrow(dim, radius + by, size)
-
-    blurred = shifted(0) * weights[0]
-    for away in range(1, radius + 1):
-        blurred.add_(shifted(-away) + shifted(away), alpha=weights[away])
-    return blurred
