@@ -16,6 +16,8 @@ from dali_pipelines.depth.decoded import Decoded, Request
 
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">II2B3x")
+_CHUNK = struct.Struct(">I4s")
+_CHECKSUM_BYTES = 4
 _HEADER_BEGIN, _HEADER_END = 16, 29
 # Kinds of pixels in the header, with the number of channels of each.
 _GRAY, _RGB, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
@@ -45,6 +47,7 @@ def read_png(content: NDArray[np.uint8], request: Request) -> Decoded:
     if kind not in _CHANNELS:
         raise ValueError(f"the header of the PNG is damaged: 16 bits are not allowed for color type {kind}")
     request.check_size(height, width, _CHANNELS[kind])
+    _check_pixels(content.data)
     if kind == _GRAY:
         values = _read(content)[..., None]
     elif kind == _GRAY_ALPHA:
@@ -65,6 +68,22 @@ def _read(content: NDArray[np.uint8], rawmode: str | None = None) -> NDArray[Any
             (tile,) = image.tile
             image.tile = [(*tile[:3], rawmode)]  # type: ignore[list-item]
         return np.array(image)
+
+
+def _check_pixels(content: memoryview) -> None:
+    """Raise if a chunk of pixels is truncated or has another checksum, which PIL does not compare."""
+    begin, kind = len(_MAGIC), b""
+    while kind != b"IEND":
+        data = begin + _CHUNK.size
+        if data > len(content):
+            raise ValueError(f"the PNG is truncated at byte {len(content)}")
+        size, kind = _CHUNK.unpack_from(content, begin)
+        begin = data + size + _CHECKSUM_BYTES
+        if begin > len(content):
+            raise ValueError(f"the PNG is truncated at byte {len(content)}")
+        checksum = int.from_bytes(content[data + size : begin], "big")
+        if kind == b"IDAT" and zlib.crc32(content[data - 4 : data + size]) != checksum:
+            raise ValueError(f"the pixels at byte {data} of the PNG are damaged")
 
 
 def _as_rgba_of_8_bits(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
