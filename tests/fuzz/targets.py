@@ -81,8 +81,29 @@ def model(content: bytes) -> None:
         _check_message(error, path)
 
 
+def deep_image(content: bytes) -> None:
+    """An image of more than 8 bits: TIFF, PNG, JPEG 2000, .npy or DICOM. Its decoders may raise what they like."""
+    import numpy as np
+
+    from dali_pipelines.depth.decoded import Request
+    from dali_pipelines.depth.readers import read_image
+    from dali_pipelines.depth.source import levels
+
+    try:
+        decoded = read_image(np.frombuffer(content, dtype=np.uint8), Request(None, 100_000))
+    except Exception:  # a bad image, which the loader names
+        return
+    height, width, channels = decoded.values.shape
+    assert 0 < height * width <= 100_000
+    pixels = levels(decoded, ((0.0, 4095.0),) * channels)
+    assert pixels.shape == (height, width, channels)
+    assert np.isfinite(pixels).all()
+    assert 0 <= pixels.min() <= pixels.max() <= 255
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (recipe, file_list, tar_shard, arrays, weights, metrics, model)
+    function.__name__: function
+    for function in (recipe, file_list, tar_shard, arrays, deep_image, weights, metrics, model)
 }
 
 
