@@ -138,6 +138,16 @@ def test_the_transform_of_the_first_frame() -> None:
     assert decoded.window == (-50, 50)
 
 
+@pytest.mark.parametrize(("slope", "bounds"), [(2, (-1024, 2 * 4095 - 1024)), (-1, (-1024 - 4095, -1024))])
+def test_bits_stored_bound_the_rescaled_values(slope: int, bounds: tuple[float, float]) -> None:
+    def rescale(dataset: Dataset) -> None:
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 0, 12, 11
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, -1024
+
+    decoded = read(changed("MR_small", rescale))
+    assert (decoded.bits, decoded.bounds) == (12, bounds)
+
+
 def test_padding_is_missing() -> None:
     plain = read(file("MR_small"))
     value = int(plain.values[3, 4, 0])

@@ -48,6 +48,10 @@ def test_a_damaged_png_is_bad(channels: int) -> None:
     for damaged in (content[:-20], content[: len(content) // 2], content[:30], content[:100] + b"x" + content[101:]):
         with pytest.raises((OSError, ValueError, SyntaxError)):
             read(damaged)
+    plain = bytearray(png(FIVE[..., :channels]))
+    plain[-40] ^= 1
+    with pytest.raises(ValueError, match=r"the pixels at byte 41 of the PNG are damaged"):
+        read(bytes(plain))
     with pytest.raises(ValueError, match="28 x 40 pixels are more than max_pixels, 1000"):
         read(content, max_pixels=1000)
 

@@ -16,6 +16,8 @@ from dali_pipelines.depth.readers import is_eight_bits
 from tests.dali_pipelines.depth.deep_files import FIVE, GRAY, MOST_PIXELS, PAGES, RGB, read, tiff
 
 EIGHT = (FIVE >> 8).astype(np.uint8)
+# One directory for all pages.
+ONE_DIRECTORY = tiff(PAGES, truncate=True)
 COLORS = np.random.default_rng(1).integers(0, 65536, (3, 2**16), dtype=np.uint16)
 
 
@@ -78,7 +80,8 @@ def test_channels(content: bytes, expected: Any) -> None:
 def test_chosen_channels_count_alpha_and_pages() -> None:
     content = tiff(FIVE[..., :4], photometric="rgb")
     np.testing.assert_array_equal(read(content, [3, 0]).values, FIVE[..., [3, 0]])
-    for content in (tiff(PAGES), tiff(PAGES, metadata=None), tiff(PAGES, metadata=None, compression="lzw")):
+    plain = {"metadata": None}
+    for content in (tiff(PAGES), tiff(PAGES, **plain), tiff(PAGES, **plain, compression="lzw"), ONE_DIRECTORY):
         np.testing.assert_array_equal(read(content, [4, 4, 1]).values, FIVE[..., [4, 4, 1]])
         with pytest.raises(ValueError, match="channel 5 does not exist, because the image has 5 channel"):
             read(content, [0, 5])
