@@ -73,6 +73,8 @@ def test_what_may_not(value: Any, message: str) -> None:
         (np.linspace(-1, 1, 1001), (-0.998, 0.998)),
         (np.linspace(0, 2, 1001), (0.002, 1.998)),
         (np.arange(1001, dtype=np.int16), (1, 999)),
+        (np.array([0, 0], np.uint16), (0, 1023)),
+        (np.array([1, 1], np.float32), (0, 1)),
     ],
 )
 def test_auto(values: Any, expected: tuple[float, float]) -> None:
@@ -95,8 +97,10 @@ def test_pairs_for_channels() -> None:
         resolve(parse_value_range([[0, 9]] * 3), values, key="x")
 
 
-@pytest.mark.parametrize("rule", ["auto", "percentiles(1, 99)"])
-@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize(
+    ("dtype", "rule"),
+    [(np.int16, "auto"), (np.float32, "auto"), (np.uint16, "percentiles(1, 99)"), (np.float32, "percentiles(1, 99)")],
+)
 def test_a_constant_sample_gives_no_range(rule: str, dtype: Any) -> None:
     with pytest.raises(ValueError, match=r"x: the values that the rule uses are all 5 .* such as x=\[0, 4095\]"):
         resolve(parse_value_range(rule), sample(np.full(9, 5, dtype)), key="x")
