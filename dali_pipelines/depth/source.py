@@ -121,9 +121,12 @@ def levels(decoded: Decoded, ranges: tuple[Pair, ...]) -> NDArray[np.float32]:
     """
     # float32 has every whole number of 16 bits, times 255.
     exact = np.float32 if decoded.values.dtype.itemsize <= 2 or decoded.values.dtype == np.float32 else np.float64
-    low, high = np.array(ranges, dtype=exact).T
+    # With one range for all channels, NumPy computes whole rows at a time.
+    low, high = np.array(ranges if len(set(ranges)) > 1 else ranges[:1], dtype=exact).T
+    if len(low) == 1:
+        low, high = low[0], high[0]
     out = np.subtract(decoded.values, low, dtype=exact)
-    if not (low == 0).all() or not (high == 255).all():
+    if np.any(low != 0) or np.any(high != 255):
         out *= 255
         out /= high - low
     np.clip(out, 0, 255, out=out)

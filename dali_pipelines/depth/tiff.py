@@ -136,12 +136,14 @@ def _planes(series: Any, request: Request, n_bytes: int) -> tuple[NDArray[Any], 
         # The pages are stored one after the other, perhaps with one directory for all.
         if series.nbytes > n_bytes:
             raise ValueError(f"the pages need {series.nbytes} bytes, and the file has {n_bytes}; it is truncated")
-        planes = series.asarray(maxworkers=1).reshape(-1, *page.shape)[wanted]
+        planes = series.asarray(maxworkers=1).reshape(-1, *page.shape)
+        planes = planes if len(planes) == len(wanted) else planes[wanted]
     else:
         pages = [series.pages[int(number)] for number in wanted]
         for each in pages:
             _check_whole(each, n_bytes)
-        planes = np.stack([each.asarray(maxworkers=1).reshape(page.shape) for each in pages])
+        decoded = [each.asarray(maxworkers=1).reshape(page.shape) for each in pages]
+        planes = decoded[0][None] if len(decoded) == 1 else np.stack(decoded)
     axes = page.axes
     for axis in set(axes) - set("YXS"):
         planes = planes.take(0, axis=1 + axes.index(axis))

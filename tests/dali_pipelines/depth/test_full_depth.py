@@ -114,6 +114,20 @@ def test_the_sample_is_256_images_evenly_spaced() -> None:
     assert source.value_range == ((0, 1023),)
 
 
+def test_missing_values_do_not_count_for_the_range() -> None:
+    values = np.linspace(5, 9, 1120).reshape(40, 28).astype(np.float32)
+    values[:20] = -9999
+    empty = np.full_like(values, -9999)
+    nodata = {"extratags": [(42113, "s", 0, "-9999", True)]}
+    source = opened(Contents([tiff(values, **nodata), tiff(values, **nodata)]), value_range="percentiles(0, 100)")
+    assert source.value_range == ((pytest.approx(7, abs=0.01), 9),)
+    assert (source.found.least, source.found.most) == (values[20:].min(), 9)
+    pixels = source.read(0)
+    assert (pixels[:20] == 0).all()
+    np.testing.assert_allclose(pixels[20:, :, 0], (values[20:] - values[20, 0]) / (9 - values[20, 0]) * 255, atol=1e-3)
+    assert (opened(Contents([tiff(values, **nodata), tiff(empty, **nodata)]), value_range=[0, 1]).read(1) == 0).all()
+
+
 def test_arrays_of_any_type() -> None:
     values = np.random.default_rng(0).normal(size=(10, 8, 8, 1)).astype(np.float32)
     source = opened(array_source(values, np.arange(10) % 2))
