@@ -23,6 +23,7 @@ from dali_pipelines.views.params import MOST_PIXELS
 logger = logging.getLogger(__name__)
 
 SAMPLED_IMAGES = 256
+_SAMPLED_GROUPS = 16
 # Of each sampled image.
 _SAMPLED_VALUES = 4096
 _MOST_CHANNELS = 4096
@@ -122,11 +123,11 @@ def _opened(source: ImageSource, rule: Rule, request: Request, index: int, first
     if first.left_out:
         logger.warning("%s: %s are not read. %s", place, first.left_out, _PAGES)
     needs_sample = rule.kind in ("auto", "percentiles")
-    several = np.unique(np.linspace(index, len(source) - 1, SAMPLED_IMAGES).astype(np.int64)).tolist()
     statistics = [_statistics(first)]
     if needs_sample:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-            found = threads.map(lambda each: _sampled(source, each, request, first), several[1:])
+            others = (each for each in sampled_positions(source).tolist() if each != index)
+            found = threads.map(lambda each: _sampled(source, each, request, first), others)
             statistics += [each for each in found if each is not None]
     sample = _joined(statistics, first)
     resolved = resolve(rule, sample)
@@ -145,6 +146,30 @@ def _opened(source: ImageSource, rule: Rule, request: Request, index: int, first
             constant_images=sum(bool((each.least == each.most).all()) for each in statistics),
         ),
     )
+
+
+def sampled_positions(source: ImageSource) -> NDArray[np.int64]:
+    """Return the positions of the images that the rule of the range looks at, up to 256, evenly spaced.
+
+    Images that are stored in groups, such as the row groups of parquet files, are taken from at most 16 groups, because
+    a group is decoded, and perhaps fetched, as a whole.
+
+    Args:
+        source: Source of the images.
+    """
+    positions = np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(np.int64))
+    if source.groups is None:
+        return positions
+    ends = np.append(source.groups[1:], len(source))
+    group_of = np.searchsorted(source.groups, positions, side="right") - 1
+    is_grouped = (ends - source.groups)[group_of] > 1
+    used = np.unique(group_of[is_grouped])
+    if len(used) <= _SAMPLED_GROUPS:
+        return positions
+    kept = used[np.linspace(0, len(used) - 1, _SAMPLED_GROUPS).astype(np.int64)]
+    of_each = max(1, int(is_grouped.sum()) // _SAMPLED_GROUPS)
+    inside = np.linspace(source.groups[kept], ends[kept] - 1, of_each).astype(np.int64)
+    return np.unique(np.concatenate([positions[~is_grouped], inside.ravel()]))
 
 
 def _sampled(source: ImageSource, index: int, request: Request, first: Decoded) -> Sample | None:

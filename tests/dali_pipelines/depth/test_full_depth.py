@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dali_pipelines import ImageSource, array_source, full_depth, open_source, several_sources
+from dali_pipelines.depth.full_depth import sampled_positions
 from dali_pipelines.depth.packages import MissingPackageError
 from dali_pipelines.depth.source import FullDepthSource
 from dali_pipelines.errors import StorageError
@@ -126,6 +127,20 @@ def test_missing_values_do_not_count_for_the_range() -> None:
     assert (pixels[:20] == 0).all()
     np.testing.assert_allclose(pixels[20:, :, 0], (values[20:] - values[20, 0]) / (9 - values[20, 0]) * 255, atol=1e-3)
     assert (opened(Contents([tiff(values, **nodata), tiff(empty, **nodata)]), value_range=[0, 1]).read(1) == 0).all()
+
+
+def test_the_sample_reads_few_groups() -> None:
+    source = Contents([b""] * 10_000)
+    assert sampled_positions(source).tolist() == np.linspace(0, 9999, 256).astype(int).tolist()
+    # 50 groups of 100 images, and 5000 images of their own.
+    source.groups = np.concatenate([np.arange(0, 5000, 100), np.arange(5000, 10_000)])
+    positions = sampled_positions(source)
+    grouped = positions[positions < 5000]
+    assert len(np.unique(grouped // 100)) == 16
+    assert len(grouped) == len(positions) - len(grouped) == 128
+    assert {0, 99, 4900, 4999, 9999} <= set(positions.tolist())
+    source.groups = np.arange(0, 10_000, 1000)
+    assert len(sampled_positions(source)) == 256
 
 
 def test_arrays_of_any_type() -> None:
