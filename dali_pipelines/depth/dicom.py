@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,11 @@ from dali_pipelines.depth.packages import import_pydicom
 from dali_pipelines.depth.value_range import Pair
 
 _MAGIC = b"DICM"
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_META_BEGIN, _META_BYTES = 144, 1024
+_CHUNK_BYTES = 2**20
+# Of everything but the pixels, and of a pixel: four values of 32 bits.
+_MOST_OTHER_BYTES, _VALUE_BYTES = 2**24, 16
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 # The window functions that map a range of values to all levels.
 _LINEAR, _LINEAR_EXACT = "LINEAR", "LINEAR_EXACT"
@@ -41,6 +48,7 @@ def read_dicom(content: NDArray[np.uint8], request: Request) -> Decoded:
         Exception: If the file is damaged, or of a kind that is not read. The class is whatever pydicom raises.
     """
     pydicom = import_pydicom()
+    _check_inflated(content.data, request.max_pixels)
     dataset = pydicom.dcmread(io.BytesIO(content.data))
     for name in ("Rows", "Columns", "PhotometricInterpretation"):
         if name not in dataset:
@@ -73,6 +81,22 @@ def read_dicom(content: NDArray[np.uint8], request: Request) -> Decoded:
         window=_window(dataset),
         left_out=f"{frames - 1} more frame(s)" if frames > 1 else "",
     )
+
+
+def _check_inflated(content: memoryview, max_pixels: int) -> None:
+    """Raise if a deflated file needs much more memory than an image of max_pixels. pydicom inflates all of it."""
+    if _DEFLATED not in bytes(content[:_META_BYTES]):
+        return
+    # The length of the file's meta information is its first element.
+    (size,) = struct.unpack_from("<I", content, _META_BEGIN - 4)
+    most, n_bytes = _MOST_OTHER_BYTES + _VALUE_BYTES * max_pixels, 0
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    rest = bytes(content[_META_BEGIN + size :])
+    while rest and not inflate.eof:
+        n_bytes += len(inflate.decompress(rest, _CHUNK_BYTES))
+        rest = inflate.unconsumed_tail
+        if n_bytes > most:
+            raise ValueError(f"the deflated file has more than {most} bytes, which max_pixels, {max_pixels}, allows")
 
 
 def _rescaled(pydicom: Any, dataset: Any, stored: NDArray[Any]) -> tuple[NDArray[Any], Pair | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,18 @@ def test_jpeg_of_12_bits() -> None:
     decoded = read(compressed(frame, JPEGExtended12Bit))
     np.testing.assert_array_equal(decoded.values[..., 0], imagecodecs.jpeg8_decode(frame))
     assert decoded.bounds == (0, 4095)
+
+
+def test_a_deflated_file_is_bounded() -> None:
+    content = file("image_dfl")
+    begin = 144 + struct.unpack_from("<I", content, 140)[0]
+    dataset = zlib.decompress(content[begin:], -zlib.MAX_WBITS)
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    bomb = content[:begin] + deflate.compress(dataset + bytes(2**25)) + deflate.flush()
+    with pytest.raises(
+        ValueError, match=r"the deflated file has more than 16793216 bytes, which max_pixels, 1000, allows"
+    ):
+        read(bomb, max_pixels=1000)
 
 
 def test_what_is_refused() -> None:
