@@ -50,7 +50,7 @@ whole_images_only = _WholeImagesOnly()
 
 
 def read(source: ImageSource, index: int) -> Content:
-    """Read the bytes or pixels of an image, and check that pixels are as the source says.
+    """Read the bytes or pixels of an image, contiguous in memory, and check that pixels are as the source says.
 
     Args:
         source: Source of the image.
@@ -66,7 +66,8 @@ def read(source: ImageSource, index: int) -> Content:
             f"its pixels are {content.shape} {content.dtype}, and must be (H, W, {source.channels})"
             f" {source.pixel_dtype}, as its source says"
         )
-    return content
+    # DALI takes no other strides, and torch no negative ones. A contiguous array is not copied.
+    return np.ascontiguousarray(content)
 
 
 def read_pixels(source: ImageSource, index: int, max_pixels: int) -> Tensor:

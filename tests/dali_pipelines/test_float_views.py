@@ -160,6 +160,21 @@ def test_bad_images_are_replaced_and_named(caplog: pytest.LogCaptureFixture) -> 
         list(EvalLoader(source, 4, EvalParams(32, 32, "bilinear", 5, (0.5,) * 5, (0.2,) * 5), backend=chosen()))
 
 
+class Reversed(FloatImages):
+    """Images whose arrays are not contiguous: a view of others, with rows and channels in reverse."""
+
+    def read(self, index: int) -> NDArray[np.float32]:
+        return super().read(index)[::-1, :, ::-1]
+
+
+@pytest.mark.usefixtures("each_backend")
+def test_arrays_need_not_be_contiguous() -> None:
+    images = scenes(4, 5)
+    sources = Reversed(images), FloatImages([np.ascontiguousarray(image[::-1, :, ::-1]) for image in images])
+    ours, theirs = (list(TwoViewLoader(source, 4, preset_of(5), backend=chosen())) for source in sources)
+    assert_same(ours, theirs)
+
+
 def test_float16_is_the_rounded_float32() -> None:
     pytest.importorskip("nvidia.dali")
     source, preset = FloatImages(scenes(4, 5)), preset_of(5)
