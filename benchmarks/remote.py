@@ -3,14 +3,16 @@
 python benchmarks/remote.py
 python benchmarks/remote.py --latencies 20 --repeats 1 --seconds 5
 
-nginx serves tar shards of photographs (500 x 375 px, as JPEG). A proxy (delaying_proxy.py) waits before it passes on
-each request. Server, proxy and loaders share the cores. A repetition measures all contenders one after the other, each
-in its own process, and ratios are computed within a repetition.
+nginx serves tar shards of photographs (500 x 375 px, as JPEG). It waits before each answer, by Lua, so that no proxy
+copies the bytes again (apt-get install nginx-light libnginx-mod-http-lua). Server and loaders share the cores.
+
+A repetition measures all contenders one after the other, each in its own process. Ratios are computed within a
+repetition. cpu_ms is the processor time of an image in the loader's process, and server_cpu_ms that in nginx.
 
 Two views of 224 px by the native backend, shuffled over all shards:
 
 - local: the shards in a folder.
-- remote: the shards behind the proxy, without a cache, so that each image is fetched each time.
+- remote: the shards behind the server, without a cache, so that each image is fetched each time.
 - cached: the same with a cache that holds all images.
 - fsspec: our loader, with fsspec's cat_file called when an image is needed, as a data set of one's own would.
 
@@ -29,17 +31,17 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from loader import write_images
 from measure import in_a_process
 from numpy.typing import NDArray
@@ -54,12 +56,16 @@ BATCH = 64
 SHARDS = 8
 # Of each photograph, so that a source has many more images than are announced ahead of their use.
 COPIES = 6
+PORT = 18431
+# Where Debian keeps nginx's modules.
+MODULES = Path("/usr/lib/nginx/modules")
 _NGINX = """
+load_module {modules}/ndk_http_module.so; load_module {modules}/ngx_http_lua_module.so;
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 1024; }}
 http {{ access_log off; sendfile on; keepalive_requests 1000000; client_body_temp_path {folder}/1;
 proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3; uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
-server {{ listen 127.0.0.1:{port}; root {root}; }} }}
+server {{ listen 127.0.0.1:{port}; root {root}; access_by_lua_block {{ ngx.sleep({delay_s}) }} }} }}
 """
 
 
@@ -72,29 +78,33 @@ def main() -> None:
     parser.add_argument("--one", help="measure this contender in this process")
     parser.add_argument("--place", help="folder or URL of the shards, with --one")
     parser.add_argument("--cache", help="folder of the cache, with --one")
+    parser.add_argument("--server", type=int, help="process number of nginx, with --one")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measured(arguments.one, arguments.place, arguments.cache, arguments.seconds)))
+        places = arguments.place, arguments.cache
+        print(json.dumps(measured(arguments.one, *places, seconds=arguments.seconds, server=arguments.server)))
         return
     results = []
-    with tempfile.TemporaryDirectory() as folder, served(write_shards(Path(folder)), Path(folder)) as port:
+    with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/xdg"
+        shards = write_shards(Path(folder))
         for latency_ms in arguments.latencies:
-            with delayed(port, latency_ms / 1000) as url:
-                results.append({"latency_ms": latency_ms, **compare(Path(folder), url, arguments)})
+            with served(shards, Path(folder), latency_ms / 1000) as server:
+                results.append({"latency_ms": latency_ms, **compare(Path(folder), server, arguments)})
             print_row(results[-1])
     print(write_record("remote", {"batch": BATCH, "results": results}))
 
 
-def compare(folder: Path, url: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the images per second of each contender, in every repetition."""
-    rates: dict[str, list[float]] = {name: [] for name in arguments.contenders}
+def compare(folder: Path, server: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the images per second of each contender, and the processor times, in every repetition."""
+    found: dict[str, dict[str, list[float]]] = {}
     for _ in range(arguments.repeats):
         for name in arguments.contenders:
-            place = f"{folder}/shards" if name == "local" else url
-            row = in_a_process("--one", name, "--place", place, "--cache", f"{folder}/cache-{name}")
-            rates[name].append(row["images_per_s"])
-    return {"images_per_s": rates}
+            place = f"{folder}/shards" if name == "local" else f"http://127.0.0.1:{PORT}"
+            options = ["--place", place, "--cache", f"{folder}/cache-{name}", "--server", str(server)]
+            for key, value in in_a_process("--one", name, *options).items():
+                found.setdefault(key, {}).setdefault(name, []).append(value)
+    return found
 
 
 def print_row(result: dict[str, Any]) -> None:
@@ -108,21 +118,37 @@ def print_row(result: dict[str, Any]) -> None:
     print(f"{result['latency_ms']:>5} ms", *columns, sep="   ", flush=True)
 
 
-def measured(name: str, place: str, cache: str, seconds: float) -> dict[str, float]:
+def measured(name: str, place: str, cache: str, *, seconds: float, server: int) -> dict[str, float]:
     """Measure the images per second, after what fills the queues and, with a cache, the cache."""
     sizes = reads(name, place) if name in READS else views(name, place, cache)
-    for _ in range(12 if name == "cached" else 4):
-        next(sizes)
+    # The next epoch is planned before this one ends, so all images are in the cache a little later.
+    ready = 4 * BATCH if name != "cached" else int(1.3 * len(open_source(shards_at(place), storage=Storage(cache))))
+    while ready > 0:
+        ready -= next(sizes)
     images, begun_s = 0, time.perf_counter()
+    cpu, server_cpu = psutil.Process().cpu_times(), psutil.Process(server).cpu_times()
     while time.perf_counter() - begun_s < seconds:
         images += next(sizes)
-    return {"images_per_s": images / (time.perf_counter() - begun_s)}
+    return {
+        "images_per_s": images / (time.perf_counter() - begun_s),
+        "cpu_ms": 1000 * used_s(psutil.Process(), cpu) / images,
+        "server_cpu_ms": 1000 * used_s(psutil.Process(server), server_cpu) / images,
+    }
+
+
+def used_s(process: psutil.Process, before: Any) -> float:
+    """Return the processor time that a process has used since its cpu_times were taken, in s."""
+    now = process.cpu_times()
+    return float(now.user + now.system - before.user - before.system)
+
+
+def shards_at(place: str) -> str:
+    return f"{place}/s-{{0..{SHARDS - 1}}}.tar"
 
 
 def views(name: str, place: str, cache: str) -> Iterator[int]:
     """Yield the number of images of each batch of views."""
-    pattern = f"{place}/s-{{0..{SHARDS - 1}}}.tar"
-    source = open_source(pattern, storage=Storage(cache, 10.0 if name == "cached" else 0))
+    source = open_source(shards_at(place), storage=Storage(cache, 10.0 if name == "cached" else 0))
     if name == "fsspec":
         source = Plain(source)
     backend = Backend("native", device="cpu", num_threads=len(os.sched_getaffinity(0)))
@@ -160,12 +186,11 @@ def reads(name: str, place: str) -> Iterator[int]:
     if name == "read-webdataset":
         import webdataset
 
-        urls = f"{place}/s-{{0..{SHARDS - 1}}}.tar"
         for _ in count():
-            for sample in webdataset.WebDataset(urls, shardshuffle=False):
+            for sample in webdataset.WebDataset(shards_at(place), shardshuffle=False):
                 assert sample["jpg"]
                 yield 1
-    source = open_source(f"{place}/s-{{0..{SHARDS - 1}}}.tar", storage=Storage(cache_gib=0))
+    source = open_source(shards_at(place), storage=Storage(cache_gib=0))
     source = Plain(source) if name == "read-fsspec" else source
     ahead = -(-source.reads_ahead // BATCH)
     batches = (order[first : first + BATCH] for order in orders(len(source)) for first in range(0, len(order), BATCH))
@@ -201,35 +226,19 @@ def write_shards(folder: Path) -> Path:
 
 
 @contextmanager
-def served(root: Path, folder: Path) -> Iterator[int]:
-    """Serve a folder by nginx, and yield its port."""
+def served(root: Path, folder: Path, delay_s: float) -> Iterator[int]:
+    """Serve a folder by nginx, with a delay of each answer in s, and yield the server's process number."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        raise SystemExit("nginx is not installed; apt-get install nginx-light")
-    port = 18431
-    (folder / "conf").write_text(_NGINX.format(folder=folder, root=root, port=port))
-    command = [program, "-c", f"{folder}/conf", "-p", str(folder), "-e", f"{folder}/error.log"]
-    with ended(subprocess.Popen(command)):
-        time.sleep(0.5)
-        yield port
-
-
-@contextmanager
-def delayed(port: int, delay_s: float) -> Iterator[str]:
-    """Run the proxy before a port, and yield its URL."""
-    command = [sys.executable, str(Path(__file__).with_name("delaying_proxy.py")), str(port), str(delay_s)]
-    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
-        assert process.stdout
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-
-
-@contextmanager
-def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
-    """Yield a process, and end it afterwards."""
-    with ExitStack() as stack:
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        yield process
+    if program is None or not (MODULES / "ngx_http_lua_module.so").exists():
+        raise SystemExit("nginx or its Lua is not installed; apt-get install nginx-light libnginx-mod-http-lua")
+    conf = _NGINX.format(folder=folder, root=root, port=PORT, modules=MODULES, delay_s=delay_s)
+    (folder / "conf").write_text(conf)
+    with subprocess.Popen([program, "-c", f"{folder}/conf", "-p", folder, "-e", f"{folder}/error.log"]) as server:
+        try:
+            time.sleep(0.5)
+            yield server.pid
+        finally:
+            server.terminate()
 
 
 if __name__ == "__main__":

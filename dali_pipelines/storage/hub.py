@@ -83,7 +83,7 @@ class HubStore(WebStore):
 
     def _redirected(self, address: str) -> str:
         for _ in range(_MOST_REDIRECTS):
-            answer = self._ask(address, self._login(address), method="HEAD", follows=False)
+            answer = self._ask(address, self._login(address), has_headers=True, is_head=True, follows=False)
             if answer.status not in (301, 302, 303, 307, 308):
                 return address
             address = urljoin(address, answer.headers["location"])

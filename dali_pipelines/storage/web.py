@@ -1,14 +1,19 @@
-"""Objects on web servers, by urllib3.
+"""Objects on web servers, by libcurl.
 
-fsspec would read them too, through aiohttp. Each answer then wakes another thread, which waits for the interpreter's
-lock next to the threads of a loader. benchmarks/LOG.md has the comparison.
+fsspec and urllib3 could read them too. Their Python code needs several times the processor time of libcurl for each
+image, and it competes with the loader's threads for the interpreter's lock. See benchmarks/LOG.md.
 """
 
 from __future__ import annotations
 
 import netrc
+import os
 import re
+import ssl
+import threading
+from base64 import b64encode
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,7 +27,8 @@ SILENCE_S = 20.0
 # Statuses that mean "later": request timeout, too early, too many requests. Others below 500 would come again.
 LATER = (408, 425, 429)
 _MOST_REDIRECTS = 5
-_CONNECTIONS = 64
+# Most images arrive in one piece, which is then not copied again.
+_PIECE_BYTES = 2**19
 
 
 class Answer(NamedTuple):
@@ -30,7 +36,7 @@ class Answer(NamedTuple):
 
     Args:
         status: Status, 200 or 206, or that of a redirection that is not followed.
-        headers: Headers, with names in lower case.
+        headers: Headers, with names in lower case. Empty if they were not wanted.
         content: Bytes of the body.
     """
 
@@ -43,19 +49,15 @@ class WebStore(Store):
     """Objects behind http:// and https://. ~/.netrc and the environment's proxies are used."""
 
     def __init__(self) -> None:
-        import urllib3
+        import pycurl
 
-        self._options: dict[str, Any] = {
-            "maxsize": _CONNECTIONS,
-            "timeout": urllib3.Timeout(connect=CONNECT_S, read=SILENCE_S),
-            # Tries are counted by the caller.
-            "retries": urllib3.Retry(connect=0, read=0, other=0, status=0, redirect=_MOST_REDIRECTS),
-        }
-        self._pool_of = lru_cache(maxsize=None)(self._new_pool)
+        self._curl = pycurl
+        # A handle keeps its connections. Threads may not share it, and neither may processes after a fork.
+        self._handles = threading.local()
 
     def stat(self, url: str) -> Object:
         # One byte also shows whether the server answers with ranges, and needs no permission for HEAD.
-        answer = self._ask(url, {"Range": "bytes=0-0"}, most=1)
+        answer = self._ask(url, {"Range": "bytes=0-0"}, most=1, has_headers=True)
         total = answer.headers.get("content-range", "").rpartition("/")[2]
         total = total if answer.status == 206 else answer.headers.get("content-length", "")
         if not total.isdigit():
@@ -83,54 +85,104 @@ class WebStore(Store):
         headers: dict[str, str],
         *,
         most: int | None = None,
-        method: str = "GET",
+        has_headers: bool = False,
+        is_head: bool = False,
         follows: bool = True,
     ) -> Answer:
         """Return the answer to a request, with at most `most` bytes of its body, or raise its error."""
-        parts = urlsplit(url)
-        login = {} if "authorization" in headers else _login_of(parts.hostname or "")
-        response = self._pool_of(parts.scheme, parts.hostname or "").request(
-            method,
-            url,
-            headers={"Accept-Encoding": "identity", **login, **headers},
-            redirect=follows,
-            preload_content=False,
-            **({} if follows else {"retries": False}),
-        )
+        curl, handle = self._curl, self._handle()
+        host = urlsplit(url).hostname or ""
+        login = {} if "authorization" in headers else _login_of(host)
+        sent = {"Accept-Encoding": "identity", **login, **headers}
+        body, found = _Body(most), dict[str, str]()
+        handle.setopt(curl.URL, url)
+        handle.setopt(curl.PROXY, _proxy_of(url.partition(":")[0], host))
+        handle.setopt(curl.HTTPHEADER, [f"{name}: {value}" for name, value in sent.items()])
+        handle.setopt(curl.FOLLOWLOCATION, follows)
+        handle.setopt(curl.NOBODY, is_head)
+        handle.setopt(curl.WRITEFUNCTION, body.add)
+        if has_headers:
+            handle.setopt(curl.HEADERFUNCTION, lambda line: _add_header(line, found))
         try:
-            found = {name.lower(): value for name, value in response.headers.items()}
-            if response.status == 416 and found.get("content-range", "").endswith("/0"):
-                return Answer(200, {**found, "content-length": "0"}, b"")
-            _check(response.status, response.reason)
-            content: bytes = response.read(most)
-            # What follows is the rest of an object, from a server without ranges.
-            is_read = response.status != 200 or most is None or not response.read(1)
-            if not is_read:
-                response.close()
-            return Answer(response.status, found, content)
-        except BaseException:
-            response.close()
-            raise
+            handle.perform()
+        except curl.error as error:
+            if not body.is_cut:
+                raise OSError(handle.errstr() or str(error)) from None
         finally:
-            response.release_conn()
+            handle.unsetopt(curl.HEADERFUNCTION)
+        status = handle.getinfo(curl.RESPONSE_CODE)
+        if status == 416 and found.get("content-range", "").endswith("/0"):
+            return Answer(200, {**found, "content-length": "0"}, b"")
+        _check(status)
+        return Answer(status, found, b"".join(body.parts))
 
-    def _new_pool(self, scheme: str, host: str) -> Any:
-        import urllib3
+    def _handle(self) -> Any:
+        """Return the handle of this thread."""
+        of_process: dict[int, Any] = self._handles.__dict__.setdefault("of_process", {})
+        if os.getpid() not in of_process:
+            of_process[os.getpid()] = self._new_handle()
+        return of_process[os.getpid()]
 
-        proxy = None if proxy_bypass(host) else getproxies().get(scheme)
-        return urllib3.ProxyManager(proxy, **self._options) if proxy else urllib3.PoolManager(**self._options)
+    def _new_handle(self) -> Any:
+        curl, handle, trusted = self._curl, self._curl.Curl(), ssl.get_default_verify_paths()
+        options = {
+            curl.NOSIGNAL: 1,  # without it, libcurl's signals interrupt other threads
+            curl.BUFFERSIZE: _PIECE_BYTES,
+            curl.CONNECTTIMEOUT_MS: int(1000 * CONNECT_S),
+            curl.LOW_SPEED_LIMIT: 1,
+            curl.LOW_SPEED_TIME: int(SILENCE_S),
+            curl.MAXREDIRS: _MOST_REDIRECTS,
+            curl.PROTOCOLS: curl.PROTO_HTTP | curl.PROTO_HTTPS,
+            curl.REDIR_PROTOCOLS: curl.PROTO_HTTP | curl.PROTO_HTTPS,
+            curl.HTTP_VERSION: curl.CURL_HTTP_VERSION_1_1,
+            # The certificates that Python trusts, also by SSL_CERT_FILE. Otherwise those of the library's build.
+            **({curl.CAINFO: trusted.cafile} if trusted.cafile else {}),
+            **({curl.CAPATH: trusted.capath} if trusted.capath else {}),
+        }
+        for option, value in options.items():
+            handle.setopt(option, value)
+        return handle
 
 
-def _check(status: int, reason: str | None) -> None:
-    text = f"the server answers {status} {reason or ''}".strip()
+class _Body:
+    """The body of an answer, up to a number of bytes. More is the rest of an object, from a server without ranges."""
+
+    def __init__(self, most: int | None) -> None:
+        self.parts: list[bytes] = []
+        self.is_cut = False
+        self._left = most
+
+    def add(self, part: bytes) -> int:
+        """Keep a part, and return how many of its bytes were kept. libcurl closes the connection if not all were."""
+        if self._left is not None:
+            self.is_cut = len(part) > self._left
+            part = part[: self._left]
+            self._left -= len(part)
+        self.parts.append(part)
+        return len(part)
+
+
+def _add_header(line: bytes, found: dict[str, str]) -> None:
+    text = line.decode("latin-1").strip()
+    if text.startswith("HTTP/"):
+        found.clear()  # before it were the headers of a redirection
+    name, colon, value = text.partition(":")
+    if colon:
+        found[name.lower()] = value.strip()
+
+
+def _check(status: int) -> None:
+    if status < 400:
+        return
+    phrase = next((each.phrase for each in HTTPStatus if each == status), "")
+    text = f"the server answers {status} {phrase}".strip()
     if status == 412:
         raise ChangedError("the object has changed")
     if status in (404, 410):
         raise MissingError(text)
-    if 400 <= status < 500 and status not in LATER:
+    if status < 500 and status not in LATER:
         raise RefusedError(text)
-    if status >= 400:
-        raise OSError(text)
+    raise OSError(text)
 
 
 def _condition(wanted: Range) -> dict[str, str]:
@@ -144,12 +196,16 @@ def _condition(wanted: Range) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1024)
+def _proxy_of(scheme: str, host: str) -> str:
+    """Return the URL of the proxy that the environment has for a host, or an empty text."""
+    return "" if proxy_bypass(host) else getproxies().get(scheme, "")
+
+
+@lru_cache(maxsize=1024)
 def _login_of(host: str) -> dict[str, str]:
     """Return the header of the login that ~/.netrc has for a host."""
-    from urllib3.util import make_headers
-
     try:
         found = netrc.netrc().authenticators(host)
     except (OSError, netrc.NetrcParseError):
         return {}
-    return dict(make_headers(basic_auth=f"{found[0]}:{found[2]}")) if found else {}
+    return {"Authorization": f"Basic {b64encode(f'{found[0]}:{found[2]}'.encode()).decode()}"} if found else {}

@@ -195,7 +195,7 @@ def test_a_refused_key_is_no_secret_in_the_message(bucket: str, monkeypatch: pyt
     ("url", "extra"), [("s3://b/a.tar", "s3"), ("gs://b/a.tar", "gcs"), ("https://h/a.tar", "http")]
 )
 def test_a_missing_library_names_its_extra(url: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("s3fs", "gcsfs", "urllib3"):
+    for name in ("s3fs", "gcsfs", "pycurl"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ValueError, match=rf"needs a library that is not installed.*pip install 'bt-plugin\[{extra}\]'"):
         open_source(url)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +18,11 @@ from dali_pipelines.storage.stores import Object, Range
 from dali_pipelines.storage.transfers import PermanentError, fetch, find, stat
 from tests.web import Nginx, nginx
 
+LOGIN = base64.b64encode(b"me:hush").decode()
 _PLACES = """
 location /whole/ { alias ROOT/; max_ranges 0; }
 location /moved/ { return 302 /$arg_to; }
+location /away/ { return 302 http://localhost:$server_port/a.bin; }
 location /secret/ { alias ROOT/; if ($http_authorization = "") { return 401; } }
 location /busy/ { return 503; }
 """
@@ -30,6 +34,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nginx]:
     monkeypatch.setattr(transfers, "GIVE_UP_S", 0.1)
     monkeypatch.setenv("HOME", str(tmp_path))
     web._login_of.cache_clear()
+    web._proxy_of.cache_clear()
     root = tmp_path / "root"
     root.mkdir()
     (root / "a.bin").write_bytes(bytes(range(200)))
@@ -37,6 +42,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nginx]:
     with nginx(root, tmp_path / "nginx", _PLACES.replace("ROOT", str(root))) as running:
         yield running
     web._login_of.cache_clear()
+    web._proxy_of.cache_clear()
 
 
 def test_ranges_and_whole_objects(server: Nginx) -> None:
@@ -82,16 +88,62 @@ def test_the_login_of_netrc_is_sent_and_not_shown(server: Nginx, tmp_path: Path)
     (tmp_path / ".netrc").chmod(0o600)
     web._login_of.cache_clear()
     assert stat(url).size == 200
-    for _ in range(100):  # nginx writes its log after the answer
-        if base64.b64encode(b"me:hush").decode() in server.log.read_text():
-            return
+    assert LOGIN in logged(server, LOGIN)
+
+
+def logged(server: Nginx, part: str) -> str:
+    """Return the access log when it has a part. nginx writes it after the answer."""
+    for _ in range(100):
+        if part in server.log.read_text():
+            break
         time.sleep(0.02)
-    raise AssertionError(server.log.read_text())
+    return server.log.read_text()
 
 
 def test_redirections_are_followed(server: Nginx) -> None:
     url = f"{server.url}/moved/?to=a.bin"
     assert fetch(Range(url, stat(url).version, 3, 2)) == bytes([3, 4])
+
+
+def test_a_login_is_not_sent_to_the_host_of_a_redirection(server: Nginx, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hush\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert fetch(Range(f"{server.url}/away/", "", 3, 2, is_pinned=False)) == bytes([3, 4])
+    first, second = logged(server, "/a.bin").splitlines()
+    assert LOGIN in first
+    assert "Basic" not in second
+
+
+def test_the_proxy_of_the_environment_is_asked(server: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert stat("http://elsewhere.invalid/a.bin").size == 200
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert stat(f"{server.url}/a.bin").size == 200
+
+
+def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "SILENCE_S", 1)
+    monkeypatch.setattr(transfers, "GIVE_UP_S", 0.1)
+    store = web.WebStore()
+    monkeypatch.setattr(transfers, "store_of", lambda url: store)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+        with pytest.raises(StorageError, match=r"/a: OSError: Operation too slow"):
+            stat(url)
+
+
+def test_a_forked_process_has_connections_of_its_own(server: Nginx) -> None:
+    store = web.WebStore()
+    wanted = Range(f"{server.url}/a.bin", "", 3, 2, is_pinned=False)
+    store.read(wanted)
+    mine = store._handle()
+    process = os.fork()
+    if not process:
+        os._exit(0 if store.read(wanted) == bytes([3, 4]) and store._handle() is not mine else 1)
+    assert os.waitpid(process, 0)[1] == 0
+    assert store.read(wanted) == bytes([3, 4])
+    assert store._handle() is mine
 
 
 def test_a_busy_server_is_asked_again_and_named(server: Nginx) -> None:
