@@ -75,9 +75,11 @@ class GoogleStore(_BucketStore):
     """Objects behind gs://."""
 
     def __init__(self) -> None:
-        import gcsfs
+        # gcsfs's default class asks by gRPC for the kind of the bucket. Where it gets no answer, it asks again for each
+        # range, and it does not pass on the generation to all kinds.
+        from gcsfs.core import GCSFileSystem
 
-        super().__init__(gcsfs.GCSFileSystem(use_listings_cache=False))
+        super().__init__(GCSFileSystem(use_listings_cache=False))
 
     def read(self, wanted: Range) -> bytes:
         end = None if wanted.size is None else wanted.start + wanted.size

@@ -16,7 +16,7 @@ from dali_pipelines.storage.options import Storage
 from tests.dali_pipelines.conftest import SMALL, assert_same, chosen
 from tests.dataset_hub import NAME, TOKEN, DatasetHub, served
 from tests.tar_files import write_shard
-from tests.web import Nginx, nginx
+from tests.web import Nginx, free_port, nginx
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +84,35 @@ def bucket(folder: Path) -> Iterator[str]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture(params=["http", "s3", "hf"])
+@pytest.fixture(scope="module")
+def google(folder: Path) -> Iterator[str]:
+    """The address of an emulator of Google's storage that has the files in the bucket `photos`."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    gcsfs = pytest.importorskip("gcsfs.core")
+    patch = pytest.MonkeyPatch()
+    port = free_port()
+    patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    # What FSSPEC_GS_TOKEN=anon does before fsspec is imported: look for no credentials.
+    patch.setitem(__import__("fsspec").config.conf, "gs", {"token": "anon"})
+    running = emulator.create_server("127.0.0.1", port, in_memory=True)
+    running.start()
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    files = gcsfs.GCSFileSystem()
+    files.mkdir("photos")
+    files.put(f"{folder}/", "photos/set", recursive=True)
+    yield f"http://127.0.0.1:{port}"
+    running.stop()
+    patch.undo()
+    gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["http", "s3", "gs", "hf"])
 def place(request: pytest.FixtureRequest) -> str:
     """The URL of the folder on each kind of store."""
     if request.param == "http":
         return str(request.getfixturevalue("server").url)
-    request.getfixturevalue("bucket" if request.param == "s3" else "hub")
-    return {"s3": "s3://photos/set", "hf": f"hf://datasets/{NAME}"}[request.param]
+    request.getfixturevalue({"s3": "bucket", "gs": "google", "hf": "hub"}[request.param])
+    return {"s3": "s3://photos/set", "gs": "gs://photos/set", "hf": f"hf://datasets/{NAME}"}[request.param]
 
 
 @pytest.fixture
@@ -111,7 +133,7 @@ def test_batches_are_those_of_the_folder(folder: Path, place: str, storage: Stor
     assert remote.fingerprint == open_source(f"{place}/{name}", storage=storage).fingerprint != local.fingerprint
 
 
-@pytest.mark.parametrize("place", ["s3", "hf"], indirect=True)
+@pytest.mark.parametrize("place", ["s3", "gs", "hf"], indirect=True)
 def test_wildcards_find_the_shards(folder: Path, place: str, storage: Storage) -> None:
     assert list(open_source(f"{place}/s-*.tar", storage=storage).names) == list(open_source(f"{folder}/s-*.tar").names)
     with pytest.raises(ValueError, match="no shard matches"):
@@ -186,6 +208,26 @@ def test_a_changed_object_of_a_bucket_is_noticed(bucket: str, folder: Path) -> N
         source.read(0)
 
 
+def test_a_generation_of_google_is_asked_for_and_missing_once_it_was_replaced(
+    google: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gcsfs.core import GCSFileSystem
+
+    files = GCSFileSystem()
+    files.put(str(folder / "s-0.tar"), "photos/other/s.tar")
+    source = open_source("gs://photos/other/s.tar", storage=Storage(cache_gib=0))
+    generation = files.info("photos/other/s.tar")["generation"]
+    asked = []
+    call = GCSFileSystem._call
+    monkeypatch.setattr(GCSFileSystem, "_call", lambda *a, **k: (asked.append(a[2]), call(*a, **k))[1])
+    source.read(0)
+    assert asked[-1].endswith(f"generation={generation}")
+    # The emulator answers with the new content where Google's servers have no such generation any more.
+    files.rm("photos/other/s.tar")
+    with pytest.raises(StorageError, match=r"gs://photos/other/s.tar: the object has changed"):
+        source.read(0)
+
+
 def test_a_refused_key_is_no_secret_in_the_message(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"s3://nobodys/a.tar"):
         open_source("s3://nobodys/a.tar")
@@ -195,7 +237,7 @@ def test_a_refused_key_is_no_secret_in_the_message(bucket: str, monkeypatch: pyt
     ("url", "extra"), [("s3://b/a.tar", "s3"), ("gs://b/a.tar", "gcs"), ("https://h/a.tar", "http")]
 )
 def test_a_missing_library_names_its_extra(url: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("s3fs", "gcsfs", "pycurl"):
+    for name in ("s3fs", "gcsfs.core", "pycurl"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ValueError, match=rf"needs a library that is not installed.*pip install 'bt-plugin\[{extra}\]'"):
         open_source(url)
