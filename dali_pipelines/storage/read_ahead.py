@@ -19,8 +19,8 @@ from dali_pipelines.storage.options import Storage
 from dali_pipelines.storage.stores import Range
 from dali_pipelines.storage.transfers import fetch
 
-# Requests at the same time. With 100 ms for each, 32 fetch 320 images/s, which is more than two cores decode.
-IN_FLIGHT = 32
+# Requests at the same time. With 100 ms for each, 64 fetch 600 images/s, about what two cores decode.
+IN_FLIGHT = 64
 # Images that a source wants to know ahead of their use: a second or more of training on a GPU.
 IMAGES_AHEAD = 512
 # Bytes that are fetched and not yet read. 512 photographs have about 60 MiB.

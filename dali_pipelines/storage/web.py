@@ -110,6 +110,7 @@ class WebStore(Store):
                 raise OSError(handle.errstr() or str(error)) from None
         finally:
             handle.unsetopt(curl.HEADERFUNCTION)
+            handle.unsetopt(curl.WRITEFUNCTION)  # the handle would keep the body until the next request
         status = handle.getinfo(curl.RESPONSE_CODE)
         if status == 416 and found.get("content-range", "").endswith("/0"):
             return Answer(200, {**found, "content-length": "0"}, b"")
