@@ -1,14 +1,20 @@
-"""Compare Barlow Twins here with Lightly's own plain example: same images, backbone, batch and number of steps.
+"""Compare Barlow Twins here with a plain script in Lightly's style, in which one thing at a time is Lightly's.
 
 python benchmarks/beside_lightly.py PATH/cifar10 --images 5000 --epochs 20 --seeds 0 1 2
 
+All have the same images, network, batch, epochs, and initial seeds:
+
 - ours: recipes/pretrain/cifar10_small_cpu.yaml.
-- lightly: the model, transform, loss and optimizer of Lightly's example
+- script: a plain loop with the loss, views, projector, optimizer and schedule of that recipe. Its images have another
+  order, and PIL computes its views.
+- loss, views, one_pass, projector, optimizer: the script, in which this one thing is Lightly's. one_pass computes both
+  views in one pass, so that BatchNorm sees them together, as in Lightly's ImageNet benchmark. optimizer is SGD at 0.06
+  without a schedule, as in Lightly's example.
+- lightly: all of these but one_pass, which is Lightly's example as it is
   (lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc).
-- lightly_lars: the same with our optimizer, rates and schedule.
 
 The same commands evaluate all of them: kNN, and a linear classifier on cached features. Each is evaluated with the
-normalization of its training.
+normalization of its training. The result of a run is kept in runs/beside_lightly, so that the same command resumes.
 """
 
 from __future__ import annotations
@@ -21,23 +27,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from record import write_record
-from torch import nn
+from safetensors.torch import save_file
+from scipy import stats
+from torch import Tensor, nn
 
 from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
+from bt_plugin.models.backbones import build_backbone
+from bt_plugin.models.barlow_twins import build_projector
 from bt_plugin.optim.lars import LARS
 from bt_plugin.optim.parameter_groups import parameter_groups
 from bt_plugin.optim.schedule import lr_scale
+from dali_pipelines.pil.transform import BarlowTwinsTransform
 
 RECIPE = "recipes/pretrain/cifar10_small_cpu.yaml"
-BATCH_SIZE = 256
 # All commands that were started, for the record.
 COMMANDS: list[str] = []
 OURS = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
@@ -49,30 +60,52 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--who", nargs="+", default=["ours", "lightly"], choices=PRETRAIN)
-    parser.add_argument("--options", nargs="*", default=[], help="changes to our recipe")
+    parser.add_argument("--who", nargs="+", default=["ours", "script", *LIGHTLY, "lightly"])
     arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        train = chosen(arguments.cifar / "train", arguments.images, folder)
-        for seed in arguments.seeds:
-            for who in arguments.who:
-                begun_s = time.perf_counter()
-                folder_of_run = folder / f"{who}{seed}"
-                subject, view = PRETRAIN[who](train, arguments.epochs, seed, folder_of_run, arguments.options)
-                row = {"who": who, "seed": seed, "pretrain_s": time.perf_counter() - begun_s}
-                row |= evaluated(subject, train, arguments.cifar / "test", view)
-                rows.append(row)
-                print(*(f"{key} {value}" for key, value in row.items()), flush=True)
+    folder = Path("runs/beside_lightly") / f"{arguments.images}_{arguments.epochs}"
+    folder.mkdir(parents=True, exist_ok=True)
+    cifar = arguments.cifar.resolve()
+    train = chosen(cifar / "train", arguments.images, folder)
+    rows = [
+        row_of(who, seed, train, cifar / "test", arguments.epochs, folder)
+        for seed in arguments.seeds
+        for who in arguments.who
+    ]
     means = {who: means_of([row for row in rows if row["who"] == who]) for who in arguments.who}
-    print(json.dumps(means, indent=1))
-    content = {"images": arguments.images, "epochs": arguments.epochs, "options": arguments.options}
-    print(write_record("beside_lightly", {**content, "means": means, "runs": rows, "commands": COMMANDS}))
+    differences = {who: differences_of(rows, who, "script") for who in arguments.who if who != "script"}
+    print(json.dumps({"means": means, "differences from script, with 95 % intervals": differences}, indent=1))
+    content = {"images": arguments.images, "epochs": arguments.epochs, "means": means, "differences": differences}
+    print(write_record("beside_lightly", {**content, "runs": rows, "commands": COMMANDS}))
+
+
+def row_of(who: str, seed: int, train: Path, val: Path, epochs: int, folder: Path) -> dict[str, Any]:
+    """Pretrain and evaluate one contender, unless its result is kept already. Return the result."""
+    kept = folder / f"{who}_{seed}.json"
+    if not kept.exists():
+        begun_s = time.perf_counter()
+        pretrain = pretrain_ours if who == "ours" else partial(pretrain_by_script, parts_of(who))
+        subject, view = pretrain(train, epochs, seed, folder / f"{who}_{seed}")
+        row = {"who": who, "seed": seed, "pretrain_s": time.perf_counter() - begun_s}
+        kept.write_text(json.dumps(row | evaluated(subject, train, val, view)))
+    result: dict[str, Any] = json.loads(kept.read_text())
+    print(*(f"{key} {value}" for key, value in result.items()), flush=True)
+    return result
 
 
 def means_of(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {key: statistics.mean(row[key] for row in rows) for key in ("knn", "linear", "pretrain_s")}
+
+
+def differences_of(rows: list[dict[str, Any]], who: str, other: str) -> dict[str, tuple[float, float, float]]:
+    """Return the mean difference of two contenders over the seeds, with its 95 % interval by Student's t."""
+    found = {}
+    for key in ("knn", "linear"):
+        of = {(row["who"], row["seed"]): row[key] for row in rows}
+        gains = [value - of[other, seed] for (name, seed), value in of.items() if name == who and (other, seed) in of]
+        if len(gains) > 1:
+            mean, half = statistics.mean(gains), stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains)
+            found[key] = (mean, float(mean - half), float(mean + half))
+    return found
 
 
 def chosen(train: Path, images: int, folder: Path) -> Path:
@@ -89,57 +122,86 @@ def chosen(train: Path, images: int, folder: Path) -> Path:
     return path
 
 
-def pretrain_ours(train: Path, epochs: int, seed: int, folder: Path, options: list[str]) -> tuple[str, list[str]]:
+def pretrain_ours(train: Path, epochs: int, seed: int, folder: Path) -> tuple[str, list[str]]:
     changes = [f"data.train={train}", "data.val=null", f"optim.epochs={epochs}", f"run.seed={seed}"]
-    command = [*OURS, "-m", "bt_plugin", "pretrain", RECIPE, *changes, f"run.output_dir={folder}", *options]
-    run(command)
+    run([*OURS, "-m", "bt_plugin", "pretrain", RECIPE, *changes, f"run.output_dir={folder}"])
     return str(folder), []
 
 
-def pretrain_lightly(
-    train: Path, epochs: int, seed: int, folder: Path, options: list[str], lars: bool = False
-) -> tuple[str, list[str]]:
-    from lightly.loss import BarlowTwinsLoss
+class Parts(NamedTuple):
+    """Which parts of the script are Lightly's."""
+
+    loss: bool = False
+    views: bool = False
+    one_pass: bool = False
+    projector: bool = False
+    optimizer: bool = False
+
+
+LIGHTLY = Parts._fields
+
+
+def parts_of(who: str) -> Parts:
+    if who == "lightly":
+        return Parts(loss=True, views=True, projector=True, optimizer=True)
+    return Parts() if who == "script" else Parts()._replace(**{who: True})
+
+
+def pretrain_by_script(parts: Parts, train: Path, epochs: int, seed: int, folder: Path) -> tuple[str, list[str]]:
+    from lightly.loss import BarlowTwinsLoss as LightlyLoss
     from lightly.models.modules import BarlowTwinsProjectionHead
-    from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
-    from torchvision.models import resnet18
 
+    recipe = load_recipe(RECIPE)
     torch.manual_seed(seed)
-    backbone = nn.Sequential(*list(resnet18().children())[:-1])
-    head = BarlowTwinsProjectionHead(512, 2048, 2048)
-    model = nn.ModuleDict({"backbone": backbone, "projection_head": head})
-    transform = BYOLTransform(
-        BYOLView1Transform(input_size=32, gaussian_blur=0.0), BYOLView2Transform(input_size=32, gaussian_blur=0.0)
+    network, feature_dim = build_backbone(recipe.model.backbone, stem=recipe.model.stem)
+    widths, lambda_param = recipe.model.projector, recipe.loss.lambda_param
+    head = BarlowTwinsProjectionHead(feature_dim, widths[0], widths[-1])
+    model = nn.ModuleDict(
+        {"backbone": network, "projector": head if parts.projector else build_projector(feature_dim, widths)}
     )
+    criterion = (LightlyLoss if parts.loss else BarlowTwinsLoss)(lambda_param=lambda_param)
     loader = torch.utils.data.DataLoader(
-        Pictures(train, transform), batch_size=BATCH_SIZE, shuffle=True, drop_last=True, num_workers=2
-    )
-    criterion = BarlowTwinsLoss()
-    ours = load_recipe(RECIPE).optim
+        Pictures(train, lightly_views() if parts.views else BarlowTwinsTransform(recipe.preset)),
+        batch_size=recipe.optim.global_batch_size, shuffle=True, drop_last=True, num_workers=2,
+    )  # fmt: skip
     groups = parameter_groups(
-        model, lr_weights=ours.lr_weights, lr_biases=ours.lr_biases, weight_decay=ours.weight_decay
+        model,
+        lr_weights=recipe.optim.lr_weights,
+        lr_biases=recipe.optim.lr_biases,
+        weight_decay=recipe.optim.weight_decay,
     )
-    optimizer = LARS(groups, lr=0.0) if lars else torch.optim.SGD(model.parameters(), lr=0.06)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.06) if parts.optimizer else LARS(groups, lr=0.0)
+    steps, warmup_steps = epochs * len(loader), round(recipe.optim.warmup_epochs * len(loader))
     for epoch in range(epochs):
-        for step, views in enumerate(loader, epoch * len(loader)):
-            for group in optimizer.param_groups if lars else ():
-                scale = lr_scale(step, epochs * len(loader), warmup_steps=round(ours.warmup_epochs * len(loader)))
-                group["lr"] = group["base_lr"] * scale
-            loss = criterion(*(head(backbone(view).flatten(start_dim=1)) for view in views))
-            loss.backward()
-            optimizer.step()
+        for step, (view_a, view_b) in enumerate(loader, epoch * len(loader)):
+            for group in () if parts.optimizer else optimizer.param_groups:
+                group["lr"] = group["base_lr"] * lr_scale(step, steps, warmup_steps=warmup_steps)
             optimizer.zero_grad()
-    folder.mkdir()
-    torch.save(model.state_dict(), folder / "weights.pth")
-    return str(folder / "weights.pth"), ["view.size_px=32", "view.resize_px=32", "view.interpolation=bicubic"]
+            criterion(*embeddings(model, view_a, view_b, one_pass=parts.one_pass)).backward()
+            optimizer.step()
+    folder.mkdir(exist_ok=True)
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    view = ["view.size_px=32", "view.resize_px=32", "view.interpolation=bicubic", "--backbone", recipe.model.backbone]
+    if not parts.views:
+        mean_and_std = recipe.preset.eval_params()
+        view += [f"view.mean={list(mean_and_std.mean)}", f"view.std={list(mean_and_std.std)}"]
+    return str(folder / "weights.safetensors"), view
 
 
-Pretrain = Callable[[Path, int, int, Path, list[str]], tuple[str, list[str]]]
-PRETRAIN: dict[str, Pretrain] = {
-    "ours": pretrain_ours,
-    "lightly": pretrain_lightly,
-    "lightly_lars": partial(pretrain_lightly, lars=True),
-}
+def embeddings(model: nn.ModuleDict, view_a: Tensor, view_b: Tensor, *, one_pass: bool) -> Sequence[Tensor]:
+    def embed(views: Tensor) -> Tensor:
+        z: Tensor = model["projector"](model["backbone"](views))
+        return z
+
+    return embed(torch.cat((view_a, view_b))).chunk(2) if one_pass else (embed(view_a), embed(view_b))
+
+
+def lightly_views() -> Any:
+    """Return the transform of Lightly's example at 32 px, with the crops of the recipe, so that the task is as hard."""
+    from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+
+    options = {"input_size": 32, "gaussian_blur": 0.0, "min_scale": load_recipe(RECIPE).preset.views[0].crop_scale[0]}
+    return BYOLTransform(BYOLView1Transform(**options), BYOLView2Transform(**options))
 
 
 class Pictures(torch.utils.data.Dataset[list[torch.Tensor]]):
