@@ -33,8 +33,9 @@ class Data(Section):
 
     train: Paths
     """Training images: a folder, a list of files (.csv, .tsv or .txt), .tar shards, .parquet files, a dataset of
-    save_to_disk, or a .npz file with the arrays `images` and `labels`. Shards and .parquet files may have wildcards and
-    braces. A folder contains a subfolder for each class, images without classes, or .parquet files.
+    save_to_disk, or a .npz file with the arrays `images`, `labels` and `classes` (names of the classes). Shards and
+    .parquet files may have wildcards and braces. A folder contains a subfolder for each class, images without classes,
+    or .parquet files.
     `?image=COLUMN&label=COLUMN` after .parquet files selects columns. A list such as `[A, B]` is all of these, one
     source after the other. Lists of files, .tar shards and .parquet files may be URLs: s3://, gs://, http(s):// or
     hf://datasets/."""

@@ -22,7 +22,7 @@ _ZIP_BEGINS = (b"PK\x03\x04", b"PK\x05\x06")
 # The end of a zip file without a comment. Only its number of entries is used; 64-bit files store it elsewhere.
 _END = struct.Struct("<4s6xH10x")
 _MANY_ENTRIES = 2**16 - 1
-_READ = ("images", "labels")
+_READ = ("images", "labels", "classes")
 _UNREAD = np.empty(0)
 _REMEDY = "write it again with numpy.savez(images=...)"
 
@@ -36,7 +36,9 @@ class Header(NamedTuple):
 
 
 def array_file(path: str | Path) -> ArraySource:
-    """Open a .npz file with the array `images` and, optionally, `labels`; or a .npy file of images.
+    """Open a .npz file with the array `images` and, optionally, `labels` and `classes`; or a .npy file of images.
+
+    `classes` has the names of the classes, which the labels are indices into. Without it, the labels are the names.
 
     A .npz file is read into memory. The pages of a .npy file are read as needed.
 
@@ -60,9 +62,24 @@ def array_file(path: str | Path) -> ArraySource:
         if "images" not in arrays:
             names = ", ".join(name if name.isprintable() else repr(name) for name in arrays)
             raise ValueError(f"it has {names[:300] or 'no arrays'}, and must have the array images")
-        return array_source(arrays["images"], arrays.get("labels"))
+        return array_source(arrays["images"], arrays.get("labels"), _class_names(arrays.get("classes")))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _class_names(classes: NDArray[Any] | None) -> list[str] | None:
+    if classes is None:
+        return None
+    if classes.ndim != 1 or classes.dtype.kind != "U":
+        raise ValueError(
+            f"classes: shape {classes.shape} of {classes.dtype} is not allowed; it must be (n_classes,) of text, such"
+            " as numpy.array(['cat', 'dog'])"
+        )
+    names: list[str] = classes.tolist()
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"classes: has {twice!r} twice; give every class a name of its own")
+    return names
 
 
 def _mapped(file: FileIO) -> NDArray[Any]:
@@ -76,7 +93,7 @@ def _mapped(file: FileIO) -> NDArray[Any]:
 
 
 def _unpacked(file: FileIO) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a .npz file by name. Arrays other than images and labels are not read; they are empty."""
+    """Return the arrays of a .npz file by name. Arrays that are not needed are empty."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         if len(entries) < len(archive.infolist()):

@@ -109,6 +109,10 @@ def test_what_is_no_array_is_named(tmp_path: Path) -> None:
         (saved(images=np.array([{}])), "Python objects"),
         (saved(images=IMAGES, labels=LABELS.astype(object)), "Python objects"),
         (saved(images=IMAGES, labels=LABELS[:5]), r"labels: shape \(5,\)"),
+        (saved(images=IMAGES, labels=LABELS, classes=np.array(["a", "b"])), "labels: 0 to 2 must be indices of the 2"),
+        (saved(images=IMAGES, labels=LABELS, classes=np.array(["a", "b", "a"])), "classes: has 'a' twice"),
+        (saved(images=IMAGES, labels=LABELS, classes=np.arange(3)), r"classes: shape \(3,\) of int64 is not allowed"),
+        (saved(images=IMAGES, labels=LABELS, classes=np.array("abc")), r"classes: shape \(\) of <U3 is not allowed"),
     ):
         path = tmp_path / "x.npz"
         path.write_bytes(content)
@@ -119,6 +123,16 @@ def test_what_is_no_array_is_named(tmp_path: Path) -> None:
 def test_other_arrays_of_a_file_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(saved(images=IMAGES, labels=LABELS, ids=np.array([{}]), text=np.array(["a"])))
     assert open_source(tmp_path / "x.npz").labels.tolist() == LABELS.tolist()
+
+
+def test_classes_name_the_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS, classes=np.array(["cat", "dog", "eel", "fox"]))
+    source = open_source(tmp_path / "x.npz")
+    assert source.classes == ("cat", "dog", "eel", "fox")
+    assert source.labels.tolist() == LABELS.tolist()
+    assert source.fingerprint == array_source(IMAGES, LABELS).fingerprint
+    np.savez(tmp_path / "x.npz", images=IMAGES, classes=np.array(["cat", "dog"]))
+    assert not open_source(tmp_path / "x.npz").has_labels
 
 
 def test_fortran_order_and_compression_are_read(tmp_path: Path) -> None:
