@@ -135,6 +135,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
             "pack images shards --shards 3",
             lambda: (_many(), main(["pack", "images", "shards", "--shards", "2"])),
         ),
+        Case("The folder of a public data set has other files", "get cifar10 run", _finished_run),
         Case("The output has another suffix", "preview quickstart data.train=images data.val=null -o views.gif", _many),
         Case(
             "The run's directory has files of something else",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ def test_the_recipes_are_there() -> None:
         "quickstart",
         "quickstart_vit",
         "cifar10_resnet18",
+        "cifar100_resnet18",
+        "stl10_resnet18",
+        "imagenette_resnet18",
+        "imagenette_vit_small16",
         "imagenet100_resnet18",
         "imagenet_resnet50_100ep",
         "imagenet_resnet50_1000ep",
@@ -36,6 +41,21 @@ def test_a_pretraining_recipe_is_valid(file: Path) -> None:
     header = file.read_text().split("\n\n")[0]
     for part in ("# Needs:", "# Launch:", "# Expected:", f"recipes/pretrain/{file.name}"):
         assert part in header
+
+
+def test_the_shortened_runs_on_a_cpu_are_valid() -> None:
+    """The headers of the recipes for small data sets have a command that runs in minutes."""
+    found = 0
+    for file in PRETRAIN:
+        for line in file.read_text().splitlines():
+            if line.startswith("# On a CPU: "):
+                launch, _, changes = line.partition(f" -m bt_plugin pretrain recipes/pretrain/{file.name} ")
+                assert launch.endswith("--config_file recipes/accelerate/cpu.yaml")
+                short, whole = load_recipe(file, shlex.split(changes)), load_recipe(file)
+                assert short.optim.epochs < whole.optim.epochs
+                assert short.run.mixed_precision == "no"
+                found += 1
+    assert found == 5
 
 
 @pytest.mark.parametrize("file", ACCELERATE, ids=lambda file: file.stem)

@@ -15,6 +15,7 @@ from bt_plugin.cli import (
     embed,
     evaluation,
     export,
+    get,
     import_weights,
     launch,
     pack,
@@ -41,7 +42,7 @@ from bt_plugin.version import __version__
 from dali_pipelines.errors import BadImageError, StorageError
 
 _COMMANDS = (
-    *(pretrain, launch, recipes, check, doctor, preview, bench, report, replay, demo_data, scan, pack),
+    *(pretrain, launch, recipes, check, doctor, preview, bench, report, replay, demo_data, get, scan, pack),
     *(evaluation, embed, import_weights, export),
 )
 # Errors that every rank meets. Rank 0 alone prints them.
