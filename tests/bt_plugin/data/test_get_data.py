@@ -163,9 +163,12 @@ def test_a_full_disk_is_named_and_the_download_is_kept(
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
     try:
+        with pytest.raises(UserError, match=r"DIR: .*disk is a whole disk.*name a folder that does not exist yet"):
+            get_data("cifar10", disk)
         with pytest.raises(FileError, match=r"No space left on device; free disk space.*The downloaded file is kept"):
             get_data("cifar10", disk / "cifar10")
         assert [path.name for path in disk.iterdir()] == [".cifar10.partial"]
+        assert {path.name for path in (disk / ".cifar10.partial").iterdir()} == {".lock", archive.name}
         subprocess.run(["mount", "-o", f"remount,size={size + 2**21}", disk], check=True)
         archive.unlink()
         assert get_data("cifar10", disk / "cifar10")
