@@ -125,7 +125,8 @@ def levels(decoded: Decoded, ranges: tuple[Pair, ...]) -> NDArray[np.float32]:
     low, high = np.array(ranges if len(set(ranges)) > 1 else ranges[:1], dtype=exact).T
     if len(low) == 1:
         low, high = low[0], high[0]
-    out = np.subtract(decoded.values, low, dtype=exact)
+    # The values may be planes of channels, and DALI takes only contiguous pixels.
+    out = np.subtract(decoded.values, low, dtype=exact, order="C")
     if np.any(low != 0) or np.any(high != 255):
         out *= 255
         out /= high - low

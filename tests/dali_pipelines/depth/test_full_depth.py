@@ -94,6 +94,13 @@ def test_gray_is_repeated_and_has_one_pair() -> None:
     np.testing.assert_allclose(pixels, np.repeat(GRAY[:7, :, None] / 4095 * 255, 3, axis=2), rtol=1e-6)
 
 
+def test_pixels_are_contiguous() -> None:
+    """DALI takes no others. The channels of these are planes, or chosen."""
+    planes = tiff(np.ascontiguousarray(np.moveaxis(RGB, 2, 0)), photometric="rgb", planarconfig="separate")
+    for source in (opened(Contents([planes])), opened(Contents([tiff(FIVE)]), channels=[3, 1])):
+        assert source.read(0).flags.c_contiguous
+
+
 def test_the_resolved_range_can_be_given_back() -> None:
     contents: list[bytes | Exception] = [npy(FIVE.astype(np.int32) - number) for number in range(5)]
     source = opened(Contents(contents), value_range="percentiles(5, 95)")
