@@ -131,7 +131,7 @@ def check_allows_float(backend: ResolvedBackend) -> None:
     if backend.augment == "fused":
         raise ValueError(f"augment: fused {rule} auto")
     if backend.tuning.decode == "region":
-        raise ValueError(f"tuning.decode: region {rule} once, because DALI gets the pixels of these images")
+        raise ValueError(f"tuning.decode: region {rule} once, because these images are decoded as a whole")
 
 
 def resolve_backend(backend: Backend | BackendName) -> ResolvedBackend:

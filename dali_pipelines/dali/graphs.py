@@ -11,7 +11,8 @@ import simplejpeg
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import DataNode
 
-from dali_pipelines.dali import augment, decoders, float_steps
+from dali_pipelines.dali import augment, decoders, deep_images, float_steps
+from dali_pipelines.dali.deep_images import Deep
 from dali_pipelines.sources.base import Kind
 from dali_pipelines.views.draws import COLOR_STEPS, ViewDraws, active_steps
 from dali_pipelines.views.orientation import has_turns, orientation
@@ -73,11 +74,13 @@ def two_views(
     tuning: Tuning,
     only_crops: bool = False,
     in_float: bool = False,
+    deep: Deep | None = None,
 ) -> tuple[DataNode, ...]:
     """Build the graph of all random views. Each image is decoded once, unless tuning.decode is "region".
 
     Args:
         source: Callback that returns the images of a batch and what `inputs_of` returns. It is called once per batch.
+            If `deep` is given, the images are two lists: files and pixels, of which one is empty for each image.
         kind: Form of the images: "pixels", or bytes of files.
         max_pixels: Largest height times width of an encoded image, in px.
         views: Parameters of each view; two for Barlow Twins, any number works.
@@ -85,16 +88,21 @@ def two_views(
         tuning: Settings of the graph.
         only_crops: Whether the graph ends after the resize, so that other code can augment the crops.
         in_float: Whether views are computed in float32, of pixels that are not RGB of 8 bits.
+        deep: How values of more than 8 bits are decoded, if DALI decodes them.
 
     Shape:
         - Output, one per view: (size_px, size_px, C) float32 or float16 per sample, layout HWC; uint8 for only_crops.
         - Last output: whether the image was refused, one value per sample.
     """
     names = [draws_used(view, only_crops=only_crops, in_float=in_float) for view in views]
-    first, *inputs = fn.external_source(source=source, num_outputs=1 + sum(map(len, names)), batch=True)
-    image, shape, refused = opened(first, kind, max_pixels)
+    n_images = 1 if deep is None else 2
+    inputs = list(fn.external_source(source=source, num_outputs=n_images + sum(map(len, names)), batch=True))
     by_region = tuning.decode == "region" and kind != "pixels"
-    whole = None if by_region else pixels_of(image, kind, device, tuning)
+    image = whole = None
+    if by_region:
+        image, shape, refused = opened(inputs.pop(0), kind, max_pixels)
+    else:
+        whole, shape, refused = decoded(inputs, kind, max_pixels, device, tuning, deep)
     outputs = []
     for view, used in zip(views, names):
         draws = {name: inputs.pop(0) for name in used}
@@ -118,13 +126,24 @@ def eval_view(
     device: str,
     tuning: Tuning,
     in_float: bool = False,
+    deep: Deep | None = None,
 ) -> tuple[DataNode, ...]:
     """Build the graph of the evaluation view. Arguments and outputs are those of `two_views`, with one view."""
-    (first,) = fn.external_source(source=source, num_outputs=1, batch=True)
-    image, shape, refused = opened(first, kind, max_pixels)
-    x = augment.resize_center_crop(pixels_of(image, kind, device, tuning), shape, params, in_float=in_float)
+    inputs = list(fn.external_source(source=source, num_outputs=1 if deep is None else 2, batch=True))
+    whole, shape, refused = decoded(inputs, kind, max_pixels, device, tuning, deep)
+    x = augment.resize_center_crop(whole, shape, params, in_float=in_float)
     finish = float_steps.normalize if in_float else augment.normalize
     return finish(x, params), refused
+
+
+def decoded(
+    inputs: list[DataNode], kind: Kind, max_pixels: int, device: str, tuning: Tuning, deep: Deep | None
+) -> tuple[DataNode, DataNode, DataNode]:
+    """Take the images from the inputs. Return all their pixels on the device, their shape, and which are refused."""
+    if deep is not None:
+        return deep_images.levels_of(inputs.pop(0), inputs.pop(0), deep, device, tuning)
+    image, shape, refused = opened(inputs.pop(0), kind, max_pixels)
+    return pixels_of(image, kind, device, tuning), shape, refused
 
 
 def opened(first: DataNode, kind: Kind, max_pixels: int) -> tuple[DataNode, DataNode, DataNode]:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from dali_pipelines.backend import ResolvedBackend
+from dali_pipelines.dali.deep_images import deep_of, files_and_pixels
 from dali_pipelines.decoding.read_pixels import bad_image, for_dali, read, why_unreadable
+from dali_pipelines.depth.source import FullDepthSource
 from dali_pipelines.errors import BadImageError, StorageError
 from dali_pipelines.plans import Plan
 from dali_pipelines.sources import ImageSource
@@ -62,12 +64,14 @@ class DaliStream:
         self._ahead: deque[_Ahead] = deque()
         self._in_flight: deque[Plan] = deque()
         self._on_gpu = backend.device == "gpu"
-        # Images that DALI refuses though PIL reads them.
+        self._deep = deep_of(source)
+        # Images that DALI refuses though they are read on the host.
         self._on_host: set[int] = set()
         self._build = partial(
             graph,
             source=self._feed,
             kind="pixels" if source.kind == "pixels" else "encoded",
+            deep=self._deep,
             max_pixels=backend.max_pixels,
             tuning=backend.tuning,
             device=backend.device,
@@ -136,13 +140,17 @@ class DaliStream:
             raise StopIteration
         plan, images = self._ahead.popleft()
         self._in_flight.append(plan)
-        return [[image.result() for image in images], *self._draws_of(plan)]
+        contents = [image.result() for image in images]
+        given = [contents] if self._deep is None else files_and_pixels(contents)
+        return [*given, *self._draws_of(plan)]
 
     def _begin(self, plan: Plan) -> list[Future[Content]]:
         return [self._readers.submit(self._read, index) for index in plan.indices.tolist()]
 
     def _read(self, index: int) -> Content:
         try:
+            if isinstance(self._source, FullDepthSource) and self._deep is not None and index not in self._on_host:
+                return self._source.read_for_dali(index)
             content = read(self._source, index)
             if self._source.kind == "pixels":
                 return content
@@ -153,7 +161,7 @@ class DaliStream:
             raise bad_image(self._source, index, error) from error
 
     def _bad_image_in(self, plans: list[Plan]) -> BadImageError | None:
-        """Return the error of the first bad image, or None. DALI does not name every bad file, so PIL looks for it."""
+        """Return the error of the first bad image, or None. DALI does not name every bad file, so all are read here."""
         for plan in plans:
             for index in plan.indices.tolist():
                 if reason := why_unreadable(self._source, index, self._backend.max_pixels):
@@ -168,7 +176,7 @@ class DaliStream:
         """
         plans = list(self._in_flight)
         indices = {index for plan in plans for index in plan.indices.tolist()}
-        if self._source.kind == "pixels" or indices <= self._on_host:
+        if (self._source.kind == "pixels" and self._deep is None) or indices <= self._on_host:
             return False
         self._on_host |= indices
         self._in_flight.clear()

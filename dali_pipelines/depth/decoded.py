@@ -56,16 +56,27 @@ class Request(NamedTuple):
         Raises:
             ValueError: If a requested channel does not exist.
         """
-        stored = values.shape[2]
+        numbers = self.numbers(values.shape[2], alpha=alpha)
+        return values if numbers == tuple(range(values.shape[2])) else values[..., list(numbers)]
+
+    def numbers(self, stored: int, *, alpha: Collection[int] = ()) -> tuple[int, ...]:
+        """Return the numbers of the requested channels, in their order.
+
+        Args:
+            stored: Number of stored channels.
+            alpha: Numbers of the channels that are alpha.
+
+        Raises:
+            ValueError: If a requested channel does not exist.
+        """
         if self.channels is None:
-            kept = [number for number in range(stored) if number not in alpha]
-            return values if len(kept) == stored else values[..., kept]
+            return tuple(number for number in range(stored) if number not in alpha)
         if max(self.channels) >= stored:
             raise ValueError(
                 f"channel {max(self.channels)} does not exist, because the image has {stored} channel(s); the first"
                 " one is number 0"
             )
-        return values[..., list(self.channels)]
+        return self.channels
 
 
 class Decoded(NamedTuple):

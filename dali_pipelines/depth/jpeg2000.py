@@ -16,6 +16,10 @@ _FILE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
 # The codestream begins after a few small boxes.
 _SEARCHED_BYTES = 65536
+_END_OF_CODESTREAM = b"\xff\xd9"
+# Of a color box that names sRGB or gray: its type, the method, two unused bytes, and the number of the color space.
+_COLORS = (b"colr\x01\x00\x00\x00\x00\x00\x10", b"colr\x01\x00\x00\x00\x00\x00\x11")
+_PALETTE = b"pclr"
 
 
 class Header(NamedTuple):
@@ -70,3 +74,29 @@ def read_jpeg2000(content: NDArray[np.uint8], request: Request) -> Decoded:
     alpha = (values.shape[2] - 1,) if values.shape[2] in (2, 4) else ()
     bounds = None if header.is_signed or header.bits == 16 else (0.0, float(2**header.bits - 1))
     return Decoded("JPEG 2000", request.selected(values, alpha=alpha), header.bits, bounds)
+
+
+def channels_for_dali(content: NDArray[np.uint8], request: Request) -> tuple[int, ...] | None:
+    """Return the numbers of the used channels of a JPEG 2000 image, if DALI decodes all of its channels unchanged.
+
+    These are images of 9 to 16 bits in files that name sRGB or gray as their color space.
+
+    Args:
+        content: Bytes of the file, (n,) uint8.
+        request: Channels and bounds.
+
+    Raises:
+        ValueError: If the image is too large, or a requested channel does not exist.
+    """
+    header = header_of(content)
+    if header is None or header.is_signed or not 8 < header.bits <= 16 or header.channels not in (1, 3, 4):
+        return None
+    head = content[:_SEARCHED_BYTES].tobytes()
+    begin = head.find(_CODESTREAM) + 42
+    # Every channel has the same bits, and a value for each pixel.
+    are_alike = head[begin : begin + 3 * header.channels] == bytes([header.bits - 1, 1, 1]) * header.channels
+    is_plain = head.startswith(_FILE) and any(colors in head for colors in _COLORS) and _PALETTE not in head
+    if not are_alike or not is_plain or content[-2:].tobytes() != _END_OF_CODESTREAM:
+        return None
+    request.check_size(header.height_px, header.width_px, header.channels)
+    return request.numbers(header.channels, alpha=(3,) if header.channels == 4 else ())

@@ -22,6 +22,9 @@ _HEADER_BEGIN, _HEADER_END = 16, 29
 # Kinds of pixels in the header, with the number of channels of each.
 _GRAY, _RGB, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
 _CHANNELS = {_GRAY: 1, _RGB: 3, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}
+_ALPHA = {_GRAY_ALPHA: (1,), _RGB_ALPHA: (3,)}
+# Position of the byte that is 0 if the rows are stored in their order.
+_INTERLACE = 28
 
 
 def is_deep_png(head: bytes) -> bool:
@@ -43,11 +46,7 @@ def read_png(content: NDArray[np.uint8], request: Request) -> Decoded:
     Raises:
         Exception: If the image is too large, or the file is damaged. The class is whatever PIL raises.
     """
-    width, height, _, kind = _HEADER.unpack(content[_HEADER_BEGIN:_HEADER_END].tobytes())
-    if kind not in _CHANNELS:
-        raise ValueError(f"the header of the PNG is damaged: 16 bits are not allowed for color type {kind}")
-    request.check_size(height, width, _CHANNELS[kind])
-    _check_pixels(content.data)
+    kind, _ = _checked(content, request)
     if kind == _GRAY:
         values = _read(content)[..., None]
     elif kind == _GRAY_ALPHA:
@@ -57,8 +56,33 @@ def read_png(content: NDArray[np.uint8], request: Request) -> Decoded:
         mode = "RGB" if kind == _RGB else "RGBA"
         values = _read(content, f"{mode};16B").astype(np.uint16) << 8
         values |= _read(content, f"{mode};16L")
-    alpha = (_CHANNELS[kind] - 1,) if kind in (_GRAY_ALPHA, _RGB_ALPHA) else ()
-    return Decoded("PNG", request.selected(values, alpha=alpha), 16)
+    return Decoded("PNG", request.selected(values, alpha=_ALPHA.get(kind, ())), 16)
+
+
+def channels_for_dali(content: NDArray[np.uint8], request: Request) -> tuple[int, ...] | None:
+    """Return the numbers of the used channels of a PNG of 16 bits, if DALI decodes all of its channels unchanged.
+
+    Args:
+        content: Bytes of the file, (n,) uint8.
+        request: Channels and bounds.
+
+    Raises:
+        ValueError: If the image is too large, or the file is damaged.
+    """
+    kind, chunks = _checked(content, request)
+    # OpenCV, which DALI uses, makes a channel of a transparent color.
+    if kind == _GRAY_ALPHA or b"tRNS" in chunks or content[_INTERLACE]:
+        return None
+    return request.numbers(_CHANNELS[kind], alpha=_ALPHA.get(kind, ()))
+
+
+def _checked(content: NDArray[np.uint8], request: Request) -> tuple[int, set[bytes]]:
+    """Return the color type and the kinds of the chunks of a PNG that is whole and not too large."""
+    width, height, _, kind = _HEADER.unpack(content[_HEADER_BEGIN:_HEADER_END].tobytes())
+    if kind not in _CHANNELS:
+        raise ValueError(f"the header of the PNG is damaged: 16 bits are not allowed for color type {kind}")
+    request.check_size(height, width, _CHANNELS[kind])
+    return kind, _checked_chunks(content.data)
 
 
 def _read(content: NDArray[np.uint8], rawmode: str | None = None) -> NDArray[Any]:
@@ -70,9 +94,9 @@ def _read(content: NDArray[np.uint8], rawmode: str | None = None) -> NDArray[Any
         return np.array(image)
 
 
-def _check_pixels(content: memoryview) -> None:
-    """Raise if a chunk of pixels is truncated or has another checksum, which PIL does not compare."""
-    begin, kind = len(_MAGIC), b""
+def _checked_chunks(content: memoryview) -> set[bytes]:
+    """Return the kinds of the chunks. Raise if pixels are truncated or have another checksum, which PIL ignores."""
+    begin, kind, kinds = len(_MAGIC), b"", set()
     while kind != b"IEND":
         data = begin + _CHUNK.size
         if data > len(content):
@@ -84,6 +108,8 @@ def _check_pixels(content: memoryview) -> None:
         checksum = int.from_bytes(content[data + size : begin], "big")
         if kind == b"IDAT" and zlib.crc32(content[data - 4 : data + size]) != checksum:
             raise ValueError(f"the pixels at byte {data} of the PNG are damaged")
+        kinds.add(kind)
+    return kinds
 
 
 def _as_rgba_of_8_bits(content: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.depth.decoded import Decoded, Request, checked
+from dali_pipelines.depth.for_dali import FORMATS, TYPES, Stored, stored_for_dali
 from dali_pipelines.depth.readers import read_image
 from dali_pipelines.depth.value_range import Pair, Resolved
 from dali_pipelines.sources.base import ImageSource, Upcoming
@@ -62,12 +63,37 @@ class FullDepthSource(ImageSource):
         self._request = request
 
     @property
+    def stored(self) -> Stored | None:
+        """What DALI decodes in a file of these images, or None if all of them are decoded by our readers."""
+        found = self.found
+        if self._source.kind in ("pixels", "raw") or self.value_range == "window":
+            return None
+        if found.format not in FORMATS or found.dtype not in TYPES:
+            return None
+        return Stored(found.dtype, self._request.channels or tuple(range(found.channels)))
+
+    @property
     def parts(self) -> tuple[tuple[int, float], ...]:
         return self._source.parts
 
     def read(self, index: int) -> NDArray[Any]:
         """Return the pixels of an image, (H, W, C) float32, from 0 to 255; gray as RGB."""
-        decoded = decoded_image(self._source, self._source.read(index), self._request)
+        return self._pixels(self._source.read(index))
+
+    def read_for_dali(self, index: int) -> NDArray[Any]:
+        """Return the bytes of a file whose values DALI decodes as `stored` says, (n,) uint8; else what `read` returns.
+
+        Args:
+            index: Position of the image, 0 to len(self) - 1.
+
+        Raises:
+            Exception: Whatever `read` raises.
+        """
+        content = self._source.read(index)
+        return content if stored_for_dali(content, self._request) == self.stored else self._pixels(content)
+
+    def _pixels(self, content: NDArray[Any]) -> NDArray[np.float32]:
+        decoded = decoded_image(self._source, content, self._request)
         own = decoded.values.dtype, decoded.values.shape[2]
         if own != (self.found.dtype, self.found.channels):
             raise ValueError(

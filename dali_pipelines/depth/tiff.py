@@ -24,6 +24,8 @@ _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 # JPEG compressions, which tifffile decodes from YCbCr to RGB.
 _JPEG = (6, 7, 34892)
 _ALPHA = (1, 2)
+# Compressions that DALI decodes: none, LZW, deflate, PackBits, deflate by its old number, Zstandard.
+_COMPRESSIONS_OF_DALI = (1, 5, 8, 32773, 32946, 50000)
 # Letters of tifffile for axes: what they mean is written in the file (ImageJ, OME), or is not known.
 _CHANNEL_AXES = "CS"
 _UNKNOWN_AXES = "QI"
@@ -99,6 +101,39 @@ def read_tiff(content: NDArray[np.uint8], request: Request) -> Decoded:
             missing=missing,
             left_out=left_out,
         )
+
+
+def channels_for_dali(content: NDArray[np.uint8], request: Request) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+    """Return the type of a TIFF and the numbers of the channels that are used, if DALI decodes all of it unchanged.
+
+    These are files of one page with uint16 or float32, uncompressed or with a compression of libtiff, without nodata.
+
+    Args:
+        content: Bytes of the file, (n,) uint8.
+        request: Channels and bounds.
+
+    Raises:
+        Exception: If the file is damaged, or the image is too large. The class is whatever tifffile raises.
+    """
+    with import_tifffile().TiffFile(io.BytesIO(content.data)) as file:
+        series = file.series[0]
+        page, dtype = series.keyframe, series.dtype
+        is_plain = (
+            len(file.pages) == 1
+            and series.axes == page.axes
+            and page.axes in ("YX", "YXS")
+            and dtype in (np.uint16, np.float32)
+            and page.bitspersample == 8 * dtype.itemsize
+            and page.photometric in (_MIN_IS_BLACK, _RGB)
+            and page.compression in _COMPRESSIONS_OF_DALI
+            and page.fillorder == 1
+            and _GDAL_NODATA not in page.tags
+        )
+        if not is_plain:
+            return None
+        request.check_size(page.imagelength, page.imagewidth, page.samplesperpixel)
+        _check_whole(page, len(content))
+        return dtype.newbyteorder("="), request.numbers(page.samplesperpixel, alpha=_alpha(page))
 
 
 def _check_kind(page: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 backend = pytest.importorskip("nvidia.dali.backend")
@@ -18,6 +19,8 @@ backend = pytest.importorskip("nvidia.dali.backend")
 from nvidia.dali.pipeline import DataNode  # noqa: E402
 
 from dali_pipelines.dali import graphs  # noqa: E402
+from dali_pipelines.dali.deep_images import Deep  # noqa: E402
+from dali_pipelines.depth.for_dali import Stored  # noqa: E402
 from dali_pipelines.views.params import PRESETS, EvalParams, Preset, Tuning  # noqa: E402
 
 REGISTERED = {
@@ -54,12 +57,12 @@ TUNINGS = {
 
 
 def two_views(
-    kind: str = "encoded", preset: Preset = PLAIN, tuning: Tuning = TUNINGS["as it is"], **options: bool
+    kind: str = "encoded", preset: Preset = PLAIN, tuning: Tuning = TUNINGS["as it is"], **options: Any
 ) -> Any:
     return graphs.two_views(kind=kind, views=preset.views, tuning=tuning, **options, **COMMON)
 
 
-def eval_view(kind: str = "encoded", params: EvalParams = EvalParams(), **options: bool) -> Any:  # noqa: B008
+def eval_view(kind: str = "encoded", params: EvalParams = EvalParams(), **options: Any) -> Any:  # noqa: B008
     return graphs.eval_view(kind=kind, params=params, tuning=Tuning(), **options, **COMMON)
 
 
@@ -171,6 +174,22 @@ def test_views_in_float(preset: Preset) -> None:
     assert faults(whole) == []
     assert not {_schema_name(operator) for operator in whole._ops} & {"ColorSpaceConversion", "BrightnessContrast"}
     assert faults(eval_view("pixels", preset.eval_params(), in_float=True)) == []
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [
+        Deep(Stored(np.dtype(np.uint16), (0, 1, 2)), ((0.0, 4095.0),) * 3),
+        Deep(Stored(np.dtype(np.uint16), (4,)), ((0.0, 255.0),)),
+        Deep(Stored(np.dtype(np.float32), (3, 2, 1)), ((-1.0, 1.0),) * 3),
+    ],
+)
+def test_decoding_at_full_depth(deep: Deep) -> None:
+    """Floats are decoded on the CPU, where the loader reads whether they are finite."""
+    for pipeline in (two_views(in_float=True, deep=deep), eval_view(in_float=True, deep=deep)):
+        assert faults(pipeline) == []
+        (decoder,) = [operator for operator in pipeline._ops if "decoders__Image" in _schema_name(operator)]
+        assert decoder._op.device == ("mixed" if deep.stored.dtype == np.uint16 else "cpu")
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
