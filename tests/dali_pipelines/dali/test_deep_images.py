@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 
@@ -56,6 +60,18 @@ def jpeg2000(values: NDArray[np.uint16], bits: int, form: str = "JP2") -> bytes:
     return encoded
 
 
+def pages(*images: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for image in images:
+            writer.write(image, photometric="rgb")
+    return file.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 # Files of one set with the same type and the same used channels, all of which DALI decodes.
 DECODED = {
     "gray": [*tiffs(GRAY), png(GRAY[..., None]), jpeg2000(GRAY, 12), jpeg2000(GRAY, 16)],
@@ -85,6 +101,8 @@ OTHERS = {
     "planar": tiff(PLANES, photometric="rgb", planarconfig="separate"),
     "nodata": tiff(RGB, photometric="rgb", extratags=[(42113, 2, 4, str(RGB[0, 0, 0]), True)]),
     "pages": tiff(np.stack([RGB, RGB // 2]), photometric="rgb"),
+    "pages of two sizes": pages(RGB, RGB[:9]),
+    "transparent color": png(RGB)[:33] + chunk(b"tRNS", RGB[0, 0].astype(">u2").tobytes()) + png(RGB)[33:],
     "pages that are channels": tiff(PLANES, imagej=True, metadata={"axes": "CYX"}),
     "LZMA": tiff(RGB, photometric="rgb", compression="lzma"),
 }
