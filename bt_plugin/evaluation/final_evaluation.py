@@ -26,7 +26,7 @@ _CALIBRATION_IMAGES = 1024
 _LINEAR = Linear(epochs=20, cached_lrs=(0.01, 0.1, 1.0))
 
 # Metrics of the final evaluation, each with a value per network.
-FINAL_METRICS = ("knn_top1", "linear_top1", "rankme", "effective_rank")
+FINAL_METRICS = ("knn_top1", "linear_top1", "view_retrieval_top1", "rankme", "effective_rank", "lidar")
 
 
 def evaluate_finally(
@@ -57,12 +57,13 @@ def evaluate_finally(
 
         - knn_top1: fractions of 1. None if eval.knn is false or labels are missing.
         - linear_top1: fractions of 1. None without ``online`` or labels.
-        - rankme and effective_rank, as in the evaluations during the run. None without ``online``.
+        - view_retrieval_top1 (fractions of 1), rankme, effective_rank and lidar, as in the evaluations during the run.
+          None without ``online``.
 
         The networks are raw (pixels), untrained, calibrated, initialized (if given) and pretrained. Raw and initialized
-        have accuracies only. "calibrated" is the untrained network with BatchNorm statistics re-estimated on training
-        images. It is the baseline to beat: much of the apparent gain of the first training steps comes from these
-        statistics only.
+        have no rankme, effective_rank and lidar, because they have no projector. "calibrated" is the untrained network
+        with BatchNorm statistics re-estimated on training images. It is the baseline to beat: much of the apparent gain
+        of the first training steps comes from these statistics only.
     """
     labelled = val is not None and train.has_labels and val.has_labels
     wants_knn, wants_linear = labelled and recipe.eval.knn, labelled and online is not None
@@ -88,13 +89,14 @@ def evaluate_finally(
             values["linear_top1"] = linear.top1 / linear.n
         return values
 
-    note("raw", accuracies(RawPixels()))
+    def without_projector(network: nn.Module) -> dict[str, float]:
+        return accuracies(network) | (online.retrieval(network) if online is not None else {})
+
+    note("raw", without_projector(RawPixels()))
     if initialized is not None:
-        note("initialized", accuracies(initialized.to(device).eval()))
+        note("initialized", without_projector(initialized.to(device).eval()))
     for network, each in _networks(recipe, model, untrained.to(device), bank, device):
-        note(network, accuracies(each.backbone))
-        if online is not None:
-            note(network, online.spectra(each))
+        note(network, accuracies(each.backbone) | (online.signs(each) if online is not None else {}))
     return found
 
 

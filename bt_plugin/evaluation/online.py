@@ -11,22 +11,19 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.data.from_recipe import backend_of, build_eval_loader
+from bt_plugin.data.from_recipe import build_eval_loader
 from bt_plugin.evaluation.accuracy import Accuracy
 from bt_plugin.evaluation.correlation import correlation_report, cross_correlation
 from bt_plugin.evaluation.features import extract_features
+from bt_plugin.evaluation.fixed_views import FixedViews, TwoViews
 from bt_plugin.evaluation.knn import knn_accuracy
 from bt_plugin.evaluation.online_probe import OnlineProbe
-from bt_plugin.evaluation.spectrum import effective_rank, rankme, singular_values
+from bt_plugin.evaluation.retrieval import view_retrieval
+from bt_plugin.evaluation.spectrum import effective_rank, lidar, rankme, singular_values
 from bt_plugin.evaluation.subsets import at_most
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Array, CorrelationSnapshot
-from bt_plugin.monitoring.view_pixels import rows_of
-from bt_plugin.runtime import collectives
-from dali_pipelines.loaders import TwoViewLoader
 from dali_pipelines.sources import ImageSource
-
-_SHOWN_IMAGES = 8
 
 
 class Look(NamedTuple):
@@ -71,8 +68,14 @@ class OnlineEvaluation:
         self._probe = probe
         most, seed = recipe.eval.online_images, recipe.run.seed
         self._train = at_most(train, most, seed)
+        self._views = FixedViews(recipe, self._train, device)
         labelled = val is not None and val.has_labels and train.has_labels
         self._val = at_most(val, most, seed) if val is not None and labelled else None
+
+    @property
+    def retrieval_images(self) -> int:
+        """Number of images among which view retrieval searches."""
+        return self._views.images
 
     @torch.no_grad()
     def run(self, model: nn.Module) -> Look:
@@ -85,7 +88,9 @@ class OnlineEvaluation:
             A Look. Its values are:
 
             - knn_top1 and probe_top1, fractions of 1, if there are labels.
-            - rankme and std_of_l2_normalized of the embeddings of some training images.
+            - view_retrieval_top1, a fraction of 1: how often the other view of an image is the nearest one among those
+              of view_retrieval_images training images.
+            - rankme, lidar and std_of_l2_normalized of the embeddings of these images.
             - Mean and deviation of the diagonal and of the other elements of C, for two views of these images.
             - effective_rank of their features.
         """
@@ -93,24 +98,40 @@ class OnlineEvaluation:
 
         plain = with_weights_of(model, self._build()).to(self._device).eval()
         values = self._accuracies(plain.backbone) if self._val is not None else {}
-        views, features, z_a, z_b = self._two_views(plain)
-        spectrum, c = singular_values(z_a), cross_correlation(z_a, z_b)
+        views = self._views.two(plain.backbone, plain.projector)
+        spectrum, c = singular_values(views.z_a), cross_correlation(views.z_a, views.z_b)
         values |= {
-            **_ranks(spectrum, features),
-            "std_of_l2_normalized": float(std_of_l2_normalized(z_a)),
+            "view_retrieval_images": self.retrieval_images,
+            **self._signs(plain, views, spectrum),
+            "std_of_l2_normalized": float(std_of_l2_normalized(views.z_a)),
             **correlation_report(c),
         }
-        return Look(values, snapshot_of(c, spectrum), views)
+        return Look(values, snapshot_of(c, spectrum), views.picture)
 
-    @torch.no_grad()
-    def spectra(self, model: BarlowTwins) -> dict[str, float]:
-        """Return rankme and effective_rank of a model that is not in training. Call it on every rank.
+    def retrieval(self, network: nn.Module) -> dict[str, float]:
+        """Return view_retrieval_top1 of a network. Call it on every rank.
 
         Args:
-            model: Model in evaluation mode, on the device.
+            network: Network from images to features, in evaluation mode, on the device.
         """
-        _, features, z_a, _ = self._two_views(model)
-        return _ranks(singular_values(z_a), features)
+        return _retrieval(self._views.two(network, nn.Identity()))
+
+    def signs(self, model: BarlowTwins) -> dict[str, float]:
+        """Return view_retrieval_top1, rankme, effective_rank and lidar of a model. Call it on every rank.
+
+        Args:
+            model: Model in evaluation mode, on the device. It is not in training.
+        """
+        views = self._views.two(model.backbone, model.projector)
+        return self._signs(model, views, singular_values(views.z_a))
+
+    def _signs(self, model: BarlowTwins, views: TwoViews, spectrum: Tensor) -> dict[str, float]:
+        return {
+            **_retrieval(views),
+            "rankme": rankme(spectrum),
+            "effective_rank": effective_rank(views.features_a),
+            "lidar": lidar(self._views.many(model)),
+        }
 
     def _accuracies(self, embed: Callable[[Tensor], Tensor]) -> dict[str, float]:
         recipe = self._recipe
@@ -126,33 +147,9 @@ class OnlineEvaluation:
             values["probe_top1"] = probed.top1 / probed.n
         return values
 
-    def _two_views(self, model: BarlowTwins) -> tuple[Array, Tensor, Tensor, Tensor]:
-        """Return an image of this rank's first views, and of all ranks the features of view a and both embeddings."""
-        batch_size = max(1, min(self._recipe.eval.batch_size, len(self._train) // collectives.world_size()))
-        loader = TwoViewLoader(
-            self._train,
-            batch_size,
-            views=self._recipe.preset,
-            backend=backend_of(self._recipe.data, self._device),
-            seed=self._recipe.run.seed,
-            max_bad_files=self._recipe.data.max_bad_files,
-        )
-        parts, picture = [], None
-        for (view_a, view_b), _, _ in loader:
-            if picture is None:
-                picture = rows_of([view[:_SHOWN_IMAGES] for view in (view_a, view_b)], loader.views)
-            features = model.backbone(view_a.to(self._device))
-            z_b = model.projector(model.backbone(view_b.to(self._device)))
-            parts.append((features, model.projector(features), z_b))
-        mine = [torch.cat(columns).float().cpu() for columns in zip(*parts)]
-        ranks = zip(*collectives.all_gather_objects(mine))
-        features, z_a, z_b = (torch.cat(columns).to(self._device) for columns in ranks)
-        assert picture is not None
-        return picture, features, z_a, z_b
 
-
-def _ranks(spectrum: Tensor, features: Tensor) -> dict[str, float]:
-    return {"rankme": rankme(spectrum), "effective_rank": effective_rank(features)}
+def _retrieval(views: TwoViews) -> dict[str, float]:
+    return {"view_retrieval_top1": view_retrieval(views.features_a, views.features_b)}
 
 
 def snapshot_of(c: Tensor, spectrum: Tensor) -> CorrelationSnapshot:

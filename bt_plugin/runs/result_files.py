@@ -35,8 +35,11 @@ class Summary(Result):
     mixed_precision: str | None = None
     knn_top1: dict[str, Fraction] | None = None
     linear_top1: dict[str, Fraction] | None = None
+    view_retrieval_top1: dict[str, Fraction] | None = None
+    view_retrieval_images: Annotated[int, Field(ge=1)] | None = None
     rankme: dict[str, NonNegative] | None = None
     effective_rank: dict[str, NonNegative] | None = None
+    lidar: dict[str, NonNegative] | None = None
 
 
 class EvaluationResult(Result):

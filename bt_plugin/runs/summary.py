@@ -26,8 +26,12 @@ class Summary:
         knn_top1: Accuracy of kNN by network, as fractions of 1. None if eval.knn is false or labels are missing.
         linear_top1: Accuracy of a linear classifier by network, as fractions of 1. None without eval.every_epochs or
             labels.
+        view_retrieval_top1: Share of images whose other view is the nearest one, by network, as fractions of 1. None
+            without eval.every_epochs.
+        view_retrieval_images: Number of images among which view retrieval searches. None without eval.every_epochs.
         rankme: RankMe by network. None without eval.every_epochs.
         effective_rank: Effective rank by network. None without eval.every_epochs.
+        lidar: LiDAR by network. None without eval.every_epochs.
         versions: Versions of packages.
     """
 
@@ -40,8 +44,11 @@ class Summary:
     best: dict[str, dict[str, float]]
     knn_top1: dict[str, float] | None
     linear_top1: dict[str, float] | None
+    view_retrieval_top1: dict[str, float] | None
+    view_retrieval_images: int | None
     rankme: dict[str, float] | None
     effective_rank: dict[str, float] | None
+    lidar: dict[str, float] | None
     versions: dict[str, str]
 
     @property

@@ -185,6 +185,7 @@ def _finish(training: Training, val: ImageSource | None) -> Summary:
     model = with_weights_of(training.model, build()).to(accelerator.device)
     if accelerator.is_main_process:
         write_run_export(model, recipe, run_dir=training.run_dir, step=training.step)
+    online = training.online if recipe.eval.every_epochs else None
     scores = evaluate_finally(
         recipe,
         model,
@@ -192,7 +193,7 @@ def _finish(training: Training, val: ImageSource | None) -> Summary:
         initialized=_initial_backbone(recipe, build),
         train=training.loader.source,
         val=val,
-        online=training.online if recipe.eval.every_epochs else None,
+        online=online,
         device=accelerator.device,
     )
     summary = Summary(
@@ -203,6 +204,7 @@ def _finish(training: Training, val: ImageSource | None) -> Summary:
         device=accelerator.device.type,
         mixed_precision=accelerator.mixed_precision,
         best={name: {"value": value, "step": step} for name, (value, step) in training.best.values.items()},
+        view_retrieval_images=online.retrieval_images if online is not None else None,
         **scores,
         versions=versions(),
     )
