@@ -23,6 +23,11 @@ def summary_rows(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         "kNN top-1, raw pixels": lambda run: _final(run, "knn_top1", "raw"),
         "linear top-1, pretrained backbone": lambda run: _final(run, "linear_top1", "pretrained"),
         "linear top-1, calibrated baseline": lambda run: _final(run, "linear_top1", "calibrated"),
+        "view retrieval top-1, pretrained backbone": lambda run: _retrieval(run, "pretrained"),
+        "view retrieval top-1, calibrated baseline": lambda run: _retrieval(run, "calibrated"),
+        "view retrieval top-1, untrained backbone": lambda run: _retrieval(run, "untrained"),
+        "view retrieval top-1, raw pixels": lambda run: _retrieval(run, "raw"),
+        "last LiDAR of embeddings": lambda run: _last(run.evaluation("lidar"), "{:.1f}"),
         "last RankMe of embeddings": lambda run: _last(run.evaluation("rankme"), "{:.1f}"),
         "images/s over all ranks, median": lambda run: _median(run.metric("images_per_s"), "{:.0f}"),
         "share of time waiting for views, median": lambda run: _median(run.metric("data_wait"), "{:.1%}"),
@@ -79,3 +84,8 @@ def _median(line: Line, form: str) -> str:
 def _final(run: RunRecord, metric: str, network: str) -> str:
     found = (run.summary.get(metric) or {}).get(network)
     return _NONE if found is None else f"{found:.1%}"
+
+
+def _retrieval(run: RunRecord, network: str) -> str:
+    share, images = _final(run, "view_retrieval_top1", network), run.summary.get("view_retrieval_images")
+    return f"{share} of {images:,} images" if share != _NONE and images is not None else share

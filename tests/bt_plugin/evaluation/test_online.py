@@ -29,8 +29,8 @@ from tests.tolerance import assert_rounded
 
 EVERY = "eval.every_epochs=1"
 VALUES = {
-    "knn_top1", "probe_top1", "rankme", "effective_rank", "std_of_l2_normalized", "diagonal_mean", "diagonal_std",
-    "off_diagonal_mean", "off_diagonal_std",
+    "knn_top1", "probe_top1", "view_retrieval_top1", "view_retrieval_images", "rankme", "effective_rank", "lidar",
+    "std_of_l2_normalized", "diagonal_mean", "diagonal_std", "off_diagonal_mean", "off_diagonal_std",
 }  # fmt: skip
 
 
@@ -136,6 +136,10 @@ def test_the_numbers_are_of_the_model_that_is_given(small_recipe: Path, small_da
     collapsed = online.run(model).values
     assert collapsed["std_of_l2_normalized"] == 0 < first["std_of_l2_normalized"]
     assert collapsed["rankme"] < 1.1 < first["rankme"]
+    assert collapsed["lidar"] == 1 < first["lidar"]
+    assert by_running_statistics["view_retrieval_top1"] == 1 / 36 < first["view_retrieval_top1"]
+    assert collapsed["view_retrieval_top1"] == first["view_retrieval_top1"], "of the backbone"
+    assert first["view_retrieval_images"] == 36
     assert collapsed["diagonal_mean"] == pytest.approx(0, abs=1e-3)
     assert collapsed["knn_top1"] == first["knn_top1"], "of the backbone"
 

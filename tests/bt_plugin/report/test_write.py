@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from bt_plugin.cli import main
+from bt_plugin.report.charts import baselines, thinned
 from bt_plugin.report.embedding_map import COLUMNS, THUMBNAIL_PX, EmbeddingMap, embedding_map, in_two_dimensions
-from bt_plugin.report.page import baselines, page, thinned
+from bt_plugin.report.page import page
 from bt_plugin.report.palette import class_colors
 from bt_plugin.report.record import read_runs
 from bt_plugin.report.tables import differing_keys, summary_rows
@@ -92,6 +93,8 @@ def test_the_summary_is_the_runs(runs: list[Path]) -> None:
     rows = dict(summary_rows(read_runs(runs)))
     summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
     assert rows["kNN top-1, pretrained backbone"] == [f"{each['knn_top1']['pretrained']:.1%}" for each in summaries]
+    shares = [each["view_retrieval_top1"]["calibrated"] for each in summaries]
+    assert rows["view retrieval top-1, calibrated baseline"] == [f"{share:.1%} of 36 images" for share in shares]
     assert rows["steps"] == ["12", "12"]
 
 
@@ -100,6 +103,8 @@ def test_the_summary_is_the_runs(runs: list[Path]) -> None:
     [
         ("knn_top1", "kNN", ["raw", "untrained", "calibrated"]),
         ("linear_top1", "online linear probe", ["raw", "untrained", "calibrated", "pretrained"]),
+        ("view_retrieval_top1", "view retrieval, top-1 of 36 images", ["raw", "untrained", "calibrated"]),
+        ("lidar", "LiDAR", ["untrained", "calibrated"]),
         ("rankme", "RankMe", ["untrained", "calibrated"]),
         ("effective_rank", "effective rank", ["untrained", "calibrated"]),
     ],
@@ -120,7 +125,7 @@ def test_a_chart_has_the_baselines_of_the_summary(
 
 
 def test_a_run_without_a_summary_has_no_baselines(copied: Path, page_of_one: Path) -> None:
-    assert page_of_one.read_text().count("Baselines:") == 4, "no other metric has baselines"
+    assert page_of_one.read_text().count("Baselines:") == 6, "no other metric has baselines"
     (copied / "summary.json").unlink()
     write_report([copied], copied / "page.html", map_images=0)
     text = (copied / "page.html").read_text()
