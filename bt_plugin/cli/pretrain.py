@@ -14,7 +14,7 @@ from bt_plugin import api
 if TYPE_CHECKING:
     from bt_plugin.runs.summary import Summary
 
-_KNN_LABELS = {
+_LABELS = {
     "raw": "raw pixels",
     "untrained": "untrained network",
     "calibrated": "untrained, BatchNorm statistics estimated",
@@ -63,11 +63,19 @@ def _print_summary(summary: Summary) -> None:
     print(f"  metrics    {run_dir}/metrics.jsonl, {run_dir}/tensorboard")
     print(f"  summary    {run_dir}/summary.json")
     print(f"  report     bt-plugin report {shlex.quote(run_dir)}")
-    knn = summary.knn_top1
-    if knn is None:
+    if summary.view_retrieval_top1 is not None:
+        _print_shares(
+            f"view retrieval top-1 of {summary.view_retrieval_images:,} images of data.train",
+            summary.view_retrieval_top1,
+        )
+    if summary.knn_top1 is None:
         print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")
-        return
-    print("kNN top-1 on data.val")
-    for name, label in _KNN_LABELS.items():
-        if name in knn:
-            print(f"  {label:<41} {knn[name]:6.1%}")
+    else:
+        _print_shares("kNN top-1 on data.val", summary.knn_top1)
+
+
+def _print_shares(title: str, shares: dict[str, float]) -> None:
+    print(title)
+    for name, label in _LABELS.items():
+        if name in shares:
+            print(f"  {label:<41} {shares[name]:6.1%}")

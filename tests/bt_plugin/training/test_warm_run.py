@@ -42,6 +42,8 @@ def test_a_run_starts_from_another_run(small_recipe: Path, trained_run: Path, tm
     assert set(summary["knn_top1"]) == {"raw", "untrained", "calibrated", "initialized", "pretrained"}
     theirs = json.loads((trained_run / "summary.json").read_text())["knn_top1"]
     assert summary["knn_top1"]["initialized"] == theirs["pretrained"]
+    assert set(summary["view_retrieval_top1"]) == set(summary["knn_top1"])
+    assert set(summary["lidar"]) == {"untrained", "calibrated", "pretrained"}, "the others have no projector"
     kept = load_recipe(run_dir / "recipe.yaml").model
     assert kept.init == str(trained_run)
     assert kept.init_sha256 is not None
