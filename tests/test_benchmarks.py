@@ -110,3 +110,14 @@ def test_a_setting_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def _no_git(*arguments: object, **options: object) -> None:
     raise FileNotFoundError("git")
+
+
+def test_spearman_is_that_of_scipy() -> None:
+    from scipy.stats import spearmanr
+
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'benchmarks')!r}); import signs"
+    values = ([3, 1, 2, 2, 7, 2.5], [1, 0, 5, 5, 9, 1])
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(signs.spearman(*{values}))"], capture_output=True, text=True, check=True
+    )
+    assert float(result.stdout) == pytest.approx(spearmanr(*values).statistic)

@@ -91,8 +91,8 @@ class FixedViews:
             model: Model in evaluation mode, on the device.
 
         Returns:
-            (n, q, D) float32 on the device: n images of all ranks, at most 256, and q = 8 views of each, of which
-            half are drawn as view a and half as view b.
+            (n, q, D) float32 on the device, of n images of all ranks, at most 256, with q = 8 views. Half of the views
+            of an image are drawn as view a and half as view b.
         """
         loader = self._loader(at_most(self._train, _LIDAR_IMAGES, self._recipe.run.seed), draws=_LIDAR_DRAWS)
         parts = [

@@ -134,6 +134,20 @@ def test_a_run_without_a_summary_has_no_baselines(copied: Path, page_of_one: Pat
     assert "Dashed lines" not in text
 
 
+def test_a_run_from_before_view_retrieval_has_a_page(copied: Path) -> None:
+    new = ("view_retrieval_top1", "view_retrieval_images", "lidar")
+    for name in ("evaluations.jsonl", "summary.json"):
+        text = (copied / name).read_text()
+        contents = [json.loads(part) for part in (text.splitlines() if name.endswith("l") else [text])]
+        kept = [{key: value for key, value in content.items() if key not in new} for content in contents]
+        (copied / name).write_text("".join(f"{json.dumps(content)}\n" for content in kept))
+    assert not any("retrieval" in name or "LiDAR" in name for name, _ in summary_rows(read_runs([copied])))
+    write_report([copied], copied / "page.html", map_images=0)
+    texts = texts_of_charts(copied / "page.html")
+    assert any(text.startswith("Line chart of RankMe") for text in texts)
+    assert not any("retrieval" in text or "LiDAR" in text for text in texts)
+
+
 def test_a_baseline_that_runs_share_is_drawn_once(runs: list[Path]) -> None:
     one, two = read_runs(runs)
     scores = {"raw": 0.2, "untrained": 0.3, "calibrated": 0.4}
