@@ -36,7 +36,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(_TITLES), figsize=(8, 2.4), dpi=200, facecolor="white", layout="constrained")
     for axis, metric in zip(axes.flat, _TITLES):
         draw(axis, metric, runs)
-    figure.supxlabel("epoch; dashed: calibrated, untrained network", fontsize=8.5, color=_FAINT)
+    figure.supxlabel("epoch; dashed: calibrated network; dotted: raw pixels", fontsize=8.5, color=_FAINT)
     # tests/test_readme.py compares this text with the record, so that an old picture is found.
     figure.savefig(PICTURE, metadata={"Description": description()}, pil_kwargs={"optimize": True})
 
@@ -58,13 +58,15 @@ def values(run: dict[str, Any], metric: str) -> list[float]:
 
 
 def draw(axis: Axes, metric: str, runs: list[dict[str, Any]]) -> None:
-    """Draw a metric of all runs, with the mean of the calibrated baseline as a dashed line."""
+    """Draw a metric of all runs. The mean of the calibrated baseline is dashed, raw pixels are dotted."""
     for run in runs:
         shown = values(run, metric)
         axis.plot(range(1, len(shown) + 1), shown, color=_LINE, linewidth=1.2, marker=".", markersize=4)
     axis.axhline(
         fmean(run["baselines"][metric]["calibrated"] for run in runs), color=_BASELINE, linestyle="--", linewidth=1
     )
+    if "raw" in runs[0]["baselines"][metric]:
+        axis.axhline(runs[0]["baselines"][metric]["raw"], color=_FAINT, linestyle=":", linewidth=1)
     title = _TITLES[metric]
     if metric == "view_retrieval_top1":
         title += f"\nof {runs[0]['view_retrieval_images']:,} images"

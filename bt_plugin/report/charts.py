@@ -130,7 +130,8 @@ EVALUATION = (
         "lidar",
         "LiDAR of embeddings",
         False,
-        "Number of directions that tell images apart in spite of their views. Higher is better, 255 is the most.",
+        "Number of directions that tell images apart in spite of their views, at most 255. Near 1 the embeddings have"
+        " collapsed. It can fall while accuracy rises.",
         "lidar",
     ),
     _Chart(
@@ -153,7 +154,7 @@ _BASELINES_SAY = {
     "linear_top1": "Dashed lines: linear classifiers that are trained at the end of the run. The line of the pretrained"
     " network should be above the others.",
     "view_retrieval_top1": "Dashed lines: baselines without this training, on the same views. The curve should rise"
-    " above all of them.",
+    " above them, unless many images show the same object.",
     "rankme": _RANKS_SAY,
     "effective_rank": _RANKS_SAY,
     "lidar": _RANKS_SAY,
