@@ -113,3 +113,10 @@ def test_the_chart_shows_the_records() -> None:
     with Image.open(chart.PICTURE) as picture:
         assert json.loads(picture.text["Description"]) == json.loads(chart.description())
     assert all(next(iter(panel.rates)) == "bt-plugin" for panel in chart.panels())
+
+
+def test_the_chart_of_signs_shows_its_record() -> None:
+    """python docs/signs_chart.py draws it anew."""
+    chart = script("signs_chart")
+    with Image.open(chart.PICTURE) as picture:
+        assert json.loads(picture.text["Description"]) == json.loads(chart.description())
