@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
             print("\ninterrupted. Run the same command again to resume from the last checkpoint", file=sys.stderr)
         raise
     if is_main:
-        _print_summary(summary)
+        print_summary(summary)
 
 
 def log_on_main() -> bool:
@@ -56,7 +56,8 @@ def log_on_main() -> bool:
     return is_main
 
 
-def _print_summary(summary: Summary) -> None:
+def print_summary(summary: Summary) -> None:
+    """Print where the results of a run are, and the shares of each network."""
     run_dir = summary.run
     print(f"\n{summary.step} steps done; results in {run_dir}")
     print(f"  backbone   {run_dir}/export/backbone.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ import pytest
 
 import bt_plugin
 from bt_plugin.cli import main
+from bt_plugin.cli.pretrain import print_summary
 from bt_plugin.config.recipe_file import paths_in
+from bt_plugin.runs.summary import Summary
 from dali_pipelines import image_folder, open_source
 from tests.tar_files import write_shard
 
@@ -172,3 +175,16 @@ def test_a_full_disk_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert "No space left on device" in capsys.readouterr().err
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_the_end_of_a_run_prints_shares_with_their_number_of_images(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((trained_run / "summary.json").read_text())
+    print_summary(Summary(**content))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    at = lines.index("view retrieval top-1 of 36 images of data.train")
+    for line, network in zip(lines[at + 1 :], ("raw", "untrained", "calibrated", "pretrained")):
+        assert line.endswith(f"{content['view_retrieval_top1'][network]:.1%}")
+    print_summary(Summary(**content | {"view_retrieval_top1": None, "view_retrieval_images": None}))
+    assert "retrieval" not in capsys.readouterr().out
