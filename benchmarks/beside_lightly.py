@@ -7,9 +7,9 @@ All have the same images, network, batch, epochs, and initial seeds:
 - ours: recipes/pretrain/cifar10_small_cpu.yaml.
 - script: a plain loop with the loss, views, projector, optimizer and schedule of that recipe. Its images have another
   order, and PIL computes its views.
-- loss, views, one_pass, projector, optimizer: the script, in which this one thing is Lightly's. one_pass computes both
-  views in one pass, so that BatchNorm sees them together, as in Lightly's ImageNet benchmark. optimizer is SGD at 0.06
-  without a schedule, as in Lightly's example.
+- loss, views, one_pass, projector, optimizer: the script, in which this one thing is Lightly's. With one_pass
+  BatchNorm sees both views together, as in Lightly's ImageNet benchmark. The optimizer is SGD at 0.06 without a
+  schedule, as in Lightly's example.
 - lightly: all of these but one_pass, which is Lightly's example as it is
   (lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc).
 

@@ -19,16 +19,14 @@ def decode(encoded: DataNode, device: str, hw_decoder_load: float) -> DataNode:
     return fn.decoders.image(encoded, output_type=types.RGB, **_decoding(device, hw_decoder_load))
 
 
-def decode_stored(encoded: DataNode, dtype: types.DALIDataType, device: str, hw_decoder_load: float) -> DataNode:
-    """Decode an image to the values of all channels that it stores, without a conversion.
+def decode_stored(encoded: DataNode, dtype: types.DALIDataType) -> DataNode:
+    """Decode an image on the CPU to the values of all channels that it stores, without a conversion.
 
     Args:
         encoded: Bytes of the image, on the CPU.
         dtype: Type of the stored values. DALI scales values of other types.
-        device: Device of the values, "cpu" or "gpu".
-        hw_decoder_load: Share of the JPEGs that the GPU's decoding hardware decodes, 0 to 1.
     """
-    return fn.decoders.image(encoded, output_type=types.ANY_DATA, dtype=dtype, **_decoding(device, hw_decoder_load))
+    return fn.decoders.image(encoded, output_type=types.ANY_DATA, dtype=dtype, **_decoding("cpu", 0.0))
 
 
 def decode_window(encoded: DataNode, start: DataNode, end: DataNode, device: str, hw_decoder_load: float) -> DataNode:

@@ -16,7 +16,6 @@ from dali_pipelines.depth.source import FullDepthSource
 from dali_pipelines.depth.value_range import Pair
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.sources.base import Content
-from dali_pipelines.views.params import Tuning
 
 _NO_FILE = np.zeros(0, dtype=np.uint8)
 _NO_PIXELS = np.zeros((0, 0, 0), dtype=np.float32)
@@ -57,9 +56,7 @@ def files_and_pixels(contents: Sequence[Content]) -> list[list[NDArray[Any]]]:
     ]
 
 
-def levels_of(
-    encoded: DataNode, pixels: DataNode, deep: Deep, device: str, tuning: Tuning
-) -> tuple[DataNode, DataNode, DataNode]:
+def levels_of(encoded: DataNode, pixels: DataNode, deep: Deep, device: str) -> tuple[DataNode, DataNode, DataNode]:
     """Return the levels of an image on the device, its stored shape, and whether it has values that are not finite.
 
     The levels are those of FullDepthSource.read, with the same operations in the same order.
@@ -69,31 +66,28 @@ def levels_of(
         pixels: Levels that the host has decoded, (H, W, C) float32, on the CPU; none if DALI decodes the file.
         deep: How files are decoded.
         device: Device of the levels, "cpu" or "gpu".
-        tuning: Settings of the graph.
 
     Shape:
         - Levels: (H, W, C) float32, layout HWC; gray as three channels.
     """
-    is_float = deep.stored.dtype.kind == "f"
-    # The loader learns on the CPU whether floats are finite.
-    decoded_on = "cpu" if is_float else device
     if encoded.shape()[0] > 0:
         shape = fn.peek_image_shape(encoded, adjust_orientation=False)
-        values = _stored_values(encoded, deep.stored, decoded_on, tuning)
+        # On the CPU also for a GPU, whose decoders may scale values of 12 bits. They have not yet been compared.
+        values = _stored_values(encoded, deep.stored)
         levels = _mapped(values, deep.value_range)
+        is_float = deep.stored.dtype.kind == "f"
         refused = _is_not_finite(values) if is_float else encoded.shape()[0] < 0
     else:
         shape = pixels.shape()
         levels = fn.reshape(pixels, layout="HWC")
-        levels = levels.gpu() if decoded_on == "gpu" else levels
         refused = encoded.shape()[0] < 0
     return levels.gpu() if device == "gpu" else levels, shape, refused
 
 
-def _stored_values(encoded: DataNode, stored: Stored, device: str, tuning: Tuning) -> DataNode:
+def _stored_values(encoded: DataNode, stored: Stored) -> DataNode:
     """Return the used channels of a file."""
     dtype = types.FLOAT if stored.dtype.kind == "f" else types.UINT16
-    values = decoders.decode_stored(encoded, dtype, device, tuning.hw_decoder_load)
+    values = decoders.decode_stored(encoded, dtype)
     first, n = stored.channels[0], len(stored.channels)
     if stored.channels == tuple(range(first, first + n)):
         return values[:, :, first : first + n]

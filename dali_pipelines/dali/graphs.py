@@ -141,7 +141,7 @@ def decoded(
 ) -> tuple[DataNode, DataNode, DataNode]:
     """Take the images from the inputs. Return all their pixels on the device, their shape, and which are refused."""
     if deep is not None:
-        return deep_images.levels_of(inputs.pop(0), inputs.pop(0), deep, device, tuning)
+        return deep_images.levels_of(inputs.pop(0), inputs.pop(0), deep, device)
     image, shape, refused = opened(inputs.pop(0), kind, max_pixels)
     return pixels_of(image, kind, device, tuning), shape, refused
 
