@@ -23,7 +23,6 @@ from dali_pipelines.dali import deep_images, stream
 from dali_pipelines.dali.deep_images import Deep, deep_of, files_and_pixels
 from dali_pipelines.depth import source as depth_source
 from dali_pipelines.depth.source import FullDepthSource
-from dali_pipelines.views.params import Tuning
 from tests.dali_pipelines.conftest import chosen
 from tests.dali_pipelines.depth.deep_files import FIVE, GRAY, RGB, npy, tiff
 from tests.dali_pipelines.depth.test_dicom import file
@@ -121,7 +120,7 @@ def levels_of(source: FullDepthSource, device: str = "cpu") -> list[NDArray[np.f
     )
     def graph() -> Any:
         inputs = fn.external_source(source=lambda: files_and_pixels(contents), num_outputs=2, batch=True)
-        return deep_images.levels_of(*inputs, deep_of(source), device, Tuning())
+        return deep_images.levels_of(*inputs, deep_of(source), device)
 
     levels, shapes, refused = graph().run()
     assert not np.any(refused.as_array())
