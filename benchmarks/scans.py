@@ -30,7 +30,7 @@ SIDES_PX = (32, 48)
 # The range that the runs with full depth find, for the copies with 8 bits.
 PERCENTILES = (0.5, 99.5)
 OPTIONS = [
-    *("views.preset=barlow_twins_gray", "model.in_chans=1"),
+    *("views.preset=barlow_twins_gray", "model.in_chans=1", "eval.every_epochs=12"),
     f"data.value_range='percentiles({PERCENTILES[0]}, {PERCENTILES[1]})'",
 ]
 
