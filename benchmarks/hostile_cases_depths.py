@@ -168,7 +168,8 @@ def transformed(path: Path) -> Levels:
     from dali_pipelines.views.params import Preset, ViewParams
 
     off = {"flip_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0, "solarize_p": 0.0}
-    view = ViewParams(32, (1.0, 1.0), (1.0, 1.0), mean=(0.0,) * 3, std=(1.0,) * 3, **off)  # type: ignore[arg-type]
+    whole = {"size_px": 32, "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    view = ViewParams(**whole, **off)  # type: ignore[arg-type]
     with Image.open(path) as image:
         return _halves(BarlowTwinsTransform(Preset((view,)))(image)[0])
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from bt_plugin.errors import LaunchError
 from bt_plugin.runtime.collectives import check_launch
 from tests.conftest import REPOSITORY
-from tests.forks import pretrain_on
+from tests.forks import pretrain_on, run_forked
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 CPU_2PROC = ["--config_file", str(REPOSITORY / "recipes" / "accelerate" / "cpu_2proc.yaml")]
@@ -57,7 +57,7 @@ def test_two_ranks_train_as_one_group(small_recipe: Path, tmp_path: Path) -> Non
 @pytest.mark.distributed
 def test_rank_0_alone_writes(small_recipe: Path, tmp_path: Path) -> None:
     """But for the other ranks' parts of a checkpoint."""
-    result = pretrain_on(2, str(small_recipe), module="tests.audited", AUDIT=str(tmp_path))
+    result = run_forked(2, "tests.audited", "pretrain", str(small_recipe), AUDIT=str(tmp_path))
     assert result.returncode == 0, result.stderr
     opened = [map(Path, (tmp_path / str(rank)).read_text().splitlines()) for rank in range(2)]
     by_main, by_other = ([path.name for path in paths if path.is_relative_to(tmp_path / "run")] for paths in opened)

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -49,6 +50,9 @@ def test_snippets_run(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(small_export)
     (tmp_path / "runs" / "mine").symlink_to(trained_run)
+    (tmp_path / "scans").mkdir()
+    for number in range(64):
+        np.save(tmp_path / "scans" / f"{number}.npy", np.full((40, 40), number, dtype=np.int16))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for number, snippet in enumerate(SNIPPETS[page]):

@@ -60,8 +60,8 @@ class View(Section):
             facebookresearch/barlowtwins evaluate.py:130-135 at 8e8d284.
         """
         crop = ViewParams(
-            self.size_px,
-            self.crop_scale,
+            size_px=self.size_px,
+            crop_scale=self.crop_scale,
             interpolation=self.interpolation,
             jitter_p=0.0,
             gray_p=0.0,

@@ -42,9 +42,9 @@ class Tuning:
         _require(self, "decode", self.decode in ("once", "region"), "once or region")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ViewParams:
-    """The parameters of one random view. The operations run in the order of the fields.
+    """The parameters of one random view, given by name. The operations run in the order of the fields.
 
     Args:
         size_px: Height and width of the view, 8 to 4096 px.

@@ -25,7 +25,18 @@ pytest.importorskip("nvidia.dali")
 
 # The image alone, so that all of a difference is of the decoder; in levels.
 DECODED = Preset(
-    (ViewParams(96, (1.0, 1.0), flip_p=0, jitter_p=0, gray_p=0, blur_p=0, mean=(0.0,) * 3, std=(1 / 255,) * 3),)
+    (
+        ViewParams(
+            size_px=96,
+            crop_scale=(1.0, 1.0),
+            flip_p=0,
+            jitter_p=0,
+            gray_p=0,
+            blur_p=0,
+            mean=(0.0,) * 3,
+            std=(1 / 255,) * 3,
+        ),
+    )
 )
 BATCH = 32
 

@@ -20,8 +20,8 @@ from bt_plugin.models.from_recipe import build_model
 from bt_plugin.weights.warm_start import warm_start
 from tests.bt_plugin.weights.test_warm_start import recipe_of
 from tests.conftest import REPOSITORY
-from tests.forks import pretrain_on
 from tests.hub import Hub, commit_of, environment, served
+from tests.test_launch import CPU_2PROC, launch
 
 # An address at which nothing answers.
 UNREACHABLE = "http://127.0.0.1:9"
@@ -176,7 +176,8 @@ def test_what_cannot_be_downloaded_is_named(online: Online) -> None:
 def test_rank_0_downloads_before_the_others(hub: Hub, small_recipe: Path, tmp_path: Path) -> None:
     begun = len(hub.asked)
     options = ["model.init=hf-hub:us/run", "model.backbone=torchvision/resnet18", "eval.knn=false", "run.max_steps=1"]
-    result = pretrain_on(2, str(small_recipe), *options, **environment(hub.url, tmp_path / "cache"))
+    # Not forked: huggingface_hub reads its environment when it is imported.
+    result = launch(CPU_2PROC, str(small_recipe), *options, **environment(hub.url, tmp_path / "cache"))
     assert result.returncode == 0, result.stderr
     assert f"commit {commit_of('us/run')}" in result.stdout + result.stderr
     lists, downloads = (

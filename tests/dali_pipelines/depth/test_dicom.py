@@ -28,7 +28,7 @@ FILES = [
     *("MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "JPEG2000", "693_J2KI"),
     *("JPEGLSNearLossless_08", "JPEGLSNearLossless_16", "image_dfl", "J2K_pixelrep_mismatch"),
     *("liver_1frame", "rtdose_1frame", "rtdose_rle_1frame", "examples_overlay", "examples_jpeg2k"),
-    *("SC_rgb_small_odd", "SC_rgb_rle_16bit", "SC_rgb_rle_32bit", "SC_rgb_jpeg_gdcm", "ExplVR_BigEnd"),
+    *("SC_rgb_small_odd", "SC_rgb_rle_16bit", "SC_rgb_rle_32bit", "ExplVR_BigEnd"),
     *("SC_rgb_dcmtk_+eb+cy+np", "SC_rgb_dcmtk_+eb+cy+n1", "SC_rgb_jpeg_dcmtk", "SC_rgb_jls_lossy_line"),
     *("SC_ybr_full_422_uncompressed", "examples_rgb_color", "GDCMJ2K_TextGBR", "SC_jpeg_no_color_transform"),
 ]

@@ -22,8 +22,13 @@ from tests.devices import on_each_device
 WIDE = np.linspace(0, 1, 64 * 64).reshape(64, 64)
 PLAIN = EvalParams(64, 64, "bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
 WHOLE = Preset(
-    (ViewParams(64, (1.0, 1.0), (1.0, 1.0), "bilinear", 0, 0, gray_p=0, blur_p=0, mean=(0.0,) * 3, std=(1.0,) * 3),)
-)
+    (
+        ViewParams(
+            size_px=64, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), interpolation="bilinear",
+            flip_p=0, jitter_p=0, gray_p=0, blur_p=0, mean=(0.0,) * 3, std=(1.0,) * 3,
+        ),
+    )
+)  # fmt: skip
 
 
 def saved(array: NDArray[np.generic], suffix: str) -> bytes:
