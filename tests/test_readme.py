@@ -52,7 +52,7 @@ def test_snippets_run(
     (tmp_path / "runs" / "mine").symlink_to(trained_run)
     (tmp_path / "scans").mkdir()
     for number in range(64):
-        np.save(tmp_path / "scans" / f"{number}.npy", np.full((40, 40), number, dtype=np.int16))
+        np.save(tmp_path / "scans" / f"{number}.npy", np.arange(number, number + 1600, dtype=np.int16).reshape(40, 40))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for number, snippet in enumerate(SNIPPETS[page]):

@@ -50,7 +50,7 @@ def announce(reader: ReadAhead, numbers: range, first_use: int | None = None) ->
 
 
 def until(condition: object) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.005)
