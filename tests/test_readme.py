@@ -50,9 +50,12 @@ def test_snippets_run(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(small_export)
     (tmp_path / "runs" / "mine").symlink_to(trained_run)
-    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "ct").mkdir(parents=True)
     for number in range(64):
-        np.save(tmp_path / "scans" / f"{number}.npy", np.arange(number, number + 1600, dtype=np.int16).reshape(40, 40))
+        np.save(
+            tmp_path / "scans" / "ct" / f"{number}.npy",
+            np.arange(number, number + 1600, dtype=np.int16).reshape(40, 40),
+        )
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for number, snippet in enumerate(SNIPPETS[page]):

@@ -22,7 +22,8 @@ def _checked_range(value: Any) -> Any:
     except ValueError as error:
         # The message of an error of a recipe begins with key and value.
         raise ValueError(str(error).partition("is not allowed; ")[2]) from error
-    return value
+    # YAML has lists.
+    return value if isinstance(value, str) else tuple(tuple(e) if isinstance(e, list) else e for e in value)
 
 
 ValueRange = Annotated[str | Pair | tuple[Pair, ...], BeforeValidator(_checked_range)]

@@ -93,7 +93,7 @@ def told(draws: ViewDraws, row: int) -> str:
     flips = [name for name, drawn in (("flipped", draws.flip), ("upside down", draws.flip_v)) if drawn[row]]
     lines = [", ".join(flips) or "not flipped"]
     if draws.quarter_turns[row]:
-        lines.append(f"turned by {90 * draws.quarter_turns[row]} degrees")
+        lines.append(f"turned by {90 * int(draws.quarter_turns[row])} degrees")
     if draws.jitter[row]:
         steps = [COLOR_STEPS[step] for step in draws.color_order[row]]
         values = [f"{step} {getattr(draws, step)[row]:.2f}" for step in steps]

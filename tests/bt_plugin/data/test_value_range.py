@@ -82,6 +82,21 @@ def test_a_wrong_rule_is_told_before_an_image_is_read(tmp_path: Path, data: dict
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[-1000, 1000]", (-1000, 1000)),
+        ("[[0, 1], [0.5, 2e3]]", ((0, 1), (0.5, 2000))),
+        ("percentiles(1, 99)", "percentiles(1, 99)"),
+        ("window", "window"),
+    ],
+)
+def test_rules_of_a_command_line(small_recipe: Path, text: str, value: object) -> None:
+    checked = load_recipe(small_recipe, [f"data.value_range={text}"])
+    assert checked.data.value_range == value
+    assert Recipe.model_validate(yaml.safe_load(checked.to_yaml())).data == checked.data
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"value_range": "window"}, "data.value_range: window is not allowed for "),
