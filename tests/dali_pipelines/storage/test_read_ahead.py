@@ -15,6 +15,14 @@ from dali_pipelines.storage.read_ahead import ReadAhead, Use
 from dali_pipelines.storage.stores import Range
 
 NOTHING = Storage(cache_gib=0)
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> None:
+    """Threads of other tests may still try again to reach servers that are gone."""
+    read_ahead._pool.cache_clear()
+
+
 RANGES = [Range("http://a/b", "1", start, 10) for start in range(200)]
 
 
