@@ -70,9 +70,13 @@ def load_as(
     Raises:
         RecipeError: If the file cannot be read or a key is wrong. The message lists every wrong key.
     """
-    content = _merged(beneath or {}, _read(path, kind) if path is not None else {})
-    for key, value in changes_of(overrides).items():
+    file, changes = _read(path, kind) if path is not None else {}, changes_of(overrides)
+    content = _merged(beneath or {}, file)
+    of_file = file.get("data")
+    _forget_range(content, of_file if isinstance(of_file, Mapping) else {})
+    for key, value in changes.items():
         _apply(content, key, value)
+    _forget_range(content, {key.removeprefix("data."): value for key, value in changes.items()})
     text = json.dumps(content, default=str, ensure_ascii=False)
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RecipeError(
@@ -159,6 +163,12 @@ def paths_in(text: str) -> str | list[str]:
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
         raise RecipeError(f"{_shortened(text)}: is not a list of paths; write '[A, B]'")
     return paths
+
+
+def _forget_range(content: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Leave out the range that an earlier run found, if a later layer gives another rule for it."""
+    if "value_range" in given and "value_range_used" not in given and isinstance(content.get("data"), dict):
+        content["data"].pop("value_range_used", None)
 
 
 def _apply(content: dict[str, Any], path: str, value: Any) -> None:

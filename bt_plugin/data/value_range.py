@@ -26,9 +26,8 @@ def at_full_depth(key: str, source: ImageSource, data: Data) -> ImageSource:
         RecipeError: If the images have no such range or channels.
         StorageError: If a remote storage does not answer.
     """
-    if source.kind == "pixels" and source.pixel_dtype.kind == "f":
-        return source
-    rule = data.value_range if data.value_range_used is None else data.value_range_used
+    has_range = source.kind == "pixels" and source.pixel_dtype.kind == "f"
+    rule = data.value_range if has_range or data.value_range_used is None else data.value_range_used
     try:
         return full_depth(source, value_range=rule, channels=data.channels, max_pixels=data.max_pixels)
     except ValueError as error:

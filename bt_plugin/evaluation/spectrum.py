@@ -62,8 +62,9 @@ def lidar(embeddings: Tensor, *, delta: float = 1e-4) -> float:
         - embeddings: (n, q, D) floating point, n and q 2 or more.
 
     Source:
-        Thilak et al. 2023, LiDAR, https://arxiv.org/abs/2312.04000, equations 1 to 4, without their epsilon, which only
-        keeps the logarithm of 0 finite. 1e-4 is the delta of stable-pretraining.
+        Thilak et al. 2023, LiDAR, https://arxiv.org/abs/2312.04000, as others describe it; its own text was not
+        compared. The epsilon, which only keeps the logarithm of 0 finite, is left out. 1e-4 is the delta of
+        stable-pretraining.
     """
     images, views, features = embeddings.shape
     z = embeddings.double().flatten(end_dim=1)

@@ -40,9 +40,9 @@ INITIAL = "initial.safetensors"
 NONFINITE = "nonfinite"
 _LOCK = ".lock"
 
-# Keys that may change when a run resumes, because images, views and loss stay the same.
 # Keys that a run itself sets in its recipe.yaml.
 _WRITTEN_BY_RUN = (("model", "init_sha256"), ("model", "backbone_sha256"), ("data", "value_range_used"))
+# Keys that may change when a run resumes, because images, views and loss stay the same.
 _FREE_KEYS = {
     "model": {"activation_checkpointing"},
     "optim": {"accumulation_steps"},

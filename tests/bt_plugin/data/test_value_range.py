@@ -16,7 +16,7 @@ import bt_plugin
 from bt_plugin.cli import main
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.config.recipe_file import load_recipe
+from bt_plugin.config.recipe_file import load_as, load_recipe
 from bt_plugin.data.from_recipe import open_sources
 from bt_plugin.data.value_range import keep_range
 from bt_plugin.errors import RecipeError
@@ -63,6 +63,22 @@ def test_validation_images_have_the_range_of_the_training_images(deep: dict[str,
     _, val = open_sources(kept.model_copy(update={"data": kept.data.model_copy(update={"train": deep["val"]})}))
     assert isinstance(val, FullDepthSource)
     assert val.value_range == ((0, 4095),), "a range that a run has kept is used"
+
+
+def test_a_rule_that_is_given_later_wins_over_the_range_of_a_run(deep: dict[str, str], tmp_path: Path) -> None:
+    known, _ = open_sources(recipe({**deep}))
+    kept = keep_range(recipe({**deep}), known)
+    file = tmp_path / "kept.yaml"
+    file.write_text(kept.to_yaml())
+    assert load_recipe(file).data.value_range_used == ((0, 4095),)
+    assert load_recipe(file, ["data.value_range=[0, 5000]"]).data.value_range_used is None
+    protocol = tmp_path / "protocol.yaml"
+    protocol.write_text(json.dumps({"data": {"value_range": [0, 5000]}}))
+    beneath = {"data": kept.data.model_dump(exclude={"weights"})}
+    assert load_as(EvaluationRecipe, None, beneath=beneath).data.value_range_used == ((0, 4095),)
+    assert load_as(EvaluationRecipe, protocol, beneath=beneath).data.value_range_used is None
+    with pytest.raises(RecipeError, match=r"data\.train: the source has its value range already"):
+        open_sources(recipe({**deep, "value_range": [0, 9]}), train=known)
 
 
 @pytest.mark.parametrize(

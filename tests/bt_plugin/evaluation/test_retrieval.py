@@ -10,14 +10,14 @@ from bt_plugin.evaluation.retrieval import view_retrieval
 
 
 def test_it_is_the_mean_of_both_directions() -> None:
-    """Of three directions each a finds its b, but the b at 80 degrees is nearer to another a than to its own at 60."""
+    """Each of three directions a finds its b. But the b at 80 degrees is nearer to another a than to its own at 60."""
     a, b = (torch.tensor(degrees).deg2rad() for degrees in ([0.0, 90.0, 60.0], [0.0, 90.0, 80.0]))
     a, b = (torch.stack([angles.cos(), angles.sin()], dim=1) for angles in (a, b))
     assert view_retrieval(a, b) == 5 / 6 == view_retrieval(b, a)
 
 
 def test_it_is_the_share_by_cosine_similarity() -> None:
-    """Of more images than are compared at a time, against all similarities at once in float64."""
+    """The result for more images than one chunk has equals that of all similarities at once, in float64."""
     n = 1100
     images = torch.randn(n, 12)
     a, b = images + 0.5 * torch.randn(n, 12), images + 0.5 * torch.randn(n, 12)
