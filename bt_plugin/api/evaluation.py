@@ -135,15 +135,11 @@ def embed(
     checked = load_as(EvaluationRecipe, None, overrides=changes, beneath=opened.defaults)
 
     from bt_plugin.data.from_recipe import open_named
-    from bt_plugin.data.value_range import at_full_depth
     from bt_plugin.evaluation.run import features_of
     from bt_plugin.runtime import collectives
     from bt_plugin.runtime.accelerator import process_settings_restored
 
-    if images["train"]:
-        source = at_full_depth("data", images["train"], checked.data)
-    else:
-        source = open_named("data", checked.data.train, checked.data)
+    source = open_named("data", checked.data.train, checked.data, given=images["train"])
     with process_settings_restored():
         features = features_of(opened, checked, source)
     names = list(source.names)

@@ -47,29 +47,15 @@ def open_sources(
         RecipeError: If a path does not exist or has no images, if its images have other channels than the model, or if
             they cannot be shuffled in windows.
     """
-    sources = []
-    data = recipe.data
-    for key, path, given in (("data.train", data.train, train), ("data.val", data.val, val)):
-        weights = data.weights if key == "data.train" else None
-        source = None
-        if given is not None:
-            source = at_full_depth(key, given, data)
-        elif path is not None:
-            source = open_named(key, path, data, weights)
-        if source and key == "data.train":
-            data = with_range_of(data, source)
-        channels = recipe.model.in_chans
+    data, channels = recipe.data, recipe.model.in_chans
+    train, val = open_pair(data, train=train, val=val)
+    for key, path, source in (("data.train", data.train, train), ("data.val", data.val, val)):
         if source and source.channels != (3 if channels == 1 else channels):
             raise RecipeError(
                 f"{key}: the images of {text_of(path or '')} have {source.channels} channels, and model.in_chans is"
                 f" {channels}; set model.in_chans={source.channels}, and views.both.mean and views.both.std with"
                 f" {source.channels} values each"
             )
-        sources.append(source)
-    train, val = sources
-    assert train is not None, "data.train is required"
-    if val is not None:
-        check_same_depth(train, val)
     try:
         check_window(train, recipe.data.shuffle_window)
     except ValueError as error:
@@ -84,11 +70,35 @@ def open_sources(
     return train, val
 
 
+def open_pair(
+    data: Data, *, train: ImageSource | None = None, val: ImageSource | None = None
+) -> tuple[ImageSource, ImageSource | None]:
+    """Open training and validation images. Both have the value range of the training images.
+
+    Args:
+        data: Section ``data`` of the recipe.
+        train: Training images that are already open. Default: those of data.train.
+        val: Validation images that are already open. Default: those of data.val, or None if it is not set.
+
+    Raises:
+        RecipeError: As for open_named, or if the pixels of both have different types.
+        StorageError: If a remote storage does not answer.
+    """
+    known = open_named("data.train", data.train, data, data.weights, given=train)
+    if val is None and data.val is None:
+        return known, None
+    queries = open_named("data.val", data.val or "", with_range_of(data, known), given=val)
+    check_same_depth(known, queries)
+    return known, queries
+
+
 def open_named(
     key: str,
     path: str | tuple[str, ...],
     data: Data,
     weights: Sequence[float] | None = None,
+    *,
+    given: ImageSource | None = None,
 ) -> ImageSource:
     """Open the images that a key of a recipe names.
 
@@ -97,12 +107,15 @@ def open_named(
         path: Value of the key: a path, or the paths of several sources.
         data: Section ``data`` of the recipe, which says how images are read.
         weights: Value of data.weights, if the key has several sources.
+        given: The images, if they are already open. Then the path is not used.
 
     Raises:
         RecipeError: If a path does not exist or has no images, the sources do not fit together, or the images have no
             such value range or channels.
         StorageError: If a remote storage does not answer.
     """
+    if given is not None:
+        return at_full_depth(key, given, data)
     paths = (path,) if isinstance(path, str) else path
     for each in paths:
         if each.startswith(OF_PYTHON):

@@ -18,8 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Supervised
 from bt_plugin.config.section import text_of
-from bt_plugin.data.from_recipe import backend_of, open_named, with_classes_of
-from bt_plugin.data.value_range import at_full_depth, with_range_of
+from bt_plugin.data.from_recipe import backend_of, open_pair, with_classes_of
 from bt_plugin.errors import RecipeError, file_error
 from bt_plugin.evaluation.evaluated_model import EvaluatedModel
 from bt_plugin.evaluation.features import Features, extract_features
@@ -205,19 +204,15 @@ def _written(content: dict[str, Any], folder: Path) -> Path:
 def _sources(
     recipe: EvaluationRecipe, train: ImageSource | None = None, val: ImageSource | None = None
 ) -> tuple[ImageSource, ImageSource]:
-    sources: list[ImageSource] = []
-    data = recipe.data
-    for key, path, given in (("data.train", data.train, train), ("data.val", data.val, val)):
-        opened = open_named(key, path, data) if given is None else at_full_depth(key, given, data)
-        data = data if sources else with_range_of(data, opened)
-        source = each_once(opened)
+    known, queries = open_pair(recipe.data, train=train, val=val)
+    assert queries is not None, "data.val is required"
+    known, queries = each_once(known), each_once(queries)
+    for key, path, source in (("data.train", recipe.data.train, known), ("data.val", recipe.data.val, queries)):
         if not source.has_labels:
             raise RecipeError(
                 f"{key}: the images of {text_of(path)} have no classes; use a folder that contains only subfolders, one"
                 " for each class, or a list with labels"
             )
-        sources.append(source)
-    known, queries = sources
     return known, with_classes_of(known, queries, text_of(recipe.data.val))
 
 
