@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_pixels=arguments.max_pixels,
         )
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(_with_option(str(error))) from error
     if said := said_of(deep):
         print(said)
 
@@ -98,6 +98,11 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         print(f"{len(source) - len(bad)} good images. They are not files, so there is no list of them")
     print(f"{len(bad)} bad ones: {output}/bad.csv")
+
+
+def _with_option(message: str) -> str:
+    """Begin the message with the option instead of the argument of full_depth."""
+    return message.replace("value_range: ", "--value-range: ", 1).replace("channels: ", "--channels: ", 1)
 
 
 def _write_good(path: Path, source: ImageSource, reasons: list[Exception | None]) -> None:
