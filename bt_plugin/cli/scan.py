@@ -102,7 +102,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _with_option(message: str) -> str:
     """Begin the message with the option instead of the argument of full_depth."""
-    return message.replace("value_range: ", "--value-range: ", 1).replace("channels: ", "--channels: ", 1)
+    options = {"value_range: ": "--value-range: ", "channels: ": "--channels: "}
+    begin = next((begin for begin in options if message.startswith(begin)), "")
+    return options.get(begin, "") + message.removeprefix(begin)
 
 
 def _write_good(path: Path, source: ImageSource, reasons: list[Exception | None]) -> None:
