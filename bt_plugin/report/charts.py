@@ -116,14 +116,14 @@ EVALUATION = (
         "rankme",
         "RankMe of embeddings",
         False,
-        "Number of directions that the embeddings use. Higher is better. Near 1 the embeddings have collapsed.",
+        "Number of directions that the embeddings use. It should stay far above 1. Near 1 they have collapsed.",
         "rankme",
     ),
     _Chart(
         "effective_rank",
         "effective rank of features",
         False,
-        "The same number for the backbone's features, after their mean is subtracted. Higher is better.",
+        "The same number for the backbone's features, after their mean is subtracted. It should stay far above 1.",
         "effective_rank",
     ),
     _Chart(

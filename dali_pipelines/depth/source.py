@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,9 +113,8 @@ class FullDepthSource(ImageSource):
     def place(self, index: int) -> str:
         return self._source.place(index)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        return self._source.fingerprint
+    def _content_sample(self) -> bytes:
+        return repr((self._source.fingerprint, self._request.channels, self.value_range)).encode()
 
 
 def decoded_image(source: ImageSource, content: NDArray[Any], request: Request) -> Decoded:

@@ -133,26 +133,26 @@ def test_other_pixels_than_those_of_training_are_refused(deep: dict[str, str], t
 
 @pytest.mark.slow
 def test_a_run_keeps_its_range_and_channels(small_recipe: Path, tmp_path: Path) -> None:
-    """Until it is resumed, evaluated and exported. 5 channels, of which 4 are used."""
+    """It is resumed, evaluated and exported with them. All 5 channels are used, in another order."""
     train, val = (
         write_images(tmp_path / split, most=most, channels=5, count=12) for split, most in (("t", 900), ("v", 5000))
     )
     changes = {
-        **{"data.train": train, "data.val": val, "data.channels": [3, 2, 1, 4], "data.value_range": "auto"},
-        **{"model.in_chans": 4, "views.both.mean": [0.4] * 4, "views.both.std": [0.3] * 4, "eval.knn_k": 3},
+        **{"data.train": train, "data.val": val, "data.channels": [3, 2, 1, 4, 0], "data.value_range": "auto"},
+        **{"model.in_chans": 5, "views.both.mean": [0.4] * 5, "views.both.std": [0.3] * 5, "eval.knn_k": 3},
         "views.preset": "barlow_twins_overhead",
     }
     run_dir = tmp_path / "run"
     bt_plugin.pretrain(small_recipe, {**changes, "run.max_steps": 3})
-    assert load_recipe(run_dir / "recipe.yaml").data.value_range_used == ((0, 1023),) * 4
+    assert load_recipe(run_dir / "recipe.yaml").data.value_range_used == ((0, 1023),) * 5
     with pytest.raises(RecipeError, match=r"data\.value_range was 'auto' and is now 'percentiles\(1, 99\)'"):
         bt_plugin.pretrain(small_recipe, {**changes, "data.value_range": "percentiles(1, 99)"})
     # Another set with a wider range, as after a move: what was found stays.
     summary = bt_plugin.pretrain(small_recipe, {**changes, "run.max_steps": 5})
     assert summary.step == 5
     description = json.loads((run_dir / "export" / "model.json").read_text())
-    assert description["data"] == {"channels": [3, 2, 1, 4], "value_range_used": [[0, 1023]] * 4}
-    assert description["eval_view"]["channels"] == 4
+    assert description["data"] == {"channels": [3, 2, 1, 4, 0], "value_range_used": [[0, 1023]] * 5}
+    assert description["eval_view"]["channels"] == 5
 
     result = bt_plugin.evaluate(run_dir, overrides={"knn.k": 3})
     assert result["data"] == {"train": train, "val": val}
@@ -161,11 +161,11 @@ def test_a_run_keeps_its_range_and_channels(small_recipe: Path, tmp_path: Path) 
     alone = bt_plugin.embed(tmp_path / "elsewhere", val, overrides={"run.device": "cpu"})
     np.testing.assert_array_equal(alone.features, embedded.features)
 
-    onnx = tmp_path / "four.onnx"
+    onnx = tmp_path / "five.onnx"
     assert main(["export", str(tmp_path / "elsewhere"), "--to", "onnx", "-o", str(onnx)]) == 0
     import onnxruntime
 
-    (features,) = onnxruntime.InferenceSession(onnx).run(None, {"images": torch.rand(2, 4, 32, 32).numpy()})
+    (features,) = onnxruntime.InferenceSession(onnx).run(None, {"images": torch.rand(2, 5, 32, 32).numpy()})
     assert features.shape == (2, 1024)
 
 

@@ -111,7 +111,9 @@ def test_the_resolved_range_can_be_given_back() -> None:
     assert again.read_indices == [0]
     assert resumed.value_range == source.value_range
     np.testing.assert_array_equal(resumed.read(3), source.read(3))
-    assert resumed.fingerprint == again.fingerprint
+    assert resumed.fingerprint == source.fingerprint
+    assert opened(Contents(contents), value_range="percentiles(4, 95)").fingerprint != source.fingerprint
+    assert opened(Contents(contents), channels=[0, 1]).fingerprint != opened(Contents(contents)).fingerprint
 
 
 def test_the_sample_is_256_images_evenly_spaced() -> None:
