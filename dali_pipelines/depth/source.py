@@ -11,7 +11,7 @@ from dali_pipelines.depth.decoded import Decoded, Request, checked
 from dali_pipelines.depth.for_dali import FORMATS, TYPES, Stored, stored_for_dali
 from dali_pipelines.depth.readers import read_image
 from dali_pipelines.depth.value_range import Pair, Resolved
-from dali_pipelines.sources.base import ImageSource, Upcoming
+from dali_pipelines.sources.base import ImageSource, WrappedSource
 
 
 class Found(NamedTuple):
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     constant_images: int
 
 
-class FullDepthSource(ImageSource):
+class FullDepthSource(WrappedSource):
     """The images of another source at full depth; see full_depth.
 
     Args:
@@ -48,17 +48,13 @@ class FullDepthSource(ImageSource):
         found: What the sample of the images has.
     """
 
-    kind = "pixels"
-    pixel_dtype = np.dtype(np.float32)
-
     def __init__(self, source: ImageSource, *, request: Request, value_range: Resolved, found: Found) -> None:
-        super().__init__(source.names, source.labels if source.has_labels else None, source.classes)
+        super().__init__(source)
+        self.kind, self.pixel_dtype = "pixels", np.dtype(np.float32)
         self.value_range = value_range
         self.found = found
         # Gray is read as RGB, like a gray file.
         self.channels = 3 if found.channels == 1 else found.channels
-        self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
-        self._source = source
         self._request = request
 
     @property
@@ -70,10 +66,6 @@ class FullDepthSource(ImageSource):
         if found.format not in FORMATS or found.dtype not in TYPES:
             return None
         return Stored(found.dtype, self._request.channels or tuple(range(found.channels)))
-
-    @property
-    def parts(self) -> tuple[tuple[int, float], ...]:
-        return self._source.parts
 
     def read(self, index: int) -> NDArray[Any]:
         """Return the pixels of an image, (H, W, C) float32, from 0 to 255; gray as RGB."""
@@ -106,12 +98,6 @@ class FullDepthSource(ImageSource):
         else:
             pixels = levels(decoded, self.value_range)
         return np.repeat(pixels, 3, axis=2) if own[1] == 1 else pixels
-
-    def announce(self, upcoming: Upcoming) -> None:
-        self._source.announce(upcoming)
-
-    def place(self, index: int) -> str:
-        return self._source.place(index)
 
     def _content_sample(self) -> bytes:
         return repr((self._source.fingerprint, self._request.channels, self.value_range)).encode()

@@ -151,6 +151,43 @@ class ImageSource(ABC):
         return b""
 
 
+class WrappedSource(ImageSource):
+    """A source of the same images as another source, in the same order. Subclasses change what differs.
+
+    Args:
+        source: The other source.
+        labels: Labels, as in ImageSource. Default: those of the other source.
+        classes: Names of the classes. Default: those of the other source.
+    """
+
+    def __init__(
+        self, source: ImageSource, labels: NDArray[np.int64] | None = None, classes: tuple[str, ...] | None = None
+    ) -> None:
+        super().__init__(
+            source.names, source.labels if labels is None else labels, source.classes if classes is None else classes
+        )
+        self.kind = source.kind
+        self.channels, self.pixel_dtype = source.channels, source.pixel_dtype
+        self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
+        self._source = source
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        return self._source.parts
+
+    def read(self, index: int) -> Content:
+        return self._source.read(index)
+
+    def announce(self, upcoming: Upcoming) -> None:
+        self._source.announce(upcoming)
+
+    def place(self, index: int) -> str:
+        return self._source.place(index)
+
+    def _content_sample(self) -> bytes:
+        return self._source._content_sample()
+
+
 class Subset(ImageSource):
     """A source of some of the images of another source.
 
@@ -181,7 +218,7 @@ class Subset(ImageSource):
         return self._source.fingerprint.encode()
 
 
-class Relabeled(ImageSource):
+class Relabeled(WrappedSource):
     """A source of the images of another source with other class numbers, such as those of its training set.
 
     Args:
@@ -199,27 +236,7 @@ class Relabeled(ImageSource):
             more = f" and {len(unknown) - 5} others" if len(unknown) > 5 else ""
             raise ValueError(f"unknown classes: {', '.join(map(_printable, unknown[:5]))}{more}")
         new = np.array([number_of[name] for name in source.classes], dtype=np.int64)
-        super().__init__(source.names, new[source.labels], classes)
-        self.kind = source.kind
-        self.channels, self.pixel_dtype = source.channels, source.pixel_dtype
-        self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
-        self._source = source
-
-    @property
-    def parts(self) -> tuple[tuple[int, float], ...]:
-        return self._source.parts
-
-    def read(self, index: int) -> Content:
-        return self._source.read(index)
-
-    def announce(self, upcoming: Upcoming) -> None:
-        self._source.announce(upcoming)
-
-    def place(self, index: int) -> str:
-        return self._source.place(index)
-
-    def _content_sample(self) -> bytes:
-        return self._source._content_sample()
+        super().__init__(source, new[source.labels], classes)
 
 
 def _printable(name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.orders import MOST_WEIGHT
-from dali_pipelines.sources.base import NO_LABEL, Content, ImageSource, Kind, Upcoming
+from dali_pipelines.sources.base import NO_LABEL, Content, ImageSource, Kind, Upcoming, WrappedSource
 from dali_pipelines.sources.labels import numbered
 from dali_pipelines.sources.pil_modes import as_ppm
 
@@ -139,23 +139,12 @@ def each_once(source: ImageSource) -> ImageSource:
     return source if all(weight == 1.0 for _, weight in source.parts) else _EachOnce(source)
 
 
-class _EachOnce(ImageSource):
+class _EachOnce(WrappedSource):
     """The images of a source, without its weights."""
 
-    def __init__(self, source: ImageSource) -> None:
-        super().__init__(source.names, source.labels, source.classes)
-        self.kind, self.channels, self.pixel_dtype = source.kind, source.channels, source.pixel_dtype
-        self.reads_ahead, self.groups, self.kept_images = source.reads_ahead, source.groups, source.kept_images
-        self._source = source
-
-    def read(self, index: int) -> Content:
-        return self._source.read(index)
-
-    def announce(self, upcoming: Upcoming) -> None:
-        self._source.announce(upcoming)
-
-    def place(self, index: int) -> str:
-        return self._source.place(index)
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        return ((len(self), 1.0),)
 
     @cached_property
     def fingerprint(self) -> str:
