@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.native.compiled import compiled
+from dali_pipelines.native.kernel import add_two, blur_row, scaled
 
 _0, _1, _2, _3, _4, _6 = (np.float32(number) for number in (0, 1, 2, 3, 4, 6))
 _255 = np.float32(255)
@@ -59,38 +60,9 @@ def blur(
     padded = np.empty(size + 2 * radius, np.float32)
     for channel in range(planes.shape[0]):
         for y in range(size):
-            _blur_row(planes[channel, y], taps, padded, by_rows[channel, y])
+            blur_row(planes[channel, y], taps, padded, by_rows[channel, y])
         for y in range(size):
-            _scale(by_rows[channel, y], taps[radius], out[channel, y])
+            scaled(out[channel, y], by_rows[channel, y], taps[radius])
             for away in range(1, radius + 1):
                 above, below = abs(y - away), (size - 1) - abs(size - 1 - y - away)
-                _add_pair(by_rows[channel, above], by_rows[channel, below], taps[radius + away], out[channel, y])
-
-
-@compiled
-def _blur_row(
-    row: NDArray[np.float32], taps: NDArray[np.float32], padded: NDArray[np.float32], out: NDArray[np.float32]
-) -> None:
-    size, radius = row.size, taps.size // 2
-    padded[radius : radius + size] = row
-    for x in range(1, radius + 1):
-        padded[radius - x] = row[x]
-        padded[radius + size - 1 + x] = row[size - 1 - x]
-    _scale(row, taps[radius], out)
-    for away in range(1, radius + 1):
-        left, right = padded[radius - away :], padded[radius + away :]
-        _add_pair(left[:size], right[:size], taps[radius + away], out)
-
-
-@compiled
-def _scale(row: NDArray[np.float32], weight: np.float32, out: NDArray[np.float32]) -> None:
-    for x in range(out.size):
-        out[x] = weight * row[x]
-
-
-@compiled
-def _add_pair(
-    left: NDArray[np.float32], right: NDArray[np.float32], weight: np.float32, out: NDArray[np.float32]
-) -> None:
-    for x in range(out.size):
-        out[x] += weight * (left[x] + right[x])
+                add_two(out[channel, y], by_rows[channel, above], by_rows[channel, below], taps[radius + away])

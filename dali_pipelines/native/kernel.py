@@ -75,7 +75,7 @@ def augment(
             _store(planes[y], solarize, scale, offset, out[y])
         else:
             for channel in range(planes.shape[1]):
-                _blur_row(planes[y, channel], taps, padded, blurred[y, channel])
+                blur_row(planes[y, channel], taps, padded, blurred[y, channel])
     if radius > 0:
         # The planes are no longer needed, so their first row stores the result.
         for y in range(size):
@@ -201,7 +201,7 @@ def _to_gray(row: NDArray[np.float32]) -> None:
 
 
 @compiled
-def _blur_row(
+def blur_row(
     values: NDArray[np.float32], taps: NDArray[np.float32], padded: NDArray[np.float32], out: NDArray[np.float32]
 ) -> None:
     """Blur a row. Beyond the edges the row is mirrored, without repeating the outermost pixel."""
@@ -210,7 +210,7 @@ def _blur_row(
     for x in range(1, radius + 1):
         padded[radius - x] = values[x]
         padded[radius + size - 1 + x] = values[size - 1 - x]
-    _scaled(out, values, taps[radius])
+    scaled(out, values, taps[radius])
     for away in range(1, radius, 2):
         _add_four(
             out,
@@ -222,14 +222,14 @@ def _blur_row(
             taps[radius + away + 1],
         )
     if radius % 2:
-        _add_two(out, padded[:size], padded[2 * radius : 2 * radius + size], taps[0])
+        add_two(out, padded[:size], padded[2 * radius : 2 * radius + size], taps[0])
 
 
 @compiled
 def _blur_column(planes: NDArray[np.float32], y: int, taps: NDArray[np.float32], row: NDArray[np.float32]) -> None:
     radius = taps.size // 2
     out = row.reshape(row.size)
-    _scaled(out, _mirrored(planes, y), taps[radius])
+    scaled(out, _mirrored(planes, y), taps[radius])
     for away in range(1, radius, 2):
         _add_four(
             out,
@@ -241,7 +241,7 @@ def _blur_column(planes: NDArray[np.float32], y: int, taps: NDArray[np.float32],
             taps[radius + away + 1],
         )
     if radius % 2:
-        _add_two(out, _mirrored(planes, y - radius), _mirrored(planes, y + radius), taps[0])
+        add_two(out, _mirrored(planes, y - radius), _mirrored(planes, y + radius), taps[0])
     for x in range(out.size):
         out[x] = _truncated(out[x] + _HALF)
 
@@ -256,7 +256,7 @@ def _mirrored(planes: NDArray[np.float32], y: int) -> NDArray[np.float32]:
 
 
 @compiled
-def _scaled(out: NDArray[np.float32], values: NDArray[np.float32], weight: np.float32) -> None:
+def scaled(out: NDArray[np.float32], values: NDArray[np.float32], weight: np.float32) -> None:
     for x in range(out.size):
         out[x] = weight * values[x]
 
@@ -266,7 +266,7 @@ def _scaled(out: NDArray[np.float32], values: NDArray[np.float32], weight: np.fl
 
 
 @compiled
-def _add_two(
+def add_two(
     out: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32], weight: np.float32
 ) -> None:
     for x in range(out.size):
