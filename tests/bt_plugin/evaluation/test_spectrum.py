@@ -130,3 +130,8 @@ def test_c_is_the_correlation() -> None:
 
 def test_one_feature_has_no_rest() -> None:
     assert correlation_report(torch.ones(1, 1))["off_diagonal_std"] == 0
+
+
+@pytest.mark.parametrize("dimension", [256, 512])
+def test_lidar_of_noise_is_as_the_documentation_says(dimension: int) -> None:
+    assert lidar(torch.randn(256, 8, dimension)) == pytest.approx(147, abs=2)
