@@ -77,6 +77,7 @@ def test_a_rule_that_is_given_later_wins_over_the_range_of_a_run(deep: dict[str,
     beneath = {"data": kept.data.model_dump(exclude={"weights"})}
     assert load_as(EvaluationRecipe, None, beneath=beneath).data.value_range_used == ((0, 4095),)
     assert load_as(EvaluationRecipe, protocol, beneath=beneath).data.value_range_used is None
+    assert open_sources(kept, train=known)[0] is known, "as in a resumed run of Python"
     with pytest.raises(RecipeError, match=r"data\.train: the source has its value range already"):
         open_sources(recipe({**deep, "value_range": [0, 9]}), train=known)
 
@@ -127,8 +128,14 @@ def test_what_the_images_do_not_have_is_told(deep: dict[str, str], data: dict[st
 
 def test_other_pixels_than_those_of_training_are_refused(deep: dict[str, str], tmp_path: Path) -> None:
     other = write_images(tmp_path / "other", most=1, dtype="float32")
-    with pytest.raises(RecipeError, match=r"data\.val: its images are float32, and those of data\.train are uint16"):
-        open_sources(recipe({**deep, "val": other}))
+    data = {**deep, "val": other}
+    message = r"data\.val: its images are float32, and those of data\.train are uint16"
+    for opened in (
+        lambda: open_sources(recipe({**data})),
+        lambda: run._sources(EvaluationRecipe.model_validate({"data": data})),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            opened()
 
 
 @pytest.mark.slow
@@ -147,9 +154,11 @@ def test_a_run_keeps_its_range_and_channels(small_recipe: Path, tmp_path: Path) 
     assert load_recipe(run_dir / "recipe.yaml").data.value_range_used == ((0, 1023),) * 5
     with pytest.raises(RecipeError, match=r"data\.value_range was 'auto' and is now 'percentiles\(1, 99\)'"):
         bt_plugin.pretrain(small_recipe, {**changes, "data.value_range": "percentiles(1, 99)"})
-    # Another set with a wider range, as after a move: what was found stays.
+    # What was found stays, even if an image is brighter now.
+    tifffile.imwrite(f"{train}/dark/0.tif", np.full((40, 40, 5), 5000, np.uint16), photometric="minisblack")
     summary = bt_plugin.pretrain(small_recipe, {**changes, "run.max_steps": 5})
     assert summary.step == 5
+    assert load_recipe(run_dir / "recipe.yaml").data.value_range_used == ((0, 1023),) * 5
     description = json.loads((run_dir / "export" / "model.json").read_text())
     assert description["data"] == {"channels": [3, 2, 1, 4, 0], "value_range_used": [[0, 1023]] * 5}
     assert description["eval_view"]["channels"] == 5
@@ -181,7 +190,7 @@ def test_doctor_check_scan_and_preview_say_what_they_found(
     assert yaml.safe_load(printed)["data"]["value_range_used"] == [[0, 4095]]
     assert main(["doctor", str(small_recipe), *overrides]) in (0, 1)
     assert said in capsys.readouterr().out
-    tifffile.imwrite(f"{deep['train']}/dark/0.tif", np.zeros((9, 9, 3), np.uint16), photometric="rgb")
+    tifffile.imwrite(f"{deep['train']}/dark/0.tif", np.zeros((9, 9), np.float32))
     assert main(["scan", deep["train"], "-o", str(tmp_path / "scan"), "--value-range", "[0, 4000]"]) == 0
     printed = capsys.readouterr().out
     assert said in printed
