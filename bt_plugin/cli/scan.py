@@ -42,9 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from bt_plugin.data.value_range import said_of
     from dali_pipelines.decoding.read_pixels import why_unreadable
-    from dali_pipelines.depth.full_depth import full_depth
     from dali_pipelines.ranks import cores_per_rank
-    from dali_pipelines.sources import open_source
 
     output = Path(arguments.output)
     if arguments.num_threads is not None and not 1 <= arguments.num_threads <= 4096:
@@ -54,16 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--output: {output} already has the results of a scan. Name another folder")
     if not 1 <= arguments.max_pixels <= MOST_PIXELS:
         raise UserError(f"--max-pixels: {arguments.max_pixels} is not allowed; it must be 1 to {MOST_PIXELS}")
-    try:
-        source = open_source(paths_in(arguments.data))
-        deep = full_depth(
-            source,
-            value_range=parse_yaml(arguments.value_range),
-            channels=parse_yaml(arguments.channels) if arguments.channels else None,
-            max_pixels=arguments.max_pixels,
-        )
-    except ValueError as error:
-        raise UserError(_with_option(str(error))) from error
+    source, deep = _opened(arguments)
     if said := said_of(deep):
         print(said)
 
@@ -98,6 +87,20 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         print(f"{len(source) - len(bad)} good images. They are not files, so there is no list of them")
     print(f"{len(bad)} bad ones: {output}/bad.csv")
+
+
+def _opened(arguments: argparse.Namespace) -> tuple[ImageSource, ImageSource]:
+    """Return the images as they are stored, and at full depth."""
+    from dali_pipelines.depth.full_depth import full_depth
+    from dali_pipelines.sources import open_source
+
+    try:
+        source = open_source(paths_in(arguments.data))
+        value_range = parse_yaml(arguments.value_range)
+        channels = parse_yaml(arguments.channels) if arguments.channels else None
+        return source, full_depth(source, value_range=value_range, channels=channels, max_pixels=arguments.max_pixels)
+    except ValueError as error:
+        raise UserError(_with_option(str(error))) from error
 
 
 def _with_option(message: str) -> str:
