@@ -10,17 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bt_plugin import api
+from bt_plugin.runs.accuracies import accuracy_table
 
 if TYPE_CHECKING:
     from bt_plugin.runs.summary import Summary
-
-_LABELS = {
-    "raw": "raw pixels",
-    "untrained": "untrained network",
-    "calibrated": "untrained, BatchNorm statistics estimated",
-    "initialized": "network with the weights of model.init",
-    "pretrained": "pretrained network",
-}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,19 +57,19 @@ def print_summary(summary: Summary) -> None:
     print(f"  metrics    {run_dir}/metrics.jsonl, {run_dir}/tensorboard")
     print(f"  summary    {run_dir}/summary.json")
     print(f"  report     bt-plugin report {shlex.quote(run_dir)}")
-    if summary.view_retrieval_top1 is not None:
-        _print_shares(
-            f"view retrieval top-1 of {summary.view_retrieval_images:,} images of data.train",
-            summary.view_retrieval_top1,
-        )
+    _print_accuracies(summary)
     if summary.knn_top1 is None:
         print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")
-    else:
-        _print_shares("kNN top-1 on data.val", summary.knn_top1)
 
 
-def _print_shares(title: str, shares: dict[str, float]) -> None:
-    print(title)
-    for name, label in _LABELS.items():
-        if name in shares:
-            print(f"  {label:<41} {shares[name]:6.1%}")
+def _print_accuracies(summary: Summary) -> None:
+    """Print a table of the accuracies by network. View retrieval is that of training images."""
+    columns, rows = accuracy_table(summary.to_dict())
+    if not columns:
+        return
+    print("\naccuracy, with 95 % intervals over the choice of the images")
+    first = max(len(label) for label, _ in rows)
+    widths = [max(len(column), *(len(cells[at]) for _, cells in rows)) for at, column in enumerate(columns)]
+    for label, cells in [("", columns), *rows]:
+        print(f"  {label:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths)), sep="  ")
+    print("calibrated: the untrained network with re-estimated BatchNorm statistics. It is the baseline to beat.")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bt_plugin.runs.accuracies import wilson
 from bt_plugin.runtime import collectives
-
-# Two-sided 95 % quantile of the normal distribution.
-_Z = 1.959964
 
 
 class Accuracy(NamedTuple):
@@ -52,19 +49,3 @@ class Accuracy(NamedTuple):
             "top5_interval": wilson(self.top5, self.n),
             "images": self.n,
         }
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a fraction. It covers the choice of the images only, not that of a seed.
-
-    Args:
-        hits: Number of successes, 0 to n.
-        n: Number of trials, 1 or more.
-
-    Source:
-        Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.
-    """
-    share = hits / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)

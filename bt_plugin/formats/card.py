@@ -11,17 +11,10 @@ from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.config.section import text_of
 from bt_plugin.formats.exported import Exported
+from bt_plugin.runs.accuracies import accuracy_table
 from bt_plugin.runs.directory import RECIPE, SUMMARY
 from bt_plugin.runs.result_files import Summary, read_result
 from bt_plugin.weights.model_file import ModelDescription
-
-_KNN = {
-    "raw": "raw pixels",
-    "untrained": "untrained network",
-    "calibrated": "untrained network, BatchNorm statistics re-estimated (calibrated)",
-    "initialized": "this network before its first step",
-    "pretrained": "this network",
-}
 
 
 def model_card(exported: Exported) -> str:
@@ -123,13 +116,16 @@ def _rates(optim: dict[str, Any]) -> dict[str, str]:
 
 
 def _evaluation(recipe: Recipe, summary: dict[str, Any]) -> str:
-    scores = summary.get("knn_top1")
-    if not scores:
-        return "## Evaluation\n\nThe run has no kNN evaluation.\n"
-    rows = {_KNN.get(name, name): f"{score:.1%}" for name, score in scores.items()}
-    val = recipe.data.val or recipe.data.train
-    heading = f"kNN top-1 on {_shortened(val)} (k {recipe.eval.knn_k}, t {recipe.eval.knn_temperature})"
-    return _table("Evaluation", (heading, ""), rows)
+    columns, rows = accuracy_table(summary)
+    if not columns:
+        return "## Evaluation\n\nThe run has no evaluation.\n"
+    val = _shortened(recipe.data.val or recipe.data.train)
+    explained = (
+        f"Labeled images: {val}. kNN: k {recipe.eval.knn_k}, temperature {recipe.eval.knn_temperature}. Intervals: 95"
+        " %, over the choice of the images. The calibrated network is the untrained one with BatchNorm statistics"
+        " re-estimated on training images.\n"
+    )
+    return _table("Evaluation", ("network", *columns), dict(rows)) + f"\n{explained}"
 
 
 def _shortened(paths: str | tuple[str, ...]) -> str:
@@ -141,6 +137,7 @@ def _short(path: str) -> str:
     return "/".join(PurePath(path).parts[-2:]) if PurePath(path).is_absolute() else path
 
 
-def _table(title: str, heading: tuple[str, str], rows: dict[str, Any]) -> str:
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join([f"## {title}\n", f"| {heading[0]} | {heading[1]} |", "|---|---|", *lines, ""])
+def _table(title: str, heading: tuple[str, ...], rows: dict[str, Any]) -> str:
+    cells = [(name, *(value if isinstance(value, list) else [value])) for name, value in rows.items()]
+    lines = [heading, ("---",) * len(heading), *cells]
+    return "\n".join([f"## {title}\n", *("| " + " | ".join(map(str, line)) + " |" for line in lines), ""])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bt_plugin.monitoring.figures import Line
 from bt_plugin.report.record import RunRecord
+from bt_plugin.runs.accuracies import METRICS, NETWORKS, accuracy_text, with_interval
 
 _NONE = "-"
 
@@ -17,16 +19,7 @@ def summary_rows(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     lines: dict[str, Callable[[RunRecord], str]] = {
         "steps": _steps,
         "last loss": lambda run: _last(run.metric("loss"), "{:.4g}"),
-        "kNN top-1, pretrained backbone": lambda run: _final(run, "knn_top1", "pretrained"),
-        "kNN top-1, calibrated baseline": lambda run: _final(run, "knn_top1", "calibrated"),
-        "kNN top-1, untrained backbone": lambda run: _final(run, "knn_top1", "untrained"),
-        "kNN top-1, raw pixels": lambda run: _final(run, "knn_top1", "raw"),
-        "linear top-1, pretrained backbone": lambda run: _final(run, "linear_top1", "pretrained"),
-        "linear top-1, calibrated baseline": lambda run: _final(run, "linear_top1", "calibrated"),
-        "view retrieval top-1, pretrained backbone": lambda run: _retrieval(run, "pretrained"),
-        "view retrieval top-1, calibrated baseline": lambda run: _retrieval(run, "calibrated"),
-        "view retrieval top-1, untrained backbone": lambda run: _retrieval(run, "untrained"),
-        "view retrieval top-1, raw pixels": lambda run: _retrieval(run, "raw"),
+        **_accuracies(),
         "last LiDAR of embeddings": lambda run: _last(run.evaluation("lidar"), "{:.1f}"),
         "last RankMe of embeddings": lambda run: _last(run.evaluation("rankme"), "{:.1f}"),
         "images/s over all ranks, median": lambda run: _median(run.metric("images_per_s"), "{:.0f}"),
@@ -46,10 +39,8 @@ def result_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
     for run in runs:
         for result in run.results:
             between = result.get("top1_interval")
-            interval = f" ({between[0]:.1%} to {between[1]:.1%})" if between else ""
-            rows.append(
-                [run.name, str(result.get("method")), f"{result['top1']:.1%}{interval}", str(result.get("date"))]
-            )
+            top1 = with_interval(result["top1"], between) if between else f"{result['top1']:.1%}"
+            rows.append([run.name, str(result.get("method")), top1, str(result.get("date"))])
     return rows
 
 
@@ -81,11 +72,15 @@ def _median(line: Line, form: str) -> str:
     return form.format(statistics.median(values)) if values else _NONE
 
 
-def _final(run: RunRecord, metric: str, network: str) -> str:
-    found = (run.summary.get(metric) or {}).get(network)
-    return _NONE if found is None else f"{found:.1%}"
+def _accuracies() -> dict[str, Callable[[RunRecord], str]]:
+    """Return the cells of each accuracy and network, the network that matters most first."""
+    return {
+        f"{metric.name}, {NETWORKS[network]}": partial(_accuracy, key=key, network=network)
+        for key, metric in METRICS.items()
+        for network in reversed(NETWORKS)
+    }
 
 
-def _retrieval(run: RunRecord, network: str) -> str:
-    share, images = _final(run, "view_retrieval_top1", network), run.summary.get("view_retrieval_images")
-    return f"{share} of {images:,} images" if share != _NONE and images is not None else share
+def _accuracy(run: RunRecord, *, key: str, network: str) -> str:
+    cell, images = accuracy_text(run.summary, key, network), run.summary.get(METRICS[key].images)
+    return cell if images is None or cell == _NONE else f"{cell} of {images:,} images"

@@ -35,6 +35,7 @@ class Summary(Result):
     mixed_precision: str | None = None
     knn_top1: dict[str, Fraction] | None = None
     linear_top1: dict[str, Fraction] | None = None
+    val_images: Annotated[int, Field(ge=1)] | None = None
     view_retrieval_top1: dict[str, Fraction] | None = None
     view_retrieval_images: Annotated[int, Field(ge=1)] | None = None
     rankme: dict[str, NonNegative] | None = None

@@ -26,6 +26,7 @@ class Summary:
         knn_top1: Accuracy of kNN by network, as fractions of 1. None if eval.knn is false or labels are missing.
         linear_top1: Accuracy of a linear classifier by network, as fractions of 1. None without eval.every_epochs or
             labels.
+        val_images: Number of validation images behind these accuracies. None if there are none.
         view_retrieval_top1: Share of images whose other view is the nearest one, by network, as fractions of 1. None
             without eval.every_epochs.
         view_retrieval_images: Number of images among which view retrieval searches. None without eval.every_epochs.
@@ -44,6 +45,7 @@ class Summary:
     best: dict[str, dict[str, float]]
     knn_top1: dict[str, float] | None
     linear_top1: dict[str, float] | None
+    val_images: int | None
     view_retrieval_top1: dict[str, float] | None
     view_retrieval_images: int | None
     rankme: dict[str, float] | None

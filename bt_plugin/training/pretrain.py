@@ -204,6 +204,7 @@ def _finish(training: Training, val: ImageSource | None) -> Summary:
         device=accelerator.device.type,
         mixed_precision=accelerator.mixed_precision,
         best={name: {"value": value, "step": step} for name, (value, step) in training.best.values.items()},
+        val_images=len(val) if val is not None and (scores["knn_top1"] or scores["linear_top1"]) else None,
         view_retrieval_images=online.retrieval_images if online is not None else None,
         **scores,
         versions=versions(),

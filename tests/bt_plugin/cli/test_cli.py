@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -177,14 +178,24 @@ def test_a_full_disk_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_the_end_of_a_run_prints_shares_with_their_number_of_images(
+def test_the_end_of_a_run_prints_accuracies_with_intervals(
     trained_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((trained_run / "summary.json").read_text())
     print_summary(Summary(**content))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    at = lines.index("view retrieval top-1 of 36 images of data.train")
+    at = lines.index(
+        f"kNN top-1 of {content['val_images']} images  linear top-1 of {content['val_images']} images"
+        "  view retrieval top-1 of 36 images"
+    )
     for line, network in zip(lines[at + 1 :], ("raw", "untrained", "calibrated", "pretrained")):
-        assert line.endswith(f"{content['view_retrieval_top1'][network]:.1%}")
+        shares = [content[key][network] for key in ("knn_top1", "linear_top1", "view_retrieval_top1")]
+        assert re.findall(r" ([\d.]+%) \(", line) == [f"{share:.1%}" for share in shares]
+        assert line.count("% to ") == 3
     print_summary(Summary(**content | {"view_retrieval_top1": None, "view_retrieval_images": None}))
     assert "retrieval" not in capsys.readouterr().out
+    none = dict.fromkeys(("knn_top1", "linear_top1", "val_images", "view_retrieval_top1", "view_retrieval_images"))
+    print_summary(Summary(**content | none))
+    printed = capsys.readouterr().out
+    assert "accuracy" not in printed
+    assert "kNN evaluation is off" in printed

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.stats import binomtest
 
-from bt_plugin.evaluation.accuracy import Accuracy, wilson
+from bt_plugin.evaluation.accuracy import Accuracy
 from tests.ranks import run_ranks
 
 
@@ -12,12 +11,6 @@ def test_hits_among_the_first_and_the_first_five() -> None:
     ranking = torch.tensor([[3, 1, 2, 0, 4, 5], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]])
     assert Accuracy.of(ranking, torch.tensor([3, 5, 1])) == Accuracy(top1=1, top5=2, n=3)
     assert Accuracy.of(ranking[:, :2], torch.tensor([3, 1, 1])) == Accuracy(1, 2, 3), "fewer classes than five"
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 7), (7, 7), (13, 40), (4000, 5000)])
-def test_the_interval_is_wilsons(hits: int, n: int) -> None:
-    theirs = binomtest(hits, n).proportion_ci(method="wilson")
-    assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
 def counted(rank: int) -> Accuracy:

@@ -11,10 +11,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bt_plugin.config.evaluation_recipe import Linear
-from bt_plugin.evaluation.accuracy import wilson
 from bt_plugin.evaluation.features import Features, extract_features
 from bt_plugin.evaluation.linear import linear_on_features
 from bt_plugin.models.backbones import build_backbone
+from bt_plugin.runs.accuracies import wilson
 from dali_pipelines import Backend, EvalLoader, EvalParams
 
 

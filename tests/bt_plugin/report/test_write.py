@@ -92,9 +92,13 @@ def test_a_curve_goes_through_its_points(page_of_one: Path, runs: list[Path]) ->
 def test_the_summary_is_the_runs(runs: list[Path]) -> None:
     rows = dict(summary_rows(read_runs(runs)))
     summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
-    assert rows["kNN top-1, pretrained backbone"] == [f"{each['knn_top1']['pretrained']:.1%}" for each in summaries]
-    shares = [each["view_retrieval_top1"]["calibrated"] for each in summaries]
-    assert rows["view retrieval top-1, calibrated baseline"] == [f"{share:.1%} of 36 images" for share in shares]
+    for metric, name in (("knn_top1", "kNN"), ("linear_top1", "linear"), ("view_retrieval_top1", "view retrieval")):
+        for network in ("raw pixels", "untrained network", "calibrated network", "pretrained network"):
+            cells = rows[f"{name} top-1, {network}"]
+            shares = [f"{each[metric][network.split()[0]]:.1%} (" for each in summaries]
+            assert all(cell.startswith(share) for cell, share in zip(cells, shares, strict=True))
+            images = [each["view_retrieval_images" if name == "view retrieval" else "val_images"] for each in summaries]
+            assert all(cell.endswith(f"%) of {count} images") for cell, count in zip(cells, images, strict=True))
     assert rows["steps"] == ["12", "12"]
 
 
