@@ -21,7 +21,7 @@ from bt_plugin.runtime.stop_request import EXIT_PREEMPTED
 from tests.conftest import REPOSITORY
 from tests.forks import pretrain_on, run_forked
 from tests.saved import weights_in
-from tests.test_launch import ACCELERATE, CPU, CPU_2PROC, metrics, steps_done
+from tests.test_launch import ACCELERATE, CPU_2PROC, metrics, steps_done
 
 OURS = [sys.executable, "-m", "bt_plugin", "launch"]
 LAUNCHERS = {
@@ -100,7 +100,7 @@ def test_one_ranks_signal_stops_all_at_one_step(small_recipe: Path, tmp_path: Pa
 
 @pytest.mark.distributed
 def test_launch_has_the_ranks_exit_code(small_recipe: Path) -> None:
-    for config in (CPU, CPU_2PROC):
+    for config in (["--config_file", "accelerate/cpu"], CPU_2PROC):
         command = [*OURS, *config, "-m", "bt_plugin", "pretrain", str(small_recipe), "optim.epochs=x"]
         result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
         assert result.returncode == 2, result.stderr

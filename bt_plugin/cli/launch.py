@@ -9,6 +9,7 @@ import subprocess
 import threading
 from typing import Any
 
+from bt_plugin.config.bundled_recipes import find_recipe
 from bt_plugin.runtime.stop_request import SIGNALS
 
 
@@ -18,7 +19,8 @@ def add_parser(subparsers: Any) -> None:
         "launch",
         help="run `accelerate launch`, and pass on signals and exit codes",
         description="Run `accelerate launch` with the same arguments. SIGTERM and SIGUSR1 reach the ranks, which finish"
-        " their step, write a checkpoint and exit with 75. This command exits with the code of the ranks.",
+        " their step, write a checkpoint and exit with 75. This command exits with the code of the ranks. --config_file"
+        " also takes the name of a bundled file, such as accelerate/8gpu.",
         add_help=False,
         # All arguments that follow are accelerate's, so no character begins an option here.
         prefix_chars="\0",
@@ -28,7 +30,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Launch the ranks. Return the exit code of the rank that failed first."""
+    """Launch the ranks. Return the exit code of the rank that failed first.
+
+    Raises:
+        RecipeError: If --config_file names neither a file nor a bundled recipe.
+    """
     # Blocked and waited for in a thread: torch's launcher, which sets handlers of its own, would kill the
     # ranks 30 s after it was asked to stop. Ranks inherit the mask, and lift it when they can stop.
     # Before the imports, because NumPy starts threads, which inherit it too and would take the signal.
@@ -39,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     parsed = launch_command_parser().parse_args(arguments.arguments)
+    if parsed.config_file is not None:
+        parsed.config_file = str(find_recipe(parsed.config_file))
     try:
         launch_command(parsed)
     except ChildFailedError as error:
