@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,37 +16,18 @@ from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
 from tests.forks import pretrain_on
+from tests.network_hosts import ADDRESSES, run, two_hosts
 from tests.test_launch import metrics, steps_done
+from tests.test_survival import wait_for
 
 MULTI_NODE = str(REPOSITORY / "recipes" / "accelerate" / "multi_node.yaml")
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[str, str]]:
     """Names of two namespaces."""
-    names = (f"bt-a-{os.getpid()}", f"bt-b-{os.getpid()}")
-    try:
-        for name in names:
-            run("ip", "netns", "add", name)
-        run("ip", "link", "add", "cable", "netns", names[0], "type", "veth", "peer", "cable", "netns", names[1])
-        for name, address in zip(names, ADDRESSES):
-            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "cable")
-            for device in ("lo", "cable"):
-                run("ip", "-n", name, "link", "set", device, "up")
-    except (OSError, subprocess.CalledProcessError) as error:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-        pytest.skip(f"network namespaces are not allowed here: {error}")
-    try:
+    with two_hosts() as names:
         yield names
-    finally:
-        for name in names:
-            run("ip", "netns", "delete", name)
 
 
 def start(hosts: tuple[str, str], recipe: Path, *options: str) -> list[subprocess.Popen[str]]:
@@ -69,13 +50,6 @@ def start(hosts: tuple[str, str], recipe: Path, *options: str) -> list[subproces
         )
         for rank, host in enumerate(hosts)
     ]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline_s, "it takes too long"
-        time.sleep(0.05)
 
 
 @pytest.mark.distributed
