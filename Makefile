@@ -30,11 +30,12 @@ test: $(VENV)/.dev ## run all tests
 test-fast: $(VENV)/.test-fast ## run the tests that take a minute: loss, sampling, draws, recipes, errors, one step
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not distributed and not gpu" $(FAST)
 
-lint: $(VENV)/.dev ## check style, types, words and the files of .github
+lint: $(VENV)/.dev ## check style, types, words, the Dockerfile and the files of .github
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/check_words.py
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-forms $(ISSUE_FORMS)
 	$(BIN)/zizmor --quiet --no-progress --offline --min-severity medium .github

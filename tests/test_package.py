@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -60,3 +61,12 @@ def test_an_sdist_is_the_repository_and_makes_the_same_wheel(wheel: Path, tmp_pa
     assert {"bt_plugin", "dali_pipelines", "recipes", "tests", "docs", "LICENSE", "README.md"} <= tops
     assert not tops & {"data", "runs", "site", "build", "dist"}
     assert names_in(wheel_of(sdist, tmp_path)) == names_in(wheel)
+
+
+def test_the_context_of_the_image_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    for line in (REPOSITORY / ".dockerignore").read_text().splitlines():
+        source = REPOSITORY / line[1:]
+        if line.startswith("!"):
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, tmp_path / source.name)
+    assert names_in(wheel_of(tmp_path, tmp_path / "wheel")) == names_in(wheel)
