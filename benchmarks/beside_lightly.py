@@ -1,6 +1,7 @@
 """Compare Barlow Twins here with a plain script in Lightly's style, in which one thing at a time is Lightly's.
 
-python benchmarks/beside_lightly.py PATH/cifar10 --images 5000 --epochs 20 --seeds 0 1 2
+python benchmarks/beside_lightly.py PATH/cifar10 --images 5000 --epochs 10 --seeds 0 1 2
+python benchmarks/beside_lightly.py PATH/cifar10 --epochs 4 --batch 16 --who script per_rank
 
 All have the same images, network, batch, epochs, and initial seeds:
 
@@ -12,6 +13,8 @@ All have the same images, network, batch, epochs, and initial seeds:
   schedule, as in Lightly's example.
 - lightly: all of these but one_pass, which is Lightly's example as it is
   (lightly-ai/lightly examples/pytorch/barlowtwins.py at e8d317fc).
+- per_rank: the script, with the mean of the losses of both halves of the batch. That is what two ranks train by if each
+  has a loss of its own, as with Lightly's loss by default. BatchNorm in the network still sees the whole batch.
 
 The same commands evaluate all of them: kNN, and a linear classifier on cached features. Each is evaluated with the
 normalization of its training. The result of a run is kept in runs/beside_lightly, so that the same command resumes.
@@ -58,33 +61,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar", type=Path, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg")
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=256, help="images of a step; the rates are scaled with them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--who", nargs="+", default=["ours", "script", *LIGHTLY, "lightly"])
+    parser.add_argument("--who", nargs="+", choices=WHO, default=[who for who in WHO if who != "per_rank"])
     arguments = parser.parse_args()
-    folder = Path("runs/beside_lightly") / f"{arguments.images}_{arguments.epochs}"
+    folder = Path("runs/beside_lightly") / f"{arguments.images}_{arguments.epochs}_{arguments.batch}"
     folder.mkdir(parents=True, exist_ok=True)
     cifar = arguments.cifar.resolve()
     train = chosen(cifar / "train", arguments.images, folder)
     rows = [
-        row_of(who, seed, train, cifar / "test", arguments.epochs, folder)
+        row_of(who, seed, train, cifar / "test", folder, epochs=arguments.epochs, batch=arguments.batch)
         for seed in arguments.seeds
         for who in arguments.who
     ]
     means = {who: means_of([row for row in rows if row["who"] == who]) for who in arguments.who}
     differences = {who: differences_of(rows, who, "script") for who in arguments.who if who != "script"}
     print(json.dumps({"means": means, "differences from script, with 95 % intervals": differences}, indent=1))
-    content = {"images": arguments.images, "epochs": arguments.epochs, "means": means, "differences": differences}
+    content = {key: getattr(arguments, key) for key in ("images", "epochs", "batch")}
+    content |= {"means": means, "differences": differences}
     print(write_record("beside_lightly", {**content, "runs": rows, "commands": COMMANDS}))
 
 
-def row_of(who: str, seed: int, train: Path, val: Path, epochs: int, folder: Path) -> dict[str, Any]:
+def row_of(who: str, seed: int, train: Path, val: Path, folder: Path, *, epochs: int, batch: int) -> dict[str, Any]:
     """Pretrain and evaluate one contender, unless its result is kept already. Return the result."""
     kept = folder / f"{who}_{seed}.json"
     if not kept.exists():
         begun_s = time.perf_counter()
         pretrain = pretrain_ours if who == "ours" else partial(pretrain_by_script, parts_of(who))
-        subject, view = pretrain(train, epochs, seed, folder / f"{who}_{seed}")
+        subject, view = pretrain(train, epochs, batch, seed, folder / f"{who}_{seed}")
         row = {"who": who, "seed": seed, "pretrain_s": time.perf_counter() - begun_s}
         kept.write_text(json.dumps(row | evaluated(subject, train, val, view)))
     result: dict[str, Any] = json.loads(kept.read_text())
@@ -122,8 +127,9 @@ def chosen(train: Path, images: int, folder: Path) -> Path:
     return path
 
 
-def pretrain_ours(train: Path, epochs: int, seed: int, folder: Path) -> tuple[str, list[str]]:
+def pretrain_ours(train: Path, epochs: int, batch: int, seed: int, folder: Path) -> tuple[str, list[str]]:
     changes = [f"data.train={train}", "data.val=null", f"optim.epochs={epochs}", f"run.seed={seed}"]
+    changes.append(f"optim.global_batch_size={batch}")
     run([*OURS, "-m", "bt_plugin", "pretrain", RECIPE, *changes, f"run.output_dir={folder}"])
     return str(folder), []
 
@@ -136,9 +142,10 @@ class Parts(NamedTuple):
     one_pass: bool = False
     projector: bool = False
     optimizer: bool = False
+    per_rank: bool = False
 
 
-LIGHTLY = Parts._fields
+WHO = ("ours", "script", *Parts._fields, "lightly")
 
 
 def parts_of(who: str) -> Parts:
@@ -147,7 +154,9 @@ def parts_of(who: str) -> Parts:
     return Parts() if who == "script" else Parts()._replace(**{who: True})
 
 
-def pretrain_by_script(parts: Parts, train: Path, epochs: int, seed: int, folder: Path) -> tuple[str, list[str]]:
+def pretrain_by_script(
+    parts: Parts, train: Path, epochs: int, batch: int, seed: int, folder: Path
+) -> tuple[str, list[str]]:
     from lightly.loss import BarlowTwinsLoss as LightlyLoss
     from lightly.models.modules import BarlowTwinsProjectionHead
 
@@ -162,7 +171,7 @@ def pretrain_by_script(parts: Parts, train: Path, epochs: int, seed: int, folder
     criterion = (LightlyLoss if parts.loss else BarlowTwinsLoss)(lambda_param=lambda_param)
     loader = torch.utils.data.DataLoader(
         Pictures(train, lightly_views() if parts.views else BarlowTwinsTransform(recipe.preset)),
-        batch_size=recipe.optim.global_batch_size, shuffle=True, drop_last=True, num_workers=2,
+        batch_size=batch, shuffle=True, drop_last=True, num_workers=2,
     )  # fmt: skip
     groups = parameter_groups(
         model,
@@ -175,9 +184,12 @@ def pretrain_by_script(parts: Parts, train: Path, epochs: int, seed: int, folder
     for epoch in range(epochs):
         for step, (view_a, view_b) in enumerate(loader, epoch * len(loader)):
             for group in () if parts.optimizer else optimizer.param_groups:
-                group["lr"] = group["base_lr"] * lr_scale(step, steps, warmup_steps=warmup_steps)
+                group["lr"] = batch / 256 * group["base_lr"] * lr_scale(step, steps, warmup_steps=warmup_steps)
             optimizer.zero_grad()
-            criterion(*embeddings(model, view_a, view_b, one_pass=parts.one_pass)).backward()
+            z_a, z_b = embeddings(model, view_a, view_b, one_pass=parts.one_pass)
+            ranks = 2 if parts.per_rank else 1
+            losses = [criterion(a, b) for a, b in zip(z_a.chunk(ranks), z_b.chunk(ranks))]
+            torch.stack(losses).mean().backward()
             optimizer.step()
     folder.mkdir(exist_ok=True)
     save_file(network.state_dict(), folder / "weights.safetensors")

@@ -1,4 +1,4 @@
-"""Run the quickstart's recipe with other keys, and keep the results, so that a stopped benchmark resumes."""
+"""Run the quickstart's recipe at 48 px with other keys, and keep the results, so that a stopped benchmark resumes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
 DATA = Path("data/demo")
+# Sizes of the quickstart with which these benchmarks were first run. New records can then be compared with old ones.
+SIZES = {"views.both.size_px": "48", "optim.epochs": "12"}
 
 
 def write_demo_data() -> None:
@@ -25,7 +27,9 @@ def run(run_dir: Path, options: list[str]) -> dict[str, Any]:
     """
     kept = run_dir.with_suffix(".json")
     if not kept.exists():
-        changes = [f"run.output_dir={run_dir}", "eval.every_epochs=1", *options]
+        given = {option.partition("=")[0] for option in options}
+        sizes = [f"{key}={value}" for key, value in SIZES.items() if key not in given]
+        changes = [f"run.output_dir={run_dir}", "eval.every_epochs=1", *sizes, *options]
         command = [*LAUNCH, "-m", "bt_plugin", "pretrain", "recipes/pretrain/quickstart.yaml", *changes]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         kept.write_text(json.dumps({"options": options, **_measured(run_dir)}))

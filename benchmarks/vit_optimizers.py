@@ -3,7 +3,7 @@
 python benchmarks/vit_optimizers.py --seeds 0 1 2
 
 The network is timm's vision transformer for 48 px, with patches of 8 px, width 128 and 4 blocks. All else is the
-quickstart. It has no BatchNorm, so the calibrated baseline is the untrained network. Results are kept in
+quickstart at 48 px. It has no BatchNorm, so the calibrated baseline is the untrained network. Results are kept in
 runs/vit_optimizers, so that the same command resumes after a stop.
 """
 

@@ -4,7 +4,7 @@ python benchmarks/warm_start.py --seeds 0 1 2
 
 Two questions, for each seed. The warm runs have another seed than the source of their weights.
 
-- same images: a quickstart, and a quarter of it from its export, at several learning rates.
+- same images: a quickstart at 48 px, and a quarter of it from its export, at several learning rates.
 - new images: every second class is the source's, and the others are those of a cold run and of warm ones.
 
 The result of a run is kept in runs/warm_start, so that the same command resumes after a stop. --parts runs less.

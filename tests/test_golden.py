@@ -1,4 +1,4 @@
-"""The first losses of the quickstart, an epoch and two more steps, or four on two ranks, compared with those on record.
+"""The first losses of the quickstart at 48 px, 14 steps, or four on two ranks, compared with those on record.
 
 Whatever changes them changes what users get from the same recipe and seed. Where that is meant,
 `python -m tests.renew_golden` records them anew. The file also says for which processor, torch and number of cores they
@@ -42,6 +42,8 @@ def losses(
             *("--config_file", f"recipes/accelerate/{CONFIGS[world_size]}", "-m", "bt_plugin", "pretrain"),
             *("recipes/pretrain/quickstart.yaml", f"data.train={data}/train", f"data.val={data}/val"),
             *(f"run.output_dir={run_dir}", f"run.max_steps={steps}", "run.device=cpu"),
+            # The sizes for which the losses are recorded.
+            *("views.both.size_px=48", "optim.epochs=12"),
             # The final evaluation would take longer than the steps.
             *("eval.knn=false", "eval.every_epochs=null"),
         ],

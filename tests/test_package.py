@@ -45,7 +45,7 @@ def test_a_wheel_brings_its_recipes(wheel: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(installed)}
     for arguments, said in (
         (["recipes", "quickstart"], str(installed / "bt_plugin" / "recipes" / "pretrain" / "quickstart.yaml")),
-        (["check", "quickstart", "--num-images", "2000"], "180 steps in all"),
+        (["check", "quickstart", "--num-images", "2000"], "450 steps in all"),
     ):
         command = [sys.executable, "-m", "bt_plugin", *arguments]
         result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)

@@ -120,7 +120,7 @@ def embed(
 
     Examples:
         >>> len(bt_plugin.embed("runs/quickstart", "data/demo/val").features)
-        520
+        1560
     """
     from bt_plugin.config.evaluation_recipe import EvaluationRecipe
     from bt_plugin.evaluation.embed import check_embeddings_output, write_embeddings

@@ -17,7 +17,7 @@ from bt_plugin.errors import UserError, file_error
 from bt_plugin.runs.atomic_file import check_output
 
 TRAIN_PER_CLASS = 120
-VAL_PER_CLASS = 40
+VAL_PER_CLASS = 120
 SIZE_PX = 96
 # Side of a crop before it is resized. The right part of the narrowest photograph is 115 px wide.
 CROP_SIDES_PX = (64, 112)
@@ -51,7 +51,8 @@ def write_demo_data(folder: str | Path) -> int:
     if folder.exists() and any(folder.iterdir()):
         if not _is_complete(folder):
             raise UserError(
-                f"{folder}: contains files that are not part of the demo data; name a folder that does not exist yet"
+                f"{folder}: contains files that are not part of the demo data; name a folder that does not exist yet,"
+                " or delete this one"
             )
         return 0
     check_output(folder / "train", "folder")

@@ -42,7 +42,7 @@ class AccuracyTable(NamedTuple):
 
     Args:
         columns: Name of each accuracy, with its number of images.
-        rows: For each network its name and the cells.
+        rows: Name and cells of each network.
     """
 
     columns: list[str]

@@ -21,13 +21,13 @@ def digest(folder: Path) -> str:
 
 def test_sizes_and_classes(demo_data: Path) -> None:
     train, val = image_folder(demo_data / "train"), image_folder(demo_data / "val")
-    assert (len(train), len(val)) == (13 * 120, 13 * 40)
+    assert (len(train), len(val)) == (13 * 120, 13 * 120)
     assert train.classes == val.classes
     assert Image.open(train.place(0)).size == (96, 96)
 
 
 def test_is_deterministic_and_not_written_twice(demo_data: Path, tmp_path: Path) -> None:
-    assert write_demo_data(tmp_path / "again") == 13 * 160
+    assert write_demo_data(tmp_path / "again") == 13 * 240
     assert digest(tmp_path / "again") == digest(demo_data)
     assert write_demo_data(tmp_path / "again") == 0
 
