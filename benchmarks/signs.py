@@ -24,6 +24,8 @@ from record import write_record
 
 from bt_plugin.evaluation.final_evaluation import FINAL_METRICS
 
+# The result of a run is kept here, so that the same command resumes after a stop.
+RUNS = Path("runs/signs")
 SIGNS = ("view_retrieval_top1", "rankme", "effective_rank", "lidar")
 
 
@@ -43,6 +45,16 @@ def main() -> None:
 
 
 def run(recipe: str, seed: int, options: Sequence[str]) -> dict[str, Any]:
+    """Run a recipe with an evaluation after each epoch, unless its results are kept. Return them."""
+    kept = RUNS / f"{'_'.join([recipe, str(seed), *options])}.json"
+    if not kept.exists():
+        RUNS.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(measured(recipe, seed, options)))
+    result: dict[str, Any] = json.loads(kept.read_text())
+    return result
+
+
+def measured(recipe: str, seed: int, options: Sequence[str]) -> dict[str, Any]:
     """Run a recipe with an evaluation after each epoch, and return its evaluations and baselines."""
     with tempfile.TemporaryDirectory() as folder:
         changes = ["eval.every_epochs=1", *options, f"run.seed={seed}", f"run.output_dir={folder}/run"]
