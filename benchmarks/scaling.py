@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 import torch
 import torch.multiprocessing as mp
-from network import Network, fitted, gathered_bytes, reduced_bytes
+from network import fitted
 from record import write_record
 from torch import Tensor, distributed
 
 import bt_plugin.runtime.collectives
 from bt_plugin import BarlowTwins, BarlowTwinsLoss, build_backbone, build_projector
 from bt_plugin.loss.cost_model import cheaper_form, loss_cost
+from bt_plugin.planning.network import CARD_GB_S, LATENCY_US, Network, cluster, gathered_bytes, reduced_bytes
 
 # The bucket size of DistributedDataParallel.
 BUCKET_BYTES = 25 * 2**20
@@ -46,9 +47,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--official-sizes", action="store_true", help="model a cluster instead of measuring")
     parser.add_argument("--link-gb-s", type=float, default=450, help="rate of a GPU within its node, each way, in GB/s")
-    parser.add_argument("--card-gb-s", type=float, default=50, help="rate of a GPU to other nodes, each way, in GB/s")
+    parser.add_argument(
+        "--card-gb-s", type=float, default=CARD_GB_S, help="rate of a GPU to other nodes, each way, in GB/s"
+    )
     parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--latency-us", type=float, default=10, help="latency of a hop, in us; an assumption")
+    parser.add_argument("--latency-us", type=float, default=LATENCY_US, help="latency of a hop, in us; an assumption")
     arguments = parser.parse_args()
     if arguments.official_sizes:
         rows, limits = modelled(arguments), where_gram_stops(arguments)
@@ -200,7 +203,7 @@ def modelled(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"{gradients / 2**20:.0f} MiB of gradients, {n} images per rank, D = {d}; ms per step")
     print(f"{'W':>5} {'gradients':>10} {'cross':>8} {'of it sent':>11} {'gram':>8} {'of it sent':>11} {'auto':>6}")
     for world_size in [2**power for power in range(11)]:
-        network = cluster(arguments, world_size)
+        network = network_of(arguments, world_size)
         row: dict[str, Any] = {"world_size": world_size, "gradients_s": network.all_reduce_s(gradients, world_size)}
         for form in ("cross", "gram"):
             row |= {f"{form}_{part}": s for part, s in loss_s(form, n, d, world_size, network).items()}
@@ -218,7 +221,7 @@ def where_gram_stops(arguments: argparse.Namespace) -> list[dict[str, int]]:
         for n in (32, 64, 128, 256):
             by_model = by_auto = 0
             for world_size in [2**power for power in range(11)]:
-                network = cluster(arguments, world_size)
+                network = network_of(arguments, world_size)
                 cross_s, gram_s = (loss_s(form, n, d, world_size, network)["s"] for form in ("cross", "gram"))
                 by_model = world_size if gram_s < cross_s else by_model
                 by_auto = world_size if cheaper_form(n, d, world_size) == "gram" else by_auto
@@ -227,15 +230,14 @@ def where_gram_stops(arguments: argparse.Namespace) -> list[dict[str, int]]:
     return rows
 
 
-def cluster(arguments: argparse.Namespace, world_size: int) -> Network:
-    """Return the network of a cluster.
-
-    Rings go through all GPUs of a node. They leave the node over as many cards, each with its share of the data.
-    """
-    by_cards = arguments.card_gb_s * arguments.gpus_per_node
-    is_one_node = world_size <= arguments.gpus_per_node
-    gb_s = arguments.link_gb_s if is_one_node else min(arguments.link_gb_s, by_cards)
-    return Network(arguments.latency_us * 1e-6, gb_s * 1e9, as_tree=True)
+def network_of(arguments: argparse.Namespace, world_size: int) -> Network:
+    return cluster(
+        link_gb_s=arguments.link_gb_s,
+        card_gb_s=arguments.card_gb_s,
+        gpus_per_node=arguments.gpus_per_node,
+        latency_us=arguments.latency_us,
+        world_size=world_size,
+    )
 
 
 def loss_s(form: Literal["cross", "gram"], n: int, d: int, world_size: int, network: Network) -> dict[str, float]:

@@ -15,7 +15,7 @@ PACKAGES = ("bt_plugin", "dali_pipelines")
 # From the top down. A room may import rooms of its own row and of the rows below it. docs/design.md draws it.
 # A room is a folder, or a file next to the folders.
 ROWS = [
-    "bt_plugin bt_plugin.__main__ bt_plugin.api bt_plugin.cli bt_plugin.tools",
+    "bt_plugin bt_plugin.__main__ bt_plugin.api bt_plugin.cli bt_plugin.planning bt_plugin.tools",
     "bt_plugin.training bt_plugin.report",
     "bt_plugin.evaluation bt_plugin.formats bt_plugin.integrations",
     "bt_plugin.checkpoints bt_plugin.monitoring bt_plugin.weights",
@@ -36,6 +36,7 @@ COLLECTIVES = {
     "bt_plugin.checkpoints.reader",  # torch.distributed.checkpoint
     "bt_plugin.checkpoints.state",
     "bt_plugin.checkpoints.writer",
+    "bt_plugin.planning.fake_ranks",  # a group of ranks that do not exist
     "bt_plugin.optim.tensors",  # torch.distributed.tensor, for norms of shards
     "dali_pipelines.ranks",  # rank and world size
 }

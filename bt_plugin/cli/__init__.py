@@ -19,6 +19,7 @@ from bt_plugin.cli import (
     import_weights,
     launch,
     pack,
+    plan,
     pretrain,
     preview,
     recipes,
@@ -42,7 +43,7 @@ from bt_plugin.version import __version__
 from dali_pipelines.errors import BadImageError, StorageError
 
 _COMMANDS = (
-    *(pretrain, launch, recipes, check, doctor, preview, bench, report, replay, demo_data, get, scan, pack),
+    *(pretrain, launch, recipes, check, plan, doctor, preview, bench, report, replay, demo_data, get, scan, pack),
     *(evaluation, embed, import_weights, export),
 )
 # Errors that every rank meets. Rank 0 alone prints them.

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from packaging.requirements import Requirement
 
+from bt_plugin.checkpoints.size import checkpoint_bytes, kept_checkpoints
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import open_sources
 from bt_plugin.data.value_range import said_of
@@ -24,7 +25,6 @@ from bt_plugin.errors import UserError
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.monitoring.trackers import tracker_options
-from bt_plugin.optim.from_recipe import STATES
 from bt_plugin.runs.atomic_file import check_output
 from bt_plugin.runs.backbone_source import with_source
 from bt_plugin.runs.directory import check_run_dir
@@ -263,17 +263,13 @@ def _folder(recipe: Recipe) -> Path:
 
 
 def _room(recipe: Recipe) -> Finding:
-    """Check whether the disk has room for the checkpoints that are kept, and for one that is being written.
-
-    A checkpoint stores the weights and the optimizer's state.
-    """
+    """Check whether the disk has room for the checkpoints that are kept, and for one that is being written."""
     try:
         model = build_model(recipe)
     except UserError as error:
         return Finding("error", str(error))
-    each = (1 + STATES[recipe.optim.name]) * sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
-    kept = recipe.run.keep_checkpoints + (recipe.optim.schedule == "wsd")
-    needed = (kept + 1) * each
+    each = checkpoint_bytes(recipe, sum(p.numel() * p.element_size() for p in model.parameters())) / 2**30
+    needed = (kept_checkpoints(recipe) + 1) * each
     free = shutil.disk_usage(_folder(recipe)).free / 2**30
     what = f"run.output_dir: {free:.1f} GiB free; checkpoints of {each:.2f} GiB each need {needed:.1f} GiB"
     remedy = "free disk space, choose another disk, or lower run.keep_checkpoints"
