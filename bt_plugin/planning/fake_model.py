@@ -44,7 +44,12 @@ class _Fixed(BarlowTwins):
         return self
 
 
-def make_fake(model: BarlowTwins, *, numbered: bool) -> None:
+def fix(model: BarlowTwins) -> None:
+    """Let a model of fake tensors ignore moves to a device or a layout, which it already has."""
+    model.__class__ = _Fixed
+
+
+def make_fake(model: nn.Module, *, numbered: bool = False) -> None:
     """Replace all parameters and buffers by fake ones of the same shapes and strides, in place.
 
     Call it within a FakeTensorMode.
@@ -64,7 +69,6 @@ def make_fake(model: BarlowTwins, *, numbered: bool) -> None:
                     kept.append(tensor)
                     made[id(tensor)] = _fake(tensor, len(made) + 1 if numbered else None)
                 tensors[name] = made[id(tensor)]  # type: ignore[assignment]
-    model.__class__ = _Fixed
 
 
 def _fake(tensor: Tensor, address: int | None) -> Tensor:

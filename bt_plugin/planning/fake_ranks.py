@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import distributed
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
@@ -44,7 +44,7 @@ def fake_rank(run: ProcessOptions, *, world_size: int, fsdp: bool) -> Iterator[A
     Raises:
         LaunchError: If this process already belongs to a group of ranks.
     """
-    if distributed.is_initialized() or PartialState._shared_state:
+    if distributed.is_initialized():
         raise LaunchError(
             "plan cannot run in a process that belongs to a run, such as one that `accelerate launch` started. Run"
             " bt-plugin plan as a command of its own"
@@ -52,7 +52,7 @@ def fake_rank(run: ProcessOptions, *, world_size: int, fsdp: bool) -> Iterator[A
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS) and name not in _RANK}
     ours = _ranks(world_size) if world_size > 1 else {}
     environment = patch.dict(os.environ, {**kept, **ours, **(_FSDP if fsdp else {})}, clear=True)
-    with environment, process_settings_restored(), _group(world_size), _mesh_of_real_numbers():
+    with environment, _accelerate_forgotten(), process_settings_restored(), _group(world_size), _mesh_of_real_numbers():
         accelerator = build_accelerator(run)
         for state in (AcceleratorState, PartialState):
             # Accelerate names the CPU cpu:0, and fake tensors distinguish it from the CPU.
@@ -64,6 +64,15 @@ def _ranks(world_size: int) -> dict[str, str]:
     numbers = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return {**{name: str(number) for name, number in numbers.items()}, "MASTER_ADDR": "localhost", **threads}
+
+
+@contextmanager
+def _accelerate_forgotten() -> Iterator[None]:
+    """Let Accelerate begin anew, and restore what it knew about this process."""
+    with ExitStack() as restored:
+        for state in (PartialState, AcceleratorState, GradientState):
+            restored.enter_context(patch.dict(state._shared_state, clear=True))
+        yield
 
 
 @contextmanager

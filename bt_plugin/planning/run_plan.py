@@ -116,6 +116,11 @@ def plan_run(
         advice=[
             *advice(recipe, memory, usable_gib=usable_gib, world_size=world_size, fsdp=fsdp, measure=measured),
             *images.notes,
+            *(
+                ["The step was planned without run.compile, which needs less time and memory."]
+                if recipe.run.compile
+                else []
+            ),
         ],
         cards=[
             _on_card(each, memory, step_time(recipe, step, each, world_size=world_size, gpus_per_node=gpus_per_node)[5])

@@ -57,7 +57,7 @@ class Collective(NamedTuple):
     Args:
         name: "all_reduce", "all_gather", "reduce_scatter" or "broadcast".
         size_bytes: Bytes of this rank's tensor: of the part that it gives to a gather, of the whole input otherwise.
-        waits: Whether the step waits for it. Sums of gradients and gathers of weights can run beside computation.
+        waits: Whether the step waits for it. Sums of gradients and gathers of weights can overlap computation.
     """
 
     name: str
@@ -66,9 +66,23 @@ class Collective(NamedTuple):
 
 
 _ATEN = torch.ops.aten
+
+
+def _convolution_backward(
+    gradient: Tensor, images: Tensor, weight: Tensor, *options: Any, out_val: Any, **further: Any
+) -> int:
+    groups, wanted = options[6], options[7]
+    if groups == 1:
+        return int(flop_registry[_ATEN.convolution_backward](gradient, images, weight, *options, out_val=out_val))
+    # torch counts the gradient of the weights as if every output saw all inputs, 384 times too much for a ConvNeXt.
+    each = 2 * gradient.numel() * weight[0].numel()
+    return int(each * sum(wanted[:2]))
+
+
 # torch counts attention on GPUs only. The same formulas hold for its kernel on CPUs.
 _FORMULAS = {
     **flop_registry,
+    _ATEN.convolution_backward: _convolution_backward,
     _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         _ATEN._scaled_dot_product_flash_attention_backward
@@ -143,6 +157,12 @@ class StepMeter(TorchDispatchMode):
         self._live[storage._cdata] = size, part
         self._add(before, -size)
         self._add(part, size)
+
+    def begin(self) -> None:
+        """Forget the peak, the operations and the collectives so far."""
+        self._peak, self.peak_bytes = 0, {}
+        self.operations.clear()
+        self.collectives.clear()
 
     def claim(self, part: str) -> None:
         """Give all memory that belongs to no part yet to this part."""
@@ -220,8 +240,8 @@ class StepMeter(TorchDispatchMode):
         inputs = {_storage(tensor)._cdata for tensor in given}
         if not func._schema.is_mutable and made and all(_storage(tensor)._cdata in inputs for tensor in made):
             return  # a view
-        if not given and not kwargs.get("out"):
-            return  # memory that is only allocated
+        if not given or not (made or func._schema.is_mutable):
+            return  # memory that is only allocated, or a question such as which device a tensor is on
         formula: Callable[..., Any] | None = _FORMULAS.get(func._overloadpacket)
         flops = int(formula(*args, **kwargs, out_val=result)) if formula else 0
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))

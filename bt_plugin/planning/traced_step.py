@@ -21,7 +21,7 @@ from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
 from bt_plugin.models.barlow_twins import BarlowTwins
-from bt_plugin.planning.fake_model import GpuAutocast, build_without_memory, make_fake
+from bt_plugin.planning.fake_model import GpuAutocast, build_without_memory, fix, make_fake
 from bt_plugin.planning.fake_ranks import fake_rank, unverified
 from bt_plugin.planning.step_meter import Collective, Operation, StepMeter
 from bt_plugin.runtime import collectives
@@ -91,12 +91,13 @@ def trace_step(
     n = micro_batch_size * recipe.optim.accumulation_steps
     with fake_rank(planned.run, world_size=world_size, fsdp=fsdp) as accelerator:
         model = build_without_memory(planned, build, laid_out=for_gpu and not accelerator.is_fsdp2)
+        loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
+        of_loss = loss_bytes(loss, n=n, d=recipe.model.projector[-1])
         with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as emulated:
             if for_gpu:
                 emulated.enter_context(GpuAutocast())
             try:
-                traced = _traced(planned, accelerator, model, micro_batch_size)
-                return traced._replace(loss_bytes=_loss_bytes(recipe, n))
+                return _traced(planned, accelerator, model, micro_batch_size)._replace(loss_bytes=of_loss)
             except UserError:
                 raise
             except Exception as error:
@@ -107,8 +108,12 @@ def trace_step(
 
 
 def _on_cpu(recipe: Recipe, micro_batches: int, *, global_batch: int) -> Recipe:
-    """Return the recipe of the step that is traced. fp16 has the sizes of bf16, and CPUs have no fp16."""
-    run: dict[str, Any] = {"device": "cpu", "compile": False, "capture_nonfinite": False}
+    """Return the recipe of the step that is traced.
+
+    It is a step that is logged, whose norms need a copy of the weights. fp16 has the sizes of bf16, and CPUs have no
+    fp16.
+    """
+    run: dict[str, Any] = {"device": "cpu", "compile": False, "capture_nonfinite": False, "log_every_steps": 1}
     if recipe.run.mixed_precision == "fp16":
         run["mixed_precision"] = "bf16"
     if recipe.run.memory_format == "auto":
@@ -123,6 +128,7 @@ def _traced(recipe: Recipe, accelerator: Accelerator, model: BarlowTwins, n: int
     micro_batches = recipe.optim.accumulation_steps
     with StepMeter() as meter, ExitStack() as hooked:
         make_fake(model, numbered=accelerator.is_fsdp2)
+        fix(model)
         tensors = [*model.parameters(), *model.buffers()]
         weights = sum(parameter.numel() for parameter in model.parameters())
         stored_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -134,8 +140,7 @@ def _traced(recipe: Recipe, accelerator: Accelerator, model: BarlowTwins, n: int
         _mark_state(meter, train_step)
         activations = _follow(hooked, meter, train_step)
         batches = [_batch(recipe, n, meter) for _ in range(micro_batches)]
-        meter.operations.clear()
-        meter.collectives.clear()
+        meter.begin()
         train_step(batches)
         return TracedStep(
             micro_batch_size=n,
@@ -223,12 +228,17 @@ def _local(tensor: Tensor) -> Tensor:
     return shard
 
 
-def _loss_bytes(recipe: Recipe, n: int) -> int:
-    """Return the most bytes that the loss of n images on this rank allocates, besides the embeddings."""
-    loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
+def loss_bytes(loss: BarlowTwinsLoss, *, n: int, d: int) -> int:
+    """Return the most bytes that the loss and its gradient allocate, besides the embeddings. It needs no memory.
+
+    Args:
+        loss: The loss. If it gathers, call this on one rank of its group.
+        n: Number of samples of this rank.
+        d: Dimension D of the embeddings.
+    """
     loss._check_sizes = lambda *_: None  # type: ignore[method-assign]
-    with StepMeter() as meter:
-        z_a, z_b = (torch.empty(n, recipe.model.projector[-1], requires_grad=True) for _ in range(2))
+    with FakeTensorMode(), StepMeter() as meter:
+        z_a, z_b = (torch.empty(n, d, requires_grad=True) for _ in range(2))
         for z in (z_a, z_b):
             meter.mark(z, "embeddings")
         torch.autograd.grad(loss(z_a, z_b), (z_a, z_b))
