@@ -31,24 +31,29 @@ class MeasuredStep(NamedTuple):
     flops: int
 
 
-def measured_step(recipe: Recipe) -> MeasuredStep:
+def measured_step(recipe: Recipe, *, with_peak: bool = True) -> MeasuredStep:
     """Run three steps of a recipe on the CPU, and measure each of them in another way.
 
     Args:
         recipe: Recipe with run.device=cpu and run.memory_format=channels_last, as a GPU has it.
+        with_peak: Whether the peak is measured, in a third step. Otherwise it is 0.
     """
     with process_settings_restored():
         train_step = TrainStep(recipe, build_accelerator(recipe.run), build_model(recipe))
-        batches = _batches(recipe)
+        batches = batches_of(recipe)
         saved = _saved_bytes(train_step, batches)
         with FlopCounterMode(display=False) as counter:
             train_step(batches)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            train_step(batches)
-    return MeasuredStep(saved, _peak_bytes(profiler), counter.get_total_flops())
+        peak = 0
+        if with_peak:
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+                train_step(batches)
+            peak = _peak_bytes(profiler)
+    return MeasuredStep(saved, peak, counter.get_total_flops())
 
 
-def _batches(recipe: Recipe) -> list[Batch]:
+def batches_of(recipe: Recipe) -> list[Batch]:
+    """Return random views of one step of one rank, by micro-batch."""
     count = recipe.optim.accumulation_steps
     n = recipe.optim.global_batch_size // count
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 from bt_plugin import api
@@ -37,3 +38,4 @@ def run(arguments: argparse.Namespace) -> None:
     print(
         f"# {plan.num_images} images{an_epoch}: {plan.steps_per_epoch} steps an epoch, {plan.total_steps} steps in all"
     )
+    print(f"# bt-plugin plan {shlex.quote(arguments.recipe)} computes the GPU memory and the time of this run")

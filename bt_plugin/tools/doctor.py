@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +31,7 @@ from bt_plugin.runs.backbone_source import with_source
 from bt_plugin.runs.directory import check_run_dir
 from bt_plugin.runtime import collectives
 from bt_plugin.runtime.accelerator import build_accelerator, check_compiler
+from bt_plugin.tools.planned_memory import planned_gib
 from dali_pipelines.decoding.read_pixels import why_unreadable
 from dali_pipelines.depth.source import FullDepthSource
 from dali_pipelines.sources import ImageSource
@@ -77,11 +79,27 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
         findings += _images("data.train", train, recipe.data.max_pixels)
         findings += _images("data.val", val, recipe.data.max_pixels) if val else []
         findings.append(_said(lambda: f"{recipe.steps_per_epoch(train.epoch_length)} steps per epoch"))
+        findings += _planned(recipe, accelerator, train.epoch_length)
     findings.append(
         _said(lambda: f"{recipe.batch_size_per_rank(accelerator.num_processes)} images per step on each rank")
     )
     findings += [_said(lambda: _embeds(recipe)), _said(lambda: _writable(recipe)), _room(recipe)]
     return findings
+
+
+def _planned(recipe: Recipe, accelerator: Accelerator, num_images: int) -> list[Finding]:
+    """Compare the planned memory of a rank with what is free on its GPU."""
+    if accelerator.device.type != "cuda":
+        return []
+    plan = partial(planned_gib, recipe, fsdp=accelerator.is_fsdp2, num_images=num_images)
+    try:
+        needed = collectives.from_main(lambda: plan(world_size=accelerator.num_processes))
+    except UserError as error:
+        return [Finding("warning", f"the GPU memory of a step is not known: {error}", "run bt-plugin plan by itself")]
+    free = torch.cuda.mem_get_info(accelerator.device)[0] / 2**30
+    what = f"a step needs {needed:.1f} GiB of GPU memory by bt-plugin plan, and {free:.1f} GiB are free"
+    remedy = "run bt-plugin plan with this recipe to see what to change"
+    return [Finding("ok", what) if needed <= free else Finding("warning", what, remedy)]
 
 
 def _embeds(recipe: Recipe) -> str:

@@ -114,3 +114,23 @@ def test_dalis_wheel_beside_the_driver(
     finding = doctor._dali(driver)
     assert finding.level == level
     assert said in f"{finding.what}; {finding.remedy}"
+
+
+@pytest.mark.slow
+def test_the_planned_memory(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bt_plugin.tools.planned_memory import planned_gib
+
+    # As on a rank of a launched run.
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = load_recipe(small_recipe)
+    assert 1 < planned_gib(recipe, world_size=2, fsdp=False, num_images=36) < 2
+    with pytest.raises(ValueError, match=r"optim.global_batch_size: \d+ does not divide over 7 ranks"):
+        planned_gib(recipe, world_size=7, fsdp=False, num_images=36)
+
+
+@pytest.mark.gpu
+def test_the_planned_memory_is_compared_with_the_free_one(small_recipe: Path) -> None:
+    findings = examine_recipe(load_recipe(small_recipe, ["run.device=gpu"]))
+    (found,) = [finding for finding in findings if "by bt-plugin plan" in finding.what]
+    assert found.level == "ok"
