@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import UserError
 from bt_plugin.planning.memory import Memory
 
 Measure = Callable[[Recipe], Memory]
+# Numbers of micro-batches that are tried.
+_MOST_TRIALS = 3
+
+
+class _Remedy(NamedTuple):
+    """A changed recipe.
+
+    Args:
+        keys: The keys to set.
+        cost: What it costs.
+        needed_gib: GPU memory of the changed step.
+    """
+
+    keys: str
+    cost: str
+    needed_gib: float
+
+    def said(self, usable_gib: float) -> str:
+        verdict = "fits" if self.needed_gib <= usable_gib else "does not fit"
+        return f"Set {self.keys}, which {self.cost}. It then needs {self.needed_gib:.1f} GiB, and {verdict}."
 
 
 def advice(
     recipe: Recipe, memory: Memory, *, usable_gib: float, world_size: int, fsdp: bool, measure: Measure
 ) -> list[str]:
-    """Return what to change, one sentence each.
+    """Return what to change, one sentence each, the cheapest first. Nothing if the step fits.
 
     Args:
         recipe: Recipe of the run.
@@ -27,44 +48,74 @@ def advice(
     """
     if memory.total.low <= usable_gib:
         return []
+    remedies = list(_remedies(recipe, memory, usable_gib=usable_gib, world_size=world_size, measure=measure))
     found = [f"The step does not fit: it needs {memory.total.low:.1f} GiB of {usable_gib:.1f}."]
-    for text, changed in _remedies(recipe, memory, usable_gib=usable_gib, world_size=world_size):
-        try:
-            needed = measure(changed).total.low
-        except UserError:
-            continue  # such as activation checkpointing of a network without blocks
-        found.append(
-            f"{text} It then needs {needed:.1f} GiB, and {'fits' if needed <= usable_gib else 'does not fit'}."
-        )
+    found += [remedy.said(usable_gib) for remedy in remedies]
     if memory.fixed_gib > usable_gib / 2 and not fsdp:
         found.append(
             f"Weights, gradients and the optimizer's state alone need {memory.fixed_gib:.1f} GiB. Shard them: plan with"
             " --fsdp and more ranks, and launch with recipes/accelerate/fsdp.yaml."
         )
+    if all(remedy.needed_gib > usable_gib for remedy in remedies):
+        found.append(
+            "If nothing of this is enough, use more ranks, a larger GPU, or a smaller optim.global_batch_size."
+        )
     return found
 
 
-def _remedies(recipe: Recipe, memory: Memory, *, usable_gib: float, world_size: int) -> Iterator[tuple[str, Recipe]]:
-    if recipe.run.mixed_precision in ("auto", "no"):
-        text = "Set run.mixed_precision=bf16, which is also faster."
-        yield text, _changed(recipe, "run", mixed_precision="bf16")
+def _remedies(
+    recipe: Recipe, memory: Memory, *, usable_gib: float, world_size: int, measure: Measure
+) -> Iterator[_Remedy]:
+    """Yield each remedy alone, and all together if none fits."""
+    together, keys = recipe, []
+    fits = False
+    for key, cost, changed in _changes(recipe):
+        try:
+            remedy = _Remedy(key, cost, measure(changed(recipe)).total.low)
+        except UserError:
+            continue  # such as activation checkpointing of a network without blocks
+        yield remedy
+        together, fits = changed(together), fits or remedy.needed_gib <= usable_gib
+        keys.append(key)
     most = memory.largest_micro_batch(usable_gib)
-    steps = _accumulation(recipe, world_size=world_size, most=most)
-    if steps is not None:
-        text = f"Set optim.accumulation_steps={steps}, which costs a second forward pass, about a third more time."
-        yield text, _changed(recipe, "optim", accumulation_steps=steps)
+    for remedy in _accumulated(recipe, [], most, usable_gib=usable_gib, world_size=world_size, measure=measure):
+        yield remedy
+        fits = fits or remedy.needed_gib <= usable_gib
+    if not fits and keys:
+        needed = measure(together)
+        yield _Remedy(" and ".join(keys), "costs what each of them costs", needed.total.low)
+        if needed.total.low > usable_gib:
+            most = needed.largest_micro_batch(usable_gib)
+            yield from _accumulated(together, keys, most, usable_gib=usable_gib, world_size=world_size, measure=measure)
+
+
+def _changes(recipe: Recipe) -> Iterator[tuple[str, str, Callable[[Recipe], Recipe]]]:
+    if recipe.run.mixed_precision in ("auto", "no"):
+        yield "run.mixed_precision=bf16", "is also faster", lambda r: _changed(r, "run", mixed_precision="bf16")
     if recipe.model.activation_checkpointing == "none":
-        text = "Set model.activation_checkpointing=blocks, which also costs a second forward pass."
-        yield text, _changed(recipe, "model", activation_checkpointing="blocks")
+        yield (
+            "model.activation_checkpointing=blocks",
+            "costs a second forward pass, about a third more time",
+            lambda r: _changed(r, "model", activation_checkpointing="blocks"),
+        )
 
 
-def _accumulation(recipe: Recipe, *, world_size: int, most: int) -> int | None:
-    """Return the fewest micro-batches of at most so many images that divide this rank's batch, None if none do."""
+def _accumulated(
+    recipe: Recipe, keys: list[str], most: int, *, usable_gib: float, world_size: int, measure: Measure
+) -> Iterator[_Remedy]:
+    """Yield the fewest micro-batches that fit, or the last that were tried."""
     per_rank = recipe.optim.global_batch_size // world_size
-    for steps in range(recipe.optim.accumulation_steps + 1, per_rank // 2 + 1):
-        if per_rank % steps == 0 and per_rank // steps <= most:
-            return steps
-    return None
+    steps = range(recipe.optim.accumulation_steps + 1, per_rank // 2 + 1)
+    candidates = (count for count in steps if per_rank % count == 0 and per_rank // count <= most)
+    remedy = None
+    for count in islice(candidates, _MOST_TRIALS):
+        needed_gib = measure(_changed(recipe, "optim", accumulation_steps=count)).total.low
+        chosen = " and ".join([*keys, f"optim.accumulation_steps={count}"])
+        remedy = _Remedy(chosen, "costs a second forward pass, about a third more time", needed_gib)
+        if needed_gib <= usable_gib:
+            break
+    if remedy is not None:
+        yield remedy
 
 
 def _changed(recipe: Recipe, section: str, **keys: Any) -> Recipe:
