@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from bt_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from bt_plugin.api import check, embed, evaluate, export, import_weights, list_recipes, load_backbone, pretrain
+    from bt_plugin.api import (
+        check,
+        embed,
+        evaluate,
+        export,
+        import_weights,
+        list_recipes,
+        load_backbone,
+        plan,
+        pretrain,
+    )
     from bt_plugin.config.recipe import Recipe
     from bt_plugin.config.recipe_file import load_recipe
     from bt_plugin.integrations.lightly_train import register
@@ -44,6 +54,7 @@ _MODULES = {
     "load_recipe": "bt_plugin.config.recipe_file",
     "lr_scale": "bt_plugin.optim.schedule",
     "parameter_groups": "bt_plugin.optim.parameter_groups",
+    "plan": "bt_plugin.api",
     "pretrain": "bt_plugin.api",
     "register": "bt_plugin.integrations.lightly_train",
 }
@@ -69,6 +80,7 @@ __all__ = [
     "load_recipe",
     "lr_scale",
     "parameter_groups",
+    "plan",
     "pretrain",
     "register",
 ]

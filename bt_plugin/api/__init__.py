@@ -4,6 +4,7 @@ Each function imports what is slow when it is called, so that a mistake in a rec
 """
 
 from bt_plugin.api.evaluation import Embeddings, embed, evaluate
+from bt_plugin.api.planning import plan
 from bt_plugin.api.runs import Plan, check, list_recipes, pretrain
 from bt_plugin.api.weights import ExportedFile, ImportedWeights, export, import_weights, load_backbone
 
@@ -19,5 +20,6 @@ __all__ = [
     "import_weights",
     "list_recipes",
     "load_backbone",
+    "plan",
     "pretrain",
 ]

@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from bt_plugin import api
 from bt_plugin.cli.pretrain import add_recipe_arguments
-from bt_plugin.config.recipe_file import load_recipe
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,21 +29,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the plan."""
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-
-    from bt_plugin.planning.cards import find_card
-
-    find_card(arguments.gpu)
-
-    from bt_plugin.planning.run_plan import plan_run
-    from bt_plugin.planning.text import plan_text
-
-    plan = plan_run(
-        recipe,
+    plan = api.plan(
+        arguments.recipe,
+        arguments.overrides,
         gpu=arguments.gpu,
         world_size=arguments.world_size,
         nodes=arguments.nodes,
         fsdp=arguments.fsdp,
         num_images=arguments.num_images,
     )
+
+    from bt_plugin.planning.text import plan_text
+
     print(json.dumps(plan.to_dict(), indent=1) if arguments.json else plan_text(plan))
