@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import UserError
-from bt_plugin.planning.memory import Memory
+from bt_plugin.planning.memory import CONTEXT_GIB, Memory
 
 Measure = Callable[[Recipe], Memory]
 # Numbers of micro-batches that are tried.
@@ -51,9 +51,10 @@ def advice(
     remedies = list(_remedies(recipe, memory, usable_gib=usable_gib, world_size=world_size, measure=measure))
     found = [f"The step does not fit: it needs {memory.total.low:.1f} GiB of {usable_gib:.1f}."]
     found += [remedy.said(usable_gib) for remedy in remedies]
-    if memory.fixed_gib > usable_gib / 2 and not fsdp:
+    state_gib = memory.fixed_gib - CONTEXT_GIB
+    if state_gib > usable_gib / 2 and not fsdp:
         found.append(
-            f"Weights, gradients and the optimizer's state alone need {memory.fixed_gib:.1f} GiB. Shard them: plan with"
+            f"Weights, gradients and the optimizer's state alone need {state_gib:.1f} GiB. Shard them: plan with"
             " --fsdp and more ranks, and launch with recipes/accelerate/fsdp.yaml."
         )
     if all(remedy.needed_gib > usable_gib for remedy in remedies):

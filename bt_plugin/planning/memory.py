@@ -12,7 +12,7 @@ from bt_plugin.planning.traced_step import TracedStep
 GIB = 2**30
 # CUDA's context, the loaded kernels, and the workspaces of cuBLAS (32 MiB on Hopper) and cuDNN. torch does not count
 # the context.
-_CONTEXT_GIB = 1.0
+CONTEXT_GIB = 1.0
 # Blocks of the caching allocator that are free and too small or too scattered to be used.
 _FRAGMENTATION = 0.05
 # A card reports less than its data sheet has.
@@ -81,7 +81,7 @@ def step_memory(recipe: Recipe, traced: TracedStep) -> Memory:
     loader = _loader_gib(recipe, n * recipe.optim.accumulation_steps)
     extra: list[tuple[str, float, Kind, str]] = [
         ("loader on the GPU", loader, "assumed", _loader_source(recipe)),
-        ("CUDA context, cuBLAS and cuDNN", _CONTEXT_GIB, "assumed", "a typical size"),
+        ("CUDA context, cuBLAS and cuDNN", CONTEXT_GIB, "assumed", "a typical size"),
         ("fragmentation", _FRAGMENTATION * allocated_gib, "assumed", f"{_FRAGMENTATION:.0%} of what torch allocates"),
     ]
     parts += [quantity(name, size, "GiB", kind=kind, source=source) for name, size, kind, source in extra]

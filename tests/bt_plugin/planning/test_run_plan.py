@@ -71,6 +71,7 @@ def test_the_range_is_that_of_the_record() -> None:
 def test_the_largest_micro_batch_fits(count: int) -> None:
     recipe = step_recipe(optim__accumulation_steps=count, optim__global_batch_size=16 * count, data__backend="native")
     memory = step_memory(recipe, trace_step(recipe, micro_batch_size=16))
+    assert memory.fixed_gib + 16 * memory.per_image_gib == pytest.approx(memory.total.low)
     usable_gib = 1.5
     largest = memory.largest_micro_batch(usable_gib)
     changed = step_recipe(optim__accumulation_steps=count, optim__global_batch_size=largest * count)
@@ -87,7 +88,7 @@ def test_remedies_are_traced() -> None:
         run__device="gpu",
         data__backend="native",
     )
-    gpu = "2.2,100,1000"
+    gpu = "1.6,100,1000"
     plan = plan_run(recipe, gpu=gpu, num_images=1000)
     assert not plan.fits
     assert "does not fit" in plan.advice[0]
@@ -97,6 +98,7 @@ def test_remedies_are_traced() -> None:
         "Set model.activation_checkpointing",
         "Set optim.accumulation_steps",
     ]
+    assert {line.endswith("and fits.") for line in said} == {True, False}
     for line in said:
         keys = line.removeprefix("Set ").split(", which")[0].split(" and ")
         changed = plan_run(load_recipe(recipe, keys), gpu=gpu, num_images=1000)

@@ -15,6 +15,7 @@ from bt_plugin import BarlowTwinsLoss, build_backbone
 from bt_plugin.errors import LaunchError, RecipeError
 from bt_plugin.loss.cost_model import loss_cost
 from bt_plugin.planning import traced_step
+from bt_plugin.planning.fake_model import GpuAutocast
 from bt_plugin.planning.memory import step_memory
 from bt_plugin.planning.step_meter import StepMeter
 from bt_plugin.planning.traced_step import TracedStep, loss_bytes, trace_step
@@ -154,6 +155,7 @@ def test_shards() -> None:
     scattered = sum(each.size_bytes for each in shards.collectives if each.name == "reduce_scatter")
     # Shards of one tensor have the same size on all ranks.
     assert 4 * whole.weights <= scattered < 1.1 * 4 * whole.weights
+    assert shards.kept_bytes.get("gathered_weights", 0) == 0
     # The backward pass also needs the gathered weights.
     activations = whole.activation_bytes["backbone"]
     assert activations <= shards.activation_bytes["backbone"] < activations + 4 * whole.weights
@@ -211,3 +213,26 @@ def test_grouped_convolutions() -> None:
         layer(images).sum().backward()
     forward = 2 * 2 * 8 * 36 * 9
     assert meter.flops == 3 * forward
+
+
+def test_a_peak_after_another() -> None:
+    with StepMeter() as meter:
+        torch.zeros(1000) + 1
+        first = sum(meter.peak_bytes.values())
+        meter.begin()
+        kept = torch.zeros(10)
+    assert first >= 8000
+    assert sum(meter.peak_bytes.values()) == sum(meter.now_bytes.values()) == 512
+    assert kept.sum() == 0
+
+
+def test_autocast_of_a_gpu() -> None:
+    recipe = step_recipe(model__backbone="timm/test_convnext", run__mixed_precision="bf16")
+    on_gpu, on_cpu = (trace_step(recipe, micro_batch_size=8, for_gpu=for_gpu) for for_gpu in (True, False))
+    assert on_gpu.activation_bytes["backbone"] > 1.05 * on_cpu.activation_bytes["backbone"]
+    images = torch.randn(2, 4, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nn.LayerNorm(4)(images).dtype == torch.bfloat16
+        with GpuAutocast():
+            assert nn.LayerNorm(4)(images).dtype == nn.GroupNorm(2, 4)(images).dtype == torch.float32
+            assert nn.Linear(4, 4)(images).dtype == torch.bfloat16
