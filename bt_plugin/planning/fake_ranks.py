@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -44,7 +44,7 @@ def fake_rank(run: ProcessOptions, *, world_size: int, fsdp: bool) -> Iterator[A
     Raises:
         LaunchError: If this process already belongs to a group of ranks.
     """
-    if distributed.is_initialized():
+    if distributed.is_available() and distributed.is_initialized():
         raise LaunchError(
             "plan cannot run in a process that belongs to a run, such as one that `accelerate launch` started. Run"
             " bt-plugin plan as a command of its own"
@@ -52,7 +52,8 @@ def fake_rank(run: ProcessOptions, *, world_size: int, fsdp: bool) -> Iterator[A
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS) and name not in _RANK}
     ours = _ranks(world_size) if world_size > 1 else {}
     environment = patch.dict(os.environ, {**kept, **ours, **(_FSDP if fsdp else {})}, clear=True)
-    with environment, _accelerate_forgotten(), process_settings_restored(), _group(world_size), _mesh_of_real_numbers():
+    mesh = _mesh_of_real_numbers() if fsdp else nullcontext()
+    with environment, _accelerate_forgotten(), process_settings_restored(), _group(world_size), mesh:
         accelerator = build_accelerator(run)
         for state in (AcceleratorState, PartialState):
             # Accelerate names the CPU cpu:0, and fake tensors distinguish it from the CPU.

@@ -48,8 +48,9 @@ def images_of(recipe: Recipe, num_images: int | None) -> Images:
     except (RecipeError, StorageError) as error:
         return Images(None, None, [f"The length of the run is not known: {error}. Give --num-images."])
     recipe.steps_per_epoch(train.epoch_length)
-    if train.kind == "pixels":
-        return Images(train.epoch_length, None, [])
     step = max(1, len(train) // _SAMPLED)
-    sizes = [train.read(index).nbytes for index in range(0, len(train), step)]
+    try:
+        sizes = [train.read(index).nbytes for index in range(0, len(train), step)]
+    except (OSError, ValueError, StorageError) as error:
+        return Images(train.epoch_length, None, [f"The size of the images is not known: {error}."])
     return Images(train.epoch_length, statistics.mean(sizes), [])

@@ -30,7 +30,7 @@ class StepTime(NamedTuple):
         communication: Time of the step's collectives, in s.
         step: Time of the step, in s.
         images_per_s: Images per second over all ranks.
-        utilization: Model FLOPs utilization, in %.
+        utilization: Operations that are done, of the card's peak in bf16, in %. Second forward passes count.
     """
 
     flops_per_image: Quantity
@@ -84,7 +84,7 @@ def step_time(recipe: Recipe, traced: TracedStep, card: Card, *, world_size: int
         step=quantity("a step", fast_s, "s", high=slow_s, **known),  # type: ignore[arg-type]
         images_per_s=quantity("speed", images / slow_s, "images/s", high=images / fast_s, **known),  # type: ignore[arg-type]
         utilization=quantity(
-            "model FLOPs utilization",
+            "arithmetic, of the peak in bf16",
             100 * flops / slow_s / peak_flops,
             "%",
             high=100 * flops / fast_s / peak_flops,
