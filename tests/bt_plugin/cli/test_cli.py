@@ -52,6 +52,7 @@ def test_check_prints_what_a_recipe_means(small_recipe: Path, capsys: pytest.Cap
     output = capsys.readouterr().out
     assert "# 4 images a step on each of 2 rank(s)" in output
     assert "# 36 images: 4 steps an epoch, 12 steps in all" in output
+    assert f"# bt-plugin plan {small_recipe} computes the GPU memory" in output
     assert main(["check", str(small_recipe), "optim.accumulation_steps=4"]) == 0
     assert "# 8 images a step on each of 1 rank(s), in 4 micro-batches of 2" in capsys.readouterr().out
     assert "backbone: torchvision/shufflenet_v2_x0_5" in output

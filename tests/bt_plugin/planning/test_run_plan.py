@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from torch import nn
 
+import bt_plugin
 from bt_plugin.cli import main
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
@@ -80,6 +82,7 @@ def test_the_largest_micro_batch_fits(count: int) -> None:
     assert memory.largest_micro_batch(memory.fixed_gib + memory.per_image_gib) == 0
 
 
+@pytest.mark.slow
 def test_remedies_are_traced() -> None:
     recipe = step_recipe(
         model__backbone="timm/test_vit",
@@ -195,6 +198,21 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in text
     assert "The length of the run is not known: data.train: " in text
     assert "nowhere: does not exist" in text
+
+
+def own_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_network_of_a_program() -> None:
+    found = bt_plugin.plan(
+        step_recipe(), ["optim.global_batch_size=16"], gpu="4090", num_images=100, backbone=own_network
+    )
+    weights = 8 * 28 + 8 * 64 + 64 * 64 + 2 * 64
+    # Each tensor is rounded up to 512 bytes: five weights, and three buffers of BatchNorm.
+    assert 4 * weights <= named(found.memory, "weights and buffers").low * 2**30 < 4 * weights + 8 * 512
+    assert found.setup["micro_batch_size"] == 16
+    assert found.largest_micro_batch > 16
 
 
 def test_images_that_are_here(small_recipe: Any) -> None:

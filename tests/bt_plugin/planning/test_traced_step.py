@@ -44,7 +44,7 @@ def assert_as_measured(*, attention: bool = False, with_peak: bool = False, **ch
     real = benchmark("measured_step").measured_step(recipe, with_peak=with_peak)
     assert sum(traced.activation_bytes.values()) == pytest.approx(real.saved_bytes, rel=0.05)
     # The CPU's convolutions copy weights while they run, which no tensor shows.
-    assert not with_peak or beyond_kept(traced) == pytest.approx(real.peak_bytes, rel=0.1)
+    assert not with_peak or beyond_kept(traced) == pytest.approx(real.peak_bytes, rel=0.15)
     flops = sum(operation.flops for operation in traced.operations)
     # torch counts attention on GPUs only.
     assert flops > real.flops if attention else flops == real.flops
