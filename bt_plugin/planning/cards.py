@@ -1,4 +1,4 @@
-"""GPUs: their memory, their peak rates, and what connects them. All numbers are those of NVIDIA's data sheets."""
+"""GPUs: their memory, their peak rates, and what connects them. The numbers are those of NVIDIA's documents."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class Card(NamedTuple):
         tf32_tflops: The same in TF32, which cuDNN's convolutions of float32 use. Without TF32: that of float32.
         float32_tflops: Peak of float32, which matrix products of float32 use, in TFLOP/s.
         memory_gb_s: Bandwidth of the memory in GB/s.
-        link_gb_s: Bandwidth to the other GPUs of the host, each way, in GB/s: of NVLink, or else of PCIe.
-        source: The data sheet.
+        link_gb_s: Bandwidth to the other GPUs of the host, each way, in GB/s: of NVLink, or else of PCIe. Bridges of
+            NVLink, which join only two cards, do not count.
+        source: NVIDIA's document.
     """
 
     name: str
@@ -37,20 +38,23 @@ class Card(NamedTuple):
 CARDS = {
     card.name: card
     for card in (
-        Card("b200", 180, 2250, 1125, 75, 7700, 900, "data sheet of HGX B200, per GPU, half of the sparse rates"),
-        Card("h200", 141, 989, 494, 67, 4800, 450, "data sheet of H200 SXM, half of the sparse rates"),
-        Card("h100", 80, 989, 494, 67, 3350, 450, "data sheet of H100 SXM, half of the sparse rates"),
-        Card("h100-pcie", 80, 756, 378, 51, 2000, 64, "data sheet of H100 PCIe, half of the sparse rates"),
-        Card("a100", 80, 312, 156, 19.5, 2039, 300, "data sheet of A100 80GB SXM"),
-        Card("a100-40", 40, 312, 156, 19.5, 1555, 300, "data sheet of A100 40GB SXM"),
-        Card("l40s", 48, 362, 183, 91.6, 864, 32, "data sheet of L40S, half of the sparse rates"),
-        Card("l4", 24, 121, 60, 30.3, 300, 32, "data sheet of L4, half of the sparse rates"),
-        Card("a10", 24, 125, 62.5, 31.2, 600, 32, "data sheet of A10"),
-        Card("rtx-a6000", 48, 154.8, 77.4, 38.7, 768, 32, "data sheet of RTX A6000, half of the sparse rates"),
-        Card("4090", 24, 165.2, 82.6, 82.6, 1008, 32, "white paper of the Ada architecture, RTX 4090"),
-        Card("3090", 24, 71, 35.6, 35.6, 936, 32, "white paper of the GA102 architecture, RTX 3090"),
-        Card("v100", 32, 125, 15.7, 15.7, 900, 150, "data sheet of V100 SXM2 32GB; bf16 has no fast products there"),
-        Card("t4", 16, 65, 8.1, 8.1, 300, 16, "data sheet of T4; bf16 has no fast products there"),
+        # TF32 is half of bf16. The data sheet has 2.2 PFLOP/s, sparse and rounded.
+        Card("b200", 180, 2250, 1125, 75, 7700, 900, "Blackwell Datasheet, HGX B200 per GPU, half of the sparse rates"),
+        Card("h200", 141, 989, 494, 67, 4800, 450, "H200 GPU Datasheet, SXM, half of the sparse rates"),
+        Card("h100", 80, 989, 494, 67, 3350, 450, "H100 Tensor Core GPU Datasheet, SXM, half of the sparse rates"),
+        Card("h100-pcie", 80, 756, 378, 51, 2000, 64, "H100 Tensor Core GPU Datasheet, PCIe, half of the sparse rates"),
+        Card("a100", 80, 312, 156, 19.5, 2039, 300, "A100 Tensor Core GPU Datasheet, 80GB SXM, dense rates"),
+        Card("a100-40", 40, 312, 156, 19.5, 1555, 300, "white paper A100 Tensor Core GPU Architecture, dense rates"),
+        # The data sheet has 362.05 dense and 733 sparse.
+        Card("l40s", 48, 362, 183, 91.6, 864, 32, "L40S Datasheet, dense rates"),
+        Card("l4", 24, 121, 60, 30.3, 300, 32, "L4 Tensor Core GPU Datasheet, half of the sparse rates"),
+        Card("a10", 24, 125, 62.5, 31.2, 600, 32, "A10 Tensor Core GPU Datasheet, dense rates"),
+        Card("rtx-a6000", 48, 154.8, 77.4, 38.7, 768, 32, "white paper GA102 GPU Architecture V2.0, dense rates"),
+        Card("4090", 24, 165.2, 82.6, 82.6, 1008, 32, "white paper Ada GPU Architecture, appendix A, dense rates"),
+        Card("3090", 24, 71, 35.6, 35.6, 936, 32, "white paper GA102 GPU Architecture V2.0, appendix A, dense rates"),
+        Card("v100", 32, 125, 15.7, 15.7, 900, 150, "V100 Datasheet, SXM2 32GB; bf16 has no fast products there"),
+        # The data sheet rounds the bandwidth to 300 GB/s. The product brief has 256 bits at 5001 MHz.
+        Card("t4", 16, 65, 8.1, 8.1, 320, 16, "T4 Datasheet and product brief; bf16 has no fast products there"),
     )
 }
 # Of a card that is given as three numbers: the ratios of an A100, rounded, and PCIe 4.
