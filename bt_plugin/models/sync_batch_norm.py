@@ -131,26 +131,36 @@ class _Normalize(torch.autograd.Function):
         variance = (ranks[:, 1] + (ranks[:, 0] - mean).square()).mean(dim=0)
         samples = x.numel() // x.shape[1] * len(ranks)
         layer.track(mean, variance, samples)
-        ctx.save_for_backward(x, weight, mean, (variance + layer.eps).rsqrt())
-        ctx.samples = samples
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.samples, ctx.eps = samples, layer.eps
         dtype = x.dtype if weight is None else weight.dtype
         return functional.batch_norm(x, mean.to(dtype), variance.to(dtype), weight, bias, eps=layer.eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inv_std = ctx.saved_tensors
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        dims = [0, *range(2, x.ndim)]
-        gradient_ = _accumulated(gradient)
-        standardized = (_accumulated(x) - mean.view(shape)) * inv_std.view(shape)
-        of_bias, of_weight = gradient_.sum(dims), (gradient_ * standardized).sum(dims)
+        x, weight, mean, variance = ctx.saved_tensors
+        weights = torch.ones_like(mean) if weight is None else weight
+        # With train=False the statistics are given, and one kernel computes both sums of this rank.
+        given = mean.to(weights.dtype), variance.to(weights.dtype)
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weights, *given, None, None, False, ctx.eps, [False, True, True]
+        )
         # Those of the parameters stay the rank's own: DistributedDataParallel averages them.
-        sums = collectives.all_reduce_sum_(torch.stack((of_bias, of_weight))) / ctx.samples
-        scale = inv_std if weight is None else inv_std * weight
-        of_x = (gradient_ - sums[0].view(shape) - standardized * sums[1].view(shape)) * scale.view(shape)
+        sums = torch.stack((of_bias, of_weight)).to(mean.dtype)
+        mean_bias, mean_weight = collectives.all_reduce_sum_(sums) / ctx.samples
+        inv_std = (variance + ctx.eps).rsqrt()
+        scale = inv_std * weights
+        # scale * (gradient - mean_bias - mean_weight * standardized x). Each operation reads the whole batch, so they
+        # are few. Sums are in float32, and only the last operation rounds to the type of x.
+        by_channel = -scale * mean_bias, -scale * mean_weight * inv_std, scale, mean
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        shift, factor, scale, mean = (values.view(shape) for values in by_channel)
+        centered = x - mean
+        torch.addcmul(shift, centered, factor, out=centered)
+        of_x = torch.addcmul(centered, gradient, scale, out=torch.empty_like(x))
         parameters = (None, None) if weight is None else (of_weight.to(weight.dtype), of_bias.to(weight.dtype))
-        return of_x.to(x.dtype), *parameters, None
+        return of_x, *parameters, None
 
 
 def _accumulated(x: Tensor) -> Tensor:

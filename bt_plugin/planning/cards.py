@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from bt_plugin.errors import RecipeError
 
+# Part of the memory of the data sheet that the driver reports.
+USABLE_SHARE = 0.985
 _TRAILING = ("GB", "GIB")
 
 
@@ -23,6 +25,7 @@ class Card(NamedTuple):
         link_gb_s: Bandwidth to the other GPUs of the host, each way, in GB/s: of NVLink, or else of PCIe. Bridges of
             NVLink, which join only two cards, do not count.
         source: NVIDIA's document.
+        has_ecc_inside: Whether the memory has no bits of its own for ECC (error correction), which is on by default.
     """
 
     name: str
@@ -33,6 +36,13 @@ class Card(NamedTuple):
     memory_gb_s: float
     link_gb_s: float
     source: str
+    has_ecc_inside: bool = False
+
+    @property
+    def usable_gib(self) -> float:
+        """Memory that the driver reports, in GiB."""
+        # Check bits take a sixteenth. nvidia-smi reports 46,068 MiB of an L40S and 23,034 MiB of an L4.
+        return self.memory_gib * (15 / 16 if self.has_ecc_inside else USABLE_SHARE)
 
 
 CARDS = {
@@ -46,15 +56,15 @@ CARDS = {
         Card("a100", 80, 312, 156, 19.5, 2039, 300, "A100 Tensor Core GPU Datasheet, 80GB SXM, dense rates"),
         Card("a100-40", 40, 312, 156, 19.5, 1555, 300, "white paper A100 Tensor Core GPU Architecture, dense rates"),
         # The data sheet has 362.05 dense and 733 sparse.
-        Card("l40s", 48, 362, 183, 91.6, 864, 32, "L40S Datasheet, dense rates"),
-        Card("l4", 24, 121, 60, 30.3, 300, 32, "L4 Tensor Core GPU Datasheet, half of the sparse rates"),
-        Card("a10", 24, 125, 62.5, 31.2, 600, 32, "A10 Tensor Core GPU Datasheet, dense rates"),
+        Card("l40s", 48, 362, 183, 91.6, 864, 32, "L40S Datasheet, dense rates", True),
+        Card("l4", 24, 121, 60, 30.3, 300, 32, "L4 Tensor Core GPU Datasheet, half of the sparse rates", True),
+        Card("a10", 24, 125, 62.5, 31.2, 600, 32, "A10 Tensor Core GPU Datasheet, dense rates", True),
         Card("rtx-a6000", 48, 154.8, 77.4, 38.7, 768, 32, "white paper GA102 GPU Architecture V2.0, dense rates"),
         Card("4090", 24, 165.2, 82.6, 82.6, 1008, 32, "white paper Ada GPU Architecture, appendix A, dense rates"),
         Card("3090", 24, 71, 35.6, 35.6, 936, 32, "white paper GA102 GPU Architecture V2.0, appendix A, dense rates"),
         Card("v100", 32, 125, 15.7, 15.7, 900, 150, "V100 Datasheet, SXM2 32GB; bf16 has no fast products there"),
         # The data sheet rounds the bandwidth to 300 GB/s. The product brief has 256 bits at 5001 MHz.
-        Card("t4", 16, 65, 8.1, 8.1, 320, 16, "T4 Datasheet and product brief; bf16 has no fast products there"),
+        Card("t4", 16, 65, 8.1, 8.1, 320, 16, "T4 Datasheet and product brief; bf16 has no fast products", True),
     )
 }
 # Of a card that is given as three numbers: the ratios of an A100, rounded, and PCIe 4.

@@ -15,8 +15,6 @@ GIB = 2**30
 CONTEXT_GIB = 1.0
 # Blocks of the caching allocator that are free and too small or too scattered to be used.
 _FRAGMENTATION = 0.05
-# A card reports less than its data sheet has.
-USABLE_SHARE = 0.985
 # A decoded image of ImageNet has about this many bytes: 500 x 375 px, three channels.
 _DECODED_BYTES = 500 * 375 * 3
 

@@ -16,7 +16,7 @@ from bt_plugin.planning.advice import advice
 from bt_plugin.planning.cards import CARDS, Card, find_card
 from bt_plugin.planning.demand import disk_demand, loader_demand
 from bt_plugin.planning.images import images_of
-from bt_plugin.planning.memory import USABLE_SHARE, Memory, step_memory
+from bt_plugin.planning.memory import Memory, step_memory
 from bt_plugin.planning.quantity import Quantity, quantity
 from bt_plugin.planning.step_time import step_time
 from bt_plugin.planning.traced_step import trace_step
@@ -100,7 +100,7 @@ def plan_run(
 
     step = traced(recipe)
     memory = step_memory(recipe, step)
-    usable_gib = card.memory_gib * USABLE_SHARE
+    usable_gib = card.usable_gib
     time = step_time(recipe, step, card, world_size=world_size, gpus_per_node=gpus_per_node)
     return RunPlan(
         setup=_setup(recipe, card, world_size=world_size, gpus_per_node=gpus_per_node, fsdp=fsdp, micro=micro_batch),
@@ -197,7 +197,7 @@ def _whole_run(recipe: Recipe, images_per_s: Quantity, num_images: int | None, *
 
 
 def _on_card(card: Card, memory: Memory, images_per_s: Quantity) -> dict[str, Any]:
-    usable_gib = card.memory_gib * USABLE_SHARE
+    usable_gib = card.usable_gib
     return {
         "gpu": card.name,
         "memory_gib": card.memory_gib,

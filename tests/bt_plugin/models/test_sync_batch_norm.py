@@ -69,8 +69,8 @@ def test_ranks_are_one_rank_with_the_whole_batch(world_size: int, name: str) -> 
             torch.testing.assert_close(ours, value, rtol=tolerance, atol=tolerance)
 
 
-def in_bf16(rank: int) -> tuple[torch.dtype, float]:
-    layer = synchronize_batch_norm(nn.Sequential(nn.BatchNorm1d(5, affine=False)))
+def in_bf16(rank: int, affine: bool) -> tuple[torch.dtype, float]:
+    layer = synchronize_batch_norm(nn.Sequential(nn.BatchNorm1d(5, affine=affine)))
     x = whole("features", torch.float32).chunk(2)[rank].bfloat16().requires_grad_()
     output = layer(x)
     output.square().sum().backward()
@@ -79,9 +79,10 @@ def in_bf16(rank: int) -> tuple[torch.dtype, float]:
 
 
 @pytest.mark.distributed
-def test_bf16_stays_bf16_and_the_sums_are_float32() -> None:
+@pytest.mark.parametrize("affine", [False, True])
+def test_bf16_stays_bf16_and_the_sums_are_float32(affine: bool) -> None:
     """The sum of standardized squares is constant, so its gradient is 0 but for rounding."""
-    for dtype, largest in run_ranks(2, in_bf16):
+    for dtype, largest in run_ranks(2, in_bf16, affine):
         assert dtype == torch.bfloat16
         assert largest < 0.05
 
