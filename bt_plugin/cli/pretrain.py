@@ -68,8 +68,9 @@ def _print_accuracies(summary: Summary) -> None:
     if not columns:
         return
     print("\naccuracy, with 95 % intervals over the choice of the images")
-    first = max(len(label) for label, _ in rows)
-    widths = [max(len(column), *(len(cells[at]) for _, cells in rows)) for at, column in enumerate(columns)]
-    for label, cells in [("", columns), *rows]:
+    lines = [("", [name for name, _ in columns]), ("", [images for _, images in columns]), *rows]
+    first = max(len(label) for label, _ in lines)
+    widths = [max(len(cells[at]) for _, cells in lines) for at in range(len(columns))]
+    for label, cells in lines:
         print(f"  {label:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths)), sep="  ")
     print("calibrated: the untrained network with re-estimated BatchNorm statistics. It is the baseline to beat.")

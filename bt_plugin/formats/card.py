@@ -125,7 +125,8 @@ def _evaluation(recipe: Recipe, summary: dict[str, Any]) -> str:
         " %, over the choice of the images. The calibrated network is the untrained one with BatchNorm statistics"
         " re-estimated on training images.\n"
     )
-    return _table("Evaluation", ("network", *columns), dict(rows)) + f"\n{explained}"
+    heading = ("network", *(" ".join(filter(None, column)) for column in columns))
+    return _table("Evaluation", heading, dict(rows)) + f"\n{explained}"
 
 
 def _shortened(paths: str | tuple[str, ...]) -> str:

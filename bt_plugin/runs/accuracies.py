@@ -41,11 +41,11 @@ class AccuracyTable(NamedTuple):
     """A table of text.
 
     Args:
-        columns: Name of each accuracy, with its number of images.
+        columns: Name of each accuracy, and its number of images as "of 1,560 images", empty if it is not known.
         rows: Name and cells of each network.
     """
 
-    columns: list[str]
+    columns: list[tuple[str, str]]
     rows: list[tuple[str, list[str]]]
 
 
@@ -55,7 +55,7 @@ def accuracy_table(summary: Mapping[str, Any]) -> AccuracyTable:
     columns = []
     for metric in known.values():
         images = summary.get(metric.images)
-        columns.append(metric.name if images is None else f"{metric.name} of {images:,} images")
+        columns.append((metric.name, "" if images is None else f"of {images:,} images"))
     rows = [
         (label, [accuracy_text(summary, key, network) for key in known])
         for network, label in NETWORKS.items()
