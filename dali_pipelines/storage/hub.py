@@ -7,12 +7,11 @@ address is kept for some minutes. Otherwise each image would cost a request to t
 from __future__ import annotations
 
 import re
-import threading
 import time
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from dali_pipelines.storage.stores import MissingError, Object, Range, RefusedError
+from dali_pipelines.storage.stores import Done, MissingError, Object, Range, RefusedError
 from dali_pipelines.storage.web import LATER, WebStore
 
 _FORM = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)", re.DOTALL)
@@ -31,7 +30,6 @@ class HubStore(WebStore):
         super().__init__()
         self._api = HfApi()
         self._hub_files = HfFileSystem(endpoint=self._api.endpoint, use_listings_cache=False)
-        self._lock = threading.Lock()
         self._addresses: dict[str, tuple[str, float]] = {}
 
     def fixed(self, url: str) -> str:
@@ -67,6 +65,12 @@ class HubStore(WebStore):
             self._addresses.pop(wanted.url, None)
         address, _ = self._address(wanted.url)
         return self._read_at(address, wanted, self._login(address))
+
+    def start(self, wanted: Range, done: Done) -> bool:
+        with self._lock:
+            address, until = self._addresses.get(wanted.url, ("", 0.0))
+        # An address that is not known yet must be waited for.
+        return time.monotonic() < until and self._start_at(address, wanted, self._login(address), done)
 
     def _address(self, url: str) -> tuple[str, bool]:
         """Return the address of a file's bytes, and whether it was kept."""

@@ -17,7 +17,7 @@ from dali_pipelines.storage.cache import Cache, cache_of, key_of
 from dali_pipelines.storage.eviction import UNKNOWN
 from dali_pipelines.storage.options import Storage
 from dali_pipelines.storage.stores import Range
-from dali_pipelines.storage.transfers import fetch
+from dali_pipelines.storage.transfers import fetch, start
 
 # Requests at the same time. With 100 ms for each, 64 fetch 600 images/s, about what two cores decode.
 IN_FLIGHT = 64
@@ -69,17 +69,20 @@ class ReadAhead:
 
     Args:
         options: Folder and size of the cache.
-        fetched: Function that fetches a range.
+        fetched: Function that fetches a range, and waits for it. Default: the stores, which may also fetch without a
+            thread that waits.
         images_ahead: Number of images that are announced ahead of their use, 1 or more.
     """
 
     def __init__(
-        self, options: Storage, fetched: Callable[[Range], bytes] = fetch, *, images_ahead: int = IMAGES_AHEAD
+        self, options: Storage, fetched: Callable[[Range], bytes] | None = None, *, images_ahead: int = IMAGES_AHEAD
     ) -> None:
         parts = max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
         part = min(parts - 1, int(os.environ.get("LOCAL_RANK") or 0))
         self.cache: Cache | None = cache_of(options, part, parts)
-        self._fetched = fetched
+        self._fetched = fetched or fetch
+        # A cache waits for its disk, so it needs a thread for each range.
+        self._needs_no_thread = fetched is None and self.cache is None
         self._images_ahead = images_ahead
         self._lock = threading.Lock()
         self._tasks: dict[Range, _Task] = {}
@@ -157,8 +160,17 @@ class ReadAhead:
                 task.is_started = True
                 self._running += 1
                 self._bytes_ahead += task.bytes
-                _pool().put(partial(self._run, task))
+                if not (self._needs_no_thread and start(task.use.wanted, partial(self._received, task))):
+                    _pool().put(partial(self._run, task))
             self._waiting.popleft()
+
+    def _received(self, task: _Task, content: bytes | None) -> None:
+        """Hand over the bytes of a range. After a failure, a thread fetches it patiently."""
+        if content is None:
+            _pool().put(partial(self._run, task))
+            return
+        task.content.set_result(content)
+        self._ended(task, len(content))
 
     def _run(self, task: _Task) -> None:
         try:
@@ -166,6 +178,9 @@ class ReadAhead:
             size = len(content)
         except BaseException:  # the reader gets it from the future
             size = 0
+        self._ended(task, size)
+
+    def _ended(self, task: _Task, size: int) -> None:
         with self._lock:
             self._running -= 1
             if not task.is_dropped:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from dali_pipelines.storage.urls import EXTRAS, protocol_of, scrubbed
+
+Done: TypeAlias = Callable[["bytes | None"], None]
 
 
 class RefusedError(Exception):
@@ -67,6 +70,15 @@ class Store(ABC):
     @abstractmethod
     def read(self, wanted: Range) -> bytes:
         """Return the bytes of a range. They may be fewer than wanted; the caller checks that."""
+
+    def start(self, wanted: Range, done: Done) -> bool:
+        """Begin to read a range without a thread that waits for it, and return whether the store can do that.
+
+        Args:
+            wanted: Range of a known size.
+            done: Function that gets the bytes, all that are wanted, or None if this one try failed.
+        """
+        return False
 
     @abstractmethod
     def matches(self, pattern: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from dali_pipelines.errors import StorageError
 from dali_pipelines.storage.stores import (
     ChangedError,
+    Done,
     MissingError,
     Object,
     Range,
@@ -58,6 +59,18 @@ def fetch(wanted: Range) -> bytes:
         return content
 
     return patiently(wanted.url, once)
+
+
+def start(wanted: Range, done: Done) -> bool:
+    """Begin to fetch a range without a thread that waits for it, and return whether its store can do that.
+
+    It is one try. After a failure, `fetch` tries again and says what is wrong.
+
+    Args:
+        wanted: Bytes to fetch.
+        done: Function that gets them, or None after a failure. It must not wait.
+    """
+    return bool(wanted.size) and store_of(wanted.url).start(wanted, done)
 
 
 def stat(url: str) -> Object:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from dali_pipelines.storage.stores import ChangedError, MissingError, Object, Range, RefusedError, Store
+from dali_pipelines.storage.stores import ChangedError, Done, MissingError, Object, Range, RefusedError, Store
+from dali_pipelines.storage.web_transfers import Body, Transfer, WebTransfers
 
 # A connection takes some round trips, of at most a second each around the world.
 CONNECT_S = 10.0
@@ -54,6 +55,8 @@ class WebStore(Store):
         self._curl = pycurl
         # A handle keeps its connections. Threads may not share it, and neither may processes after a fork.
         self._handles = threading.local()
+        self._of_process: dict[int, WebTransfers] = {}
+        self._lock = threading.Lock()
 
     def stat(self, url: str) -> Object:
         # One byte also shows whether the server answers with ranges, and needs no permission for HEAD.
@@ -68,16 +71,34 @@ class WebStore(Store):
     def read(self, wanted: Range) -> bytes:
         return self._read_at(wanted.url, wanted, _condition(wanted) if wanted.is_pinned else {})
 
+    def start(self, wanted: Range, done: Done) -> bool:
+        return self._start_at(wanted.url, wanted, _condition(wanted) if wanted.is_pinned else {}, done)
+
     def matches(self, pattern: str) -> list[str]:
         raise RefusedError("a web server lists no files; name them, with braces such as {0000..0146}, or in a list")
 
     def _read_at(self, url: str, wanted: Range, headers: dict[str, str]) -> bytes:
-        if wanted.size is not None:
-            headers = {**headers, "Range": f"bytes={wanted.start}-{wanted.start + wanted.size - 1}"}
-        answer = self._ask(url, headers, most=wanted.size)
+        answer = self._ask(url, {**headers, **_range(wanted)}, most=wanted.size)
         if answer.status == 200 and wanted.size is not None and wanted.start:
             raise RefusedError("the server does not answer with byte ranges")
         return answer.content
+
+    def _start_at(self, url: str, wanted: Range, headers: dict[str, str], done: Done) -> bool:
+        assert wanted.size is not None, "a transfer must know when its range is complete"
+        headers = {**headers, **_range(wanted)}
+
+        def prepare(handle: Any, body: Body) -> None:
+            self._prepare(handle, body, url, headers)
+
+        self._transfers().add(Transfer(prepare, wanted.start, wanted.size, done))
+        return True
+
+    def _transfers(self) -> WebTransfers:
+        """Return the transfers of this process: a child has no threads of its parent."""
+        with self._lock:
+            if os.getpid() not in self._of_process:
+                self._of_process[os.getpid()] = WebTransfers(self._new_handle)
+            return self._of_process[os.getpid()]
 
     def _ask(
         self,
@@ -91,16 +112,8 @@ class WebStore(Store):
     ) -> Answer:
         """Return the answer to a request, with at most `most` bytes of its body, or raise its error."""
         curl, handle = self._curl, self._handle()
-        host = urlsplit(url).hostname or ""
-        login = {} if "authorization" in headers else _login_of(host)
-        sent = {"Accept-Encoding": "identity", **login, **headers}
-        body, found = _Body(most), dict[str, str]()
-        handle.setopt(curl.URL, url)
-        handle.setopt(curl.PROXY, _proxy_of(url.partition(":")[0], host))
-        handle.setopt(curl.HTTPHEADER, [f"{name}: {value}" for name, value in sent.items()])
-        handle.setopt(curl.FOLLOWLOCATION, follows)
-        handle.setopt(curl.NOBODY, is_head)
-        handle.setopt(curl.WRITEFUNCTION, body.add)
+        body, found = Body(most), dict[str, str]()
+        self._prepare(handle, body, url, headers, is_head=is_head, follows=follows)
         if has_headers:
             handle.setopt(curl.HEADERFUNCTION, lambda line: _add_header(line, found))
         try:
@@ -115,7 +128,21 @@ class WebStore(Store):
         if status == 416 and found.get("content-range", "").endswith("/0"):
             return Answer(200, {**found, "content-length": "0"}, b"")
         _check(status)
-        return Answer(status, found, b"".join(body.parts))
+        return Answer(status, found, body.content())
+
+    def _prepare(
+        self, handle: Any, body: Body, url: str, headers: dict[str, str], *, is_head: bool = False, follows: bool = True
+    ) -> None:
+        """Set the options of a request on a handle."""
+        curl, host = self._curl, urlsplit(url).hostname or ""
+        login = {} if "authorization" in headers else _login_of(host)
+        sent = {"Accept-Encoding": "identity", **login, **headers}
+        handle.setopt(curl.URL, url)
+        handle.setopt(curl.PROXY, _proxy_of(url.partition(":")[0], host))
+        handle.setopt(curl.HTTPHEADER, [f"{name}: {value}" for name, value in sent.items()])
+        handle.setopt(curl.FOLLOWLOCATION, follows)
+        handle.setopt(curl.NOBODY, is_head)
+        handle.setopt(curl.WRITEFUNCTION, body.add)
 
     def _handle(self) -> Any:
         """Return the handle of this thread."""
@@ -145,24 +172,6 @@ class WebStore(Store):
         return handle
 
 
-class _Body:
-    """The body of an answer, up to a number of bytes. More is the rest of an object, from a server without ranges."""
-
-    def __init__(self, most: int | None) -> None:
-        self.parts: list[bytes] = []
-        self.is_cut = False
-        self._left = most
-
-    def add(self, part: bytes) -> int:
-        """Keep a part, and return how many of its bytes were kept. libcurl closes the connection if not all were."""
-        if self._left is not None:
-            self.is_cut = len(part) > self._left
-            part = part[: self._left]
-            self._left -= len(part)
-        self.parts.append(part)
-        return len(part)
-
-
 def _add_header(line: bytes, found: dict[str, str]) -> None:
     text = line.decode("latin-1").strip()
     if text.startswith("HTTP/"):
@@ -184,6 +193,13 @@ def _check(status: int) -> None:
     if status < 500 and status not in LATER:
         raise RefusedError(text)
     raise OSError(text)
+
+
+def _range(wanted: Range) -> dict[str, str]:
+    """Return the header that asks for a range, none for a whole object."""
+    if wanted.size is None:
+        return {}
+    return {"Range": f"bytes={wanted.start}-{wanted.start + wanted.size - 1}"}
 
 
 def _condition(wanted: Range) -> dict[str, str]:
