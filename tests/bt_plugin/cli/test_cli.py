@@ -77,7 +77,7 @@ def test_check_refuses(
 
 def test_demo_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo-data", str(tmp_path / "demo")]) == 0
-    assert "2080 images written" in capsys.readouterr().out
+    assert "3120 images written" in capsys.readouterr().out
     assert main(["demo-data", str(tmp_path / "demo")]) == 0
     assert "already there" in capsys.readouterr().out
     (tmp_path / "full").mkdir()

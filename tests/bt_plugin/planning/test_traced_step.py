@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 
 from bt_plugin import BarlowTwinsLoss, build_backbone
@@ -70,6 +70,8 @@ def test_larger_networks(network: dict[str, Any], attention: bool, checkpointing
 def test_bf16() -> None:
     recipe = step_recipe(run__mixed_precision="bf16")
     traced = trace_step(recipe, micro_batch_size=8)
+    # A process has one state of Accelerate, and another test may have left one with float32.
+    AcceleratorState._reset_state(reset_partial_state=True)
     real = benchmark("measured_step").measured_step(recipe, with_peak=False)
     saved = sum(traced.activation_bytes.values())
     # Copies of the weights in bf16 are kept for the backward pass, too.
