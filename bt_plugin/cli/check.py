@@ -8,6 +8,7 @@ from typing import Any
 
 from bt_plugin import api
 from bt_plugin.cli.pretrain import add_recipe_arguments
+from bt_plugin.errors import UserError
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,4 +39,18 @@ def run(arguments: argparse.Namespace) -> None:
     print(
         f"# {plan.num_images} images{an_epoch}: {plan.steps_per_epoch} steps an epoch, {plan.total_steps} steps in all"
     )
-    print(f"# bt-plugin plan {shlex.quote(arguments.recipe)} computes the GPU memory and the time of this run")
+    print(f"# {_memory(arguments, plan.num_images)}")
+
+
+def _memory(arguments: argparse.Namespace, num_images: int) -> str:
+    """Return a line about the GPU memory of a rank."""
+    command = f"bt-plugin plan {shlex.quote(arguments.recipe)}"
+    try:
+        planned = api.plan(
+            arguments.recipe, arguments.overrides, world_size=arguments.world_size, num_images=num_images
+        )
+    except UserError:  # a network of the user's may read values, which plan does not have
+        return f"{command} says why the GPU memory of this run is not computed"
+    (total,) = (part.low for part in planned.memory if part.name == "total")
+    precision = planned.setup["mixed_precision"]
+    return f"{total:.1f} GiB of GPU memory on each rank with run.mixed_precision={precision}, by {command}"

@@ -52,7 +52,9 @@ def test_check_prints_what_a_recipe_means(small_recipe: Path, capsys: pytest.Cap
     output = capsys.readouterr().out
     assert "# 4 images a step on each of 2 rank(s)" in output
     assert "# 36 images: 4 steps an epoch, 12 steps in all" in output
-    assert f"# bt-plugin plan {small_recipe} computes the GPU memory" in output
+    planned = rf"# (\S+) GiB of GPU memory on each rank with run.mixed_precision=no, by bt-plugin plan {small_recipe}"
+    (gib,) = re.findall(planned, output)
+    assert 1 <= float(gib) < 2, "mostly the context of CUDA"
     assert main(["check", str(small_recipe), "optim.accumulation_steps=4"]) == 0
     assert "# 8 images a step on each of 1 rank(s), in 4 micro-batches of 2" in capsys.readouterr().out
     assert "backbone: torchvision/shufflenet_v2_x0_5" in output
@@ -166,6 +168,25 @@ def test_scan_of_shards_and_of_too_large_images(
     assert "96 x 96 pixels are more than max_pixels, 9215" in (tmp_path / "large" / "bad.csv").read_text()
     assert main(["scan", str(shard), "--max-pixels", "0"]) == 2
     assert "--max-pixels: 0 is not allowed; it must be 1 to 178956970" in capsys.readouterr().err
+
+
+def test_check_of_a_network_that_cannot_be_planned(
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nets_that_read.py").write_text("""
+import torch
+
+class Reads(torch.nn.Conv2d):
+    def forward(self, images):
+        features = super().forward(images)
+        return features if features.sum().item() > 0 else -features
+
+def build():
+    return Reads(3, 8, 3)
+""")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["check", str(small_recipe), "model.backbone=nets_that_read:build"]) == 0
+    assert f"# bt-plugin plan {small_recipe} says why the GPU memory of this run" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
