@@ -163,6 +163,8 @@ def _is_sharded(precision: str) -> bool:
 
 def _shard_on_cpu(accelerator: Accelerator) -> None:
     """Turn on FSDP on a CPU, for tests without a GPU. torch can shard there, but Accelerate does not."""
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    plugin = accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    if accelerator.mixed_precision != "no":
+        plugin.set_mixed_precision(accelerator.mixed_precision)  # as Accelerate does on GPUs
     for state in (AcceleratorState, PartialState):
         state._shared_state["distributed_type"] = DistributedType.FSDP

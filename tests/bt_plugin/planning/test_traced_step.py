@@ -238,3 +238,12 @@ def test_autocast_of_a_gpu() -> None:
         with GpuAutocast():
             assert nn.LayerNorm(4)(images).dtype == nn.GroupNorm(2, 4)(images).dtype == torch.float32
             assert nn.Linear(4, 4)(images).dtype == torch.bfloat16
+
+
+def test_sharded_weights_compute_in_bf16() -> None:
+    recipe = step_recipe(run__mixed_precision="bf16")
+    for fsdp in (False, True):
+        traced = trace_step(recipe, micro_batch_size=4, world_size=2, fsdp=fsdp)
+        low = sum(operation.flops for operation in traced.operations if operation.kind == "low")
+        # The loss computes in float32.
+        assert low > 0.9 * sum(operation.flops for operation in traced.operations), f"{fsdp=}"
