@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Kind = Literal["computed", "measured", "published", "assumed"]
 
@@ -28,17 +28,6 @@ class Quantity:
     unit: str
     kind: Kind
     source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {
-            "name": self.name,
-            "low": self.low,
-            "high": self.high,
-            "unit": self.unit,
-            "kind": self.kind,
-            "source": self.source,
-        }
 
 
 def quantity(name: str, value: float, unit: str, *, kind: Kind, source: str, high: float | None = None) -> Quantity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from bt_plugin.config.recipe import Recipe
@@ -101,7 +102,8 @@ def plan_run(
     step = traced(recipe)
     memory = step_memory(recipe, step)
     usable_gib = card.usable_gib
-    time = step_time(recipe, step, card, world_size=world_size, gpus_per_node=gpus_per_node)
+    timed = partial(step_time, recipe, step, world_size=world_size, gpus_per_node=gpus_per_node)
+    time = timed(card)
     return RunPlan(
         setup=_setup(recipe, card, world_size=world_size, gpus_per_node=gpus_per_node, fsdp=fsdp, micro=micro_batch),
         memory=[*memory.parts, memory.total, memory.allocated],
@@ -122,10 +124,7 @@ def plan_run(
                 else []
             ),
         ],
-        cards=[
-            _on_card(each, memory, step_time(recipe, step, each, world_size=world_size, gpus_per_node=gpus_per_node)[5])
-            for each in CARDS.values()
-        ],
+        cards=[_on_card(each, memory, timed(each).images_per_s) for each in CARDS.values()],
     )
 
 

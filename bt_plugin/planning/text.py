@@ -15,16 +15,6 @@ def plan_text(plan: RunPlan) -> str:
     return "\n".join(_lines(plan))
 
 
-def memory_line(plan: RunPlan) -> str:
-    """Return the memory of a plan in one sentence."""
-    setup, total = plan.setup, next(part for part in plan.memory if part.name == "total")
-    verdict = "fits" if plan.fits else "does not fit"
-    return (
-        f"a rank needs {total.low:.1f} GiB of GPU memory, computed on fake tensors, which {verdict} on"
-        f" {setup['gpu']['name']} ({setup['gpu']['memory_gib']:g} GiB)"
-    )
-
-
 def _lines(plan: RunPlan) -> Iterator[str]:
     setup = plan.setup
     ranks = f"{setup['world_size']} rank(s) on {setup['nodes']} host(s)"

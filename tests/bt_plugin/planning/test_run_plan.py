@@ -147,6 +147,13 @@ def test_names_of_cards(name: str) -> None:
     assert find_card(name).name in CARDS
 
 
+def test_ecc_takes_a_sixteenth_of_memory_that_has_no_bits_for_it() -> None:
+    """nvidia-smi reports 46,068 MiB of an L40S, 23,034 MiB of an L4 and 15,360 MiB of a T4."""
+    for name, reported_mib in (("l40s", 46068), ("l4", 23034), ("t4", 15360)):
+        assert find_card(name).usable_gib * 1024 == pytest.approx(reported_mib, rel=0.001)
+    assert find_card("h100").usable_gib > 78
+
+
 @pytest.mark.parametrize(
     ("gpu", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dali_pipelines.loaders import Batch
 from dali_pipelines.sources import ImageSource
 from dali_pipelines.storage import transfers
 from dali_pipelines.storage.options import Storage
+from dali_pipelines.storage.stores import Range
 from tests.dali_pipelines.conftest import SMALL, assert_same, chosen
 from tests.dataset_hub import NAME, TOKEN, DatasetHub, served
 from tests.tar_files import write_shard
@@ -187,6 +189,18 @@ def test_the_hub_is_asked_once_and_its_storage_gets_no_token(
     hub.commit = "b" * 40
     with pytest.raises(ValueError, match="does not exist"):
         open_source(f"hf://datasets/{NAME}@{'a' * 40}/list.csv")
+
+
+def test_a_known_address_of_the_hub_needs_no_thread(hub: DatasetHub, server: Nginx, folder: Path) -> None:
+    hub.needs_token = True
+    url = transfers.fixed_url(f"hf://datasets/{NAME}/s-0.tar")
+    wanted = Range(url, "", 512, 100, is_pinned=False)
+    got: queue.Queue[bytes | None] = queue.Queue()
+    assert not transfers.start(wanted, got.put), "the address must be waited for"
+    content = transfers.fetch(wanted)
+    assert transfers.start(wanted, got.put)
+    assert got.get(timeout=20) == content == (folder / "s-0.tar").read_bytes()[512:612]
+    assert "Bearer" not in server.log.read_text()
 
 
 def test_a_dataset_that_needs_a_token_says_so(hub: DatasetHub, monkeypatch: pytest.MonkeyPatch) -> None:
