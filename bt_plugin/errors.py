@@ -19,7 +19,7 @@ class LaunchError(UserError):
 
 
 class DivergenceError(UserError):
-    """A loss or gradient that is NaN or infinite for too many steps. Every rank raises it."""
+    """Values that are NaN or infinite: a loss or gradient for too many steps, or features. Every rank raises it."""
 
 
 class LostRankError(UserError):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bt_plugin.evaluation.finite import check_features
 from bt_plugin.runtime import collectives
 from dali_pipelines.eval_loader import EvalLoader
 
@@ -43,6 +44,9 @@ def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, devi
 
     Returns:
         The features of all ranks' images, on the CPU.
+
+    Raises:
+        DivergenceError: If features are NaN or infinite.
     """
     values, targets = [], []
     for images, labels, _ in loader:
@@ -54,7 +58,9 @@ def extract_features(embed: Callable[[Tensor], Tensor], loader: EvalLoader, devi
     n = sum(len(part.targets) for part in ranks)
     # Rank r has the images r, r + world_size, ...
     at = torch.cat([torch.arange(rank, n, collectives.world_size()) for rank in range(len(ranks))]).argsort()
-    return Features(torch.cat([part.values for part in ranks])[at], torch.cat([part.targets for part in ranks])[at])
+    features = Features(torch.cat([part.values for part in ranks])[at], torch.cat([part.targets for part in ranks])[at])
+    check_features(features.values)
+    return features
 
 
 class RawPixels(nn.Module):

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bt_plugin.config.evaluation_recipe import Linear
+from bt_plugin.errors import RecipeError
 from bt_plugin.evaluation.accuracy import Accuracy
 from bt_plugin.evaluation.features import Features
+from bt_plugin.evaluation.finite import check_outputs, nonfinite_rows
 
 # Fraction of the training images that chooses the learning rate.
 _HELD_OUT = 0.1
@@ -45,7 +47,16 @@ def linear_on_features(train: Features, val: Features, *, options: Linear, seed:
         val: Features and labels of all validation images.
         options: Section ``linear`` of the recipe.
         seed: Seed of the split and of the order.
+
+    Raises:
+        RecipeError: If there are fewer than two training images.
+        DivergenceError: If the chosen classifier's outputs are not finite.
     """
+    if len(train.targets) < 2:
+        raise RecipeError(
+            f"data.train: {len(train.targets)} image(s) are not enough for a linear classifier on cached features; use"
+            " two or more"
+        )
     mean, std = train.values.mean(dim=0), train.values.std(dim=0).clamp(min=1e-6)
     known, queries = ((features.values - mean) / std for features in (train, val))
     classes = int(max(train.targets.max(), val.targets.max())) + 1
@@ -54,12 +65,15 @@ def linear_on_features(train: Features, val: Features, *, options: Linear, seed:
     n_held_out = max(1, round(_HELD_OUT * len(order)))
     held_out, kept = order[:n_held_out], order[n_held_out:]
     heads = _trained(known[kept], train.targets[kept], classes, options, options.cached_lrs, generator)
-    shares = [_accuracy(head, known[held_out], train.targets[held_out]) for head in heads]
-    chosen_by = {lr: share.top1 / share.n for lr, share in zip(options.cached_lrs, shares)}
+    shares = [_share(head, known[held_out], train.targets[held_out]) for head in heads]
+    chosen_by = dict(zip(options.cached_lrs, shares))
     lr = max(options.cached_lrs, key=lambda rate: chosen_by[rate])
     # Train again, now with the held-out images too.
     (head,) = _trained(known, train.targets, classes, options, [lr], generator)
-    return LinearResult(_accuracy(head, queries, val.targets), lr, chosen_by)
+    with torch.no_grad():
+        logits = head(queries)
+    check_outputs(nonfinite_rows(logits), len(logits), key="linear.cached_lrs")
+    return LinearResult(_accuracy(logits, val.targets), lr, chosen_by)
 
 
 def _trained(
@@ -86,5 +100,12 @@ def _trained(
 
 
 @torch.no_grad()
-def _accuracy(head: nn.Linear, values: Tensor, targets: Tensor) -> Accuracy:
-    return Accuracy.of(head(values).argsort(dim=1, descending=True), targets)
+def _share(head: nn.Linear, values: Tensor, targets: Tensor) -> float:
+    """Return the top-1 accuracy, or 0 if the classifier diverged."""
+    logits = head(values)
+    accuracy = _accuracy(logits, targets)
+    return 0.0 if nonfinite_rows(logits) else accuracy.top1 / accuracy.n
+
+
+def _accuracy(logits: Tensor, targets: Tensor) -> Accuracy:
+    return Accuracy.of(logits.argsort(dim=1, descending=True), targets)

@@ -20,6 +20,7 @@ from bt_plugin.checkpoints.writer import CheckpointWriter
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe, Finetune, Supervised
 from bt_plugin.errors import DivergenceError, RecipeError
 from bt_plugin.evaluation.accuracy import Accuracy
+from bt_plugin.evaluation.finite import check_outputs, nonfinite_rows
 from bt_plugin.runtime import collectives
 from dali_pipelines.eval_loader import EvalLoader
 from dali_pipelines.loaders import TwoViewLoader
@@ -93,7 +94,7 @@ def train_classifier(
         folder: Folder of the results. A hidden folder in it contains the checkpoints and is removed at the end.
 
     Raises:
-        DivergenceError: If the loss is not finite.
+        DivergenceError: If the loss, or an output for a validation image, is not finite.
         CheckpointError: If a checkpoint cannot be written or restored.
     """
     groups = [{"params": list(model.head.parameters()), "base_lr": options.lr_classifier}]
@@ -115,7 +116,7 @@ def train_classifier(
         writer.settle()
     finally:
         writer.close()
-    accuracy = _accuracy(prepared, val, accelerator.device).over_ranks()
+    accuracy = _accuracy(prepared, val, accelerator.device, key=type(options).__name__.lower())
     if accelerator.is_main_process:
         shutil.rmtree(places)
     return accuracy
@@ -148,13 +149,18 @@ def _epoch(
 
 
 @torch.no_grad()
-def _accuracy(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accuracy:
+def _accuracy(model: nn.Module, loader: EvalLoader, device: torch.device, *, key: str) -> Accuracy:
+    """Return the accuracy on the images of all ranks."""
     model.eval()
-    total = Accuracy(0, 0, 0)
+    total, bad = Accuracy(0, 0, 0), 0
     for images, targets, _ in loader:
-        ranking = model(images.to(device)).argsort(dim=1, descending=True).cpu()
-        total = Accuracy(*(before + here for before, here in zip(total, Accuracy.of(ranking, targets))))
-    return total
+        logits = model(images.to(device))
+        bad += nonfinite_rows(logits)
+        here = Accuracy.of(logits.argsort(dim=1, descending=True).cpu(), targets)
+        total = Accuracy(*(before + each for before, each in zip(total, here)))
+    accuracy = total.over_ranks()
+    check_outputs(sum(collectives.all_gather_objects(bad)), accuracy.n, key=key)
+    return accuracy
 
 
 def _checkpoint_folder(folder: Path, backbone: nn.Module, recipe: EvaluationRecipe, options: Supervised) -> Path:

@@ -156,6 +156,13 @@ def test_a_loss_that_is_not_finite_ends_it(protocol: EvaluationRecipe, tmp_path:
         train(protocol, FINETUNE.model_copy(update={"lr_backbone": 1e20, "lr_classifier": 1e20}), tmp_path)
 
 
+def test_a_last_step_that_diverges_is_no_result(protocol: EvaluationRecipe, tmp_path: Path) -> None:
+    """The losses were finite, because the step after each of them is the one that diverges."""
+    options = FINETUNE.model_copy(update={"epochs": 1, "global_batch_size": 36, "lr_backbone": 1e30})
+    with pytest.raises(DivergenceError, match=r"^finetune: the outputs .* for 12 of 12 images; use lower"):
+        train(protocol, options, tmp_path)
+
+
 def test_the_head_begins_as_the_official_one() -> None:
     head = Classifier(nn.Identity(), 4096, classes=100, frozen=True).head
     assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
