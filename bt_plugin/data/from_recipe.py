@@ -195,7 +195,13 @@ def build_loader(recipe: Recipe, source: ImageSource, accelerator: Accelerator) 
 
 
 def build_eval_loader(
-    recipe: Recipe, source: ImageSource, device: torch.device, *, rank: int | None = None, world_size: int | None = None
+    recipe: Recipe,
+    source: ImageSource,
+    device: torch.device,
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+    batch_size: int | None = None,
 ) -> EvalLoader:
     """Build the loader of a run's evaluation images: resized and center-cropped.
 
@@ -207,10 +213,11 @@ def build_eval_loader(
         device: Device of the run.
         rank: Rank whose share of the images is loaded. Default: this process's rank.
         world_size: Number of ranks that share the images. Default: all ranks of the run.
+        batch_size: Images per batch, 1 or more. Default: eval.batch_size.
     """
     return EvalLoader(
         source,
-        recipe.eval.batch_size,
+        batch_size or recipe.eval.batch_size,
         recipe.preset.eval_params(),
         backend=backend_of(recipe.data, device),
         rank=rank,

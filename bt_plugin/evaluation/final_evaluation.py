@@ -95,7 +95,7 @@ def evaluate_finally(
     note("raw", without_projector(RawPixels()))
     if initialized is not None:
         note("initialized", without_projector(initialized.to(device).eval()))
-    for network, each in _networks(recipe, model, untrained.to(device), bank, device):
+    for network, each in _networks(recipe, model, untrained.to(device), train, device):
         note(network, accuracies(each.backbone) | (online.signs(each) if online is not None else {}))
     return found
 
@@ -119,13 +119,15 @@ def calibrate_batch_norm(network: nn.Module, loader: EvalLoader, device: torch.d
 
 
 def _networks(
-    recipe: Recipe, model: BarlowTwins, untrained: BarlowTwins, bank: ImageSource, device: torch.device
+    recipe: Recipe, model: BarlowTwins, untrained: BarlowTwins, train: ImageSource, device: torch.device
 ) -> Iterator[tuple[str, BarlowTwins]]:
     """Yield the networks to compare, in evaluation mode, with their names."""
     yield "untrained", untrained.eval()
+    # BatchNorm needs two images. An incomplete batch is left out, because its statistics would count as much as others.
+    batch_size, most = max(2, recipe.eval.batch_size), min(_CALIBRATION_IMAGES, len(train))
+    calibrating = at_most(train, most // batch_size * batch_size or most, recipe.run.seed)
     # Every rank estimates on the same images, so that all ranks have the same network.
-    calibrating = at_most(bank, _CALIBRATION_IMAGES, recipe.run.seed)
-    loader = build_eval_loader(recipe, calibrating, device, rank=0, world_size=1)
+    loader = build_eval_loader(recipe, calibrating, device, rank=0, world_size=1, batch_size=batch_size)
     calibrate_batch_norm(nn.Sequential(untrained.backbone, untrained.projector), loader, device)
     yield "calibrated", untrained.eval()
     yield "pretrained", model.eval()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bt_plugin.checkpoints.state import with_weights_of
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.evaluation.features import Features, RawPixels, extract_features
-from bt_plugin.evaluation.final_evaluation import FINAL_METRICS, calibrate_batch_norm, evaluate_finally
+from bt_plugin.evaluation.final_evaluation import FINAL_METRICS, _networks, calibrate_batch_norm, evaluate_finally
 from bt_plugin.evaluation.knn import knn_accuracy
 from bt_plugin.evaluation.online import OnlineEvaluation
 from bt_plugin.models.from_recipe import build_model
@@ -90,16 +90,20 @@ def test_features_are_the_same_on_two_ranks(small_data: Path) -> None:
         assert torch.equal(together.targets, alone.targets)
 
 
-def scores_of_rank(rank: int, data: Path) -> dict[str, dict[str, float] | None]:
-    """Of a trained network whose BatchNorm has the data's statistics on rank 0 and nonsense on the others."""
+def recipe_of(data: Path, **options: int) -> Recipe:
     content = {
         "data": {"train": str(data / "train"), "num_threads": 1},
         "views": {"both": {"size_px": 32}},
-        "model": {"backbone": "torchvision/shufflenet_v2_x0_5", "projector": [8]},
+        "model": {"backbone": "torchvision/shufflenet_v2_x0_5", "projector": [8, 8]},
         "run": {"output_dir": "unused"},
-        "eval": {"knn_k": 5},
+        "eval": {"knn_k": 5, **options},
     }
-    recipe = Recipe.model_validate(content)
+    return Recipe.model_validate(content)
+
+
+def scores_of_rank(rank: int, data: Path) -> dict[str, dict[str, float] | None]:
+    """Of a trained network whose BatchNorm has the data's statistics on rank 0 and nonsense on the others."""
+    recipe = recipe_of(data)
     train, val = image_folder(data / "train"), image_folder(data / "val")
     cpu = torch.device("cpu")
     model = build_model(recipe)
@@ -137,6 +141,19 @@ def test_two_ranks_evaluate_rank_0s_network(small_data: Path) -> None:
             assert scores["pretrained"] == scores["calibrated"] > max(0.5, scores["untrained"])
         else:
             assert scores["calibrated"] > 1.05 * scores["untrained"] > 1
+
+
+@pytest.mark.parametrize(("batch_size", "used"), [(1, 36), (5, 35), (16, 32), (35, 35), (256, 36)])
+def test_the_baseline_is_calibrated_on_whole_batches(small_data: Path, batch_size: int, used: int) -> None:
+    """A last batch of one image has no variance, and one of a few images would count as much as the others."""
+    recipe = recipe_of(small_data, batch_size=batch_size)
+    model, train = build_model(recipe), image_folder(small_data / "train")
+    seen: list[int] = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    networks = _networks(recipe, build_model(recipe), model, train, torch.device("cpu"))
+    assert [name for name, _ in networks] == ["untrained", "calibrated", "pretrained"]
+    assert sum(seen) == used
+    assert len(set(seen)) == 1 <= seen[0] - 1
 
 
 def test_calibration_gives_batchnorm_the_data_s_statistics(small_data: Path) -> None:
