@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from bt_plugin.config.data import Data
 from bt_plugin.config.run import ProcessOptions
-from bt_plugin.config.section import Paths, PathText, Positive, Rate, Section
+from bt_plugin.config.section import Paths, PathText, Positive, Rate, Section, Temperature
 from dali_pipelines.views.params import IMAGENET_MEAN, IMAGENET_STD, EvalParams, Preset, ViewParams
 
 
@@ -79,7 +79,7 @@ class Knn(Section):
 
     k: Positive = 20
     """Number k of nearest neighbors that vote."""
-    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.1
+    temperature: Temperature = 0.1
     """Temperature of the vote of a neighbor, whose weight is exp(cosine similarity / temperature)."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bt_plugin.config.section import PathText, Positive, Rate, Section
+from bt_plugin.config.section import PathText, Positive, Rate, Section, Temperature
 
 
 class ProcessOptions(Section):
@@ -72,16 +72,16 @@ class Eval(Section):
     every_epochs: Positive | None = None
     """Epochs between two evaluations during training: kNN, an online linear probe, and metrics that need no labels.
     The weights of the run are bit-identical with and without evaluation. `null`: no evaluation during training."""
-    online_images: Positive = 2048
-    """Images of `data.train`, and as many of `data.val`, that an evaluation during training uses. If there are more, a
-    random subset is drawn."""
+    online_images: Annotated[int, Field(ge=2, le=10**9)] = 2048
+    """Images of `data.train`, and as many of `data.val`, that an evaluation during training uses, 2 or more and one for
+    each rank. If there are more, a random subset is drawn."""
     probe_lr: Rate = 0.1
     """Learning rate of the online linear probe."""
     knn: bool = True
     """Whether the run ends with a kNN evaluation on `data.val`."""
     knn_k: Positive = 20
     """Number k of nearest neighbors that vote."""
-    knn_temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.1
+    knn_temperature: Temperature = 0.1
     """Temperature of the vote of a neighbor, whose weight is exp(cosine similarity / temperature)."""
     knn_bank_images: Positive = 50_000
     """Training images among which neighbors are searched. If there are more, a random subset is drawn."""

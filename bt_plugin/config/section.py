@@ -12,6 +12,8 @@ from dali_pipelines.storage.urls import check_url, is_url
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 # The largest values of float32 are about 3.4e38.
 Rate = Annotated[float, Field(ge=0, le=1e38)]
+# A neighbor's vote is at most exp(1 / temperature). Below 0.011 it exceeds float32, and a smaller one becomes NaN.
+Temperature = Annotated[float, Field(ge=0.02, le=1e6)]
 
 
 def _without_secret(path: str) -> str:

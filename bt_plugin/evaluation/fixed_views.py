@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.data.from_recipe import backend_of
+from bt_plugin.evaluation.finite import check_features
 from bt_plugin.evaluation.subsets import at_most
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.monitoring.snapshot import Array
@@ -46,7 +47,8 @@ class TwoViews(NamedTuple):
 class FixedViews:
     """The views of an evaluation, drawn as in training. Images and random numbers are the same each time.
 
-    They are also the same on any number of ranks that divides eval.batch_size. An incomplete batch is left out.
+    They are also the same on any number of ranks that divides eval.batch_size, or the number of images if that is
+    smaller. An incomplete batch is left out.
 
     Args:
         recipe: Recipe of the run, which has the views and the seed.
@@ -91,10 +93,12 @@ class FixedViews:
             model: Model in evaluation mode, on the device.
 
         Returns:
-            (n, q, D) float32 on the device, of n images of all ranks, at most 256, with q = 8 views. Half of the views
-            of an image are drawn as view a and half as view b.
+            (n, q, D) float32 on the device, of n images of all ranks, with q = 8 views. n is at most 256, or the number
+            of ranks if that is larger. Half of the views of an image are drawn as view a and half as view b.
         """
-        loader = self._loader(at_most(self._train, _LIDAR_IMAGES, self._recipe.run.seed), draws=_LIDAR_DRAWS)
+        # Each rank needs an image.
+        most = max(_LIDAR_IMAGES, collectives.world_size())
+        loader = self._loader(at_most(self._train, most, self._recipe.run.seed), draws=_LIDAR_DRAWS)
         parts = [
             [torch.stack([model.projector(model.backbone(view.to(self._device))) for view in views], dim=1)]
             for views, _, _ in loader
@@ -122,4 +126,7 @@ class FixedViews:
         """Return the batches of all ranks, one tensor for each column, on the device."""
         mine = [torch.cat(columns).float().cpu() for columns in zip(*parts)]
         ranks = zip(*collectives.all_gather_objects(mine))
-        return [torch.cat(columns).to(self._device) for columns in ranks]
+        gathered = [torch.cat(columns).to(self._device) for columns in ranks]
+        for values in gathered:
+            check_features(values)
+        return gathered

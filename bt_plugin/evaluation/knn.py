@@ -19,7 +19,8 @@ def knn_accuracy(bank: Features, queries: Features, *, k: int = 20, temperature:
         bank: Features and labels of the images among which neighbors are searched.
         queries: Features and labels of the images to classify.
         k: Number of neighbors that vote, 1 or more. If the bank has fewer images, all of them vote.
-        temperature: Temperature of the vote, above 0. Its weight is exp(cosine similarity / temperature).
+        temperature: Temperature of the vote, 0.02 or more, because votes are float32. The weight of a vote is
+            exp(cosine similarity / temperature).
 
     Raises:
         ValueError: If the bank or the queries have no labels.

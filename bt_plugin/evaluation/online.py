@@ -23,6 +23,7 @@ from bt_plugin.evaluation.spectrum import effective_rank, lidar, rankme, singula
 from bt_plugin.evaluation.subsets import at_most
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.monitoring.snapshot import BIN_EDGES, SIDE, Array, CorrelationSnapshot
+from bt_plugin.runtime import collectives
 from dali_pipelines.sources import ImageSource
 
 
@@ -66,7 +67,8 @@ class OnlineEvaluation:
         self._build = build
         self._device = device
         self._probe = probe
-        most, seed = recipe.eval.online_images, recipe.run.seed
+        # Each rank needs an image.
+        most, seed = max(recipe.eval.online_images, collectives.world_size()), recipe.run.seed
         self._train = at_most(train, most, seed)
         self._views = FixedViews(recipe, self._train, device)
         labelled = val is not None and val.has_labels and train.has_labels

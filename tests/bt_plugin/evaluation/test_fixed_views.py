@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bt_plugin.config.recipe import Recipe
+from bt_plugin.evaluation import fixed_views
 from bt_plugin.evaluation.features import RawPixels
 from bt_plugin.evaluation.fixed_views import FixedViews
+from bt_plugin.evaluation.online import OnlineEvaluation
 from bt_plugin.evaluation.retrieval import view_retrieval
 from bt_plugin.evaluation.spectrum import lidar
 from bt_plugin.models.from_recipe import build_model
@@ -55,6 +58,26 @@ def test_two_ranks_have_the_views_of_one(small_data: Path, seed: int, batch_size
         torch.testing.assert_close(in_order(each_embeddings), in_order(embeddings))
         assert view_retrieval(*each_features) == view_retrieval(*features)
         assert lidar(each_embeddings) == pytest.approx(lidar(embeddings), rel=1e-4)
+
+
+def looked_at(rank: int, data: Path) -> dict[str, float]:
+    _, recipe = views_of(data, 0, 16)
+    recipe = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"online_images": 2})})
+    train = image_folder(data / "train")
+    online = OnlineEvaluation(
+        recipe, partial(build_model, recipe), train, val=None, device=torch.device("cpu"), probe=None
+    )
+    # The process runs other tests afterwards.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fixed_views, "_LIDAR_IMAGES", 2)
+        return online.run(build_model(recipe)).values
+
+
+@pytest.mark.distributed
+def test_more_ranks_than_images_take_one_each(small_data: Path) -> None:
+    values, *others = run_ranks(3, looked_at, small_data)
+    assert values["view_retrieval_images"] == 3
+    assert all(other == values for other in others)
 
 
 def test_an_incomplete_batch_is_left_out(small_data: Path) -> None:

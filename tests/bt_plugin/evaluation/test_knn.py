@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bt_plugin.checkpoints.state import with_weights_of
+from bt_plugin.config.evaluation_recipe import Knn
 from bt_plugin.config.recipe import Recipe
+from bt_plugin.config.run import Eval
 from bt_plugin.evaluation.features import Features, RawPixels, extract_features
 from bt_plugin.evaluation.final_evaluation import FINAL_METRICS, _networks, calibrate_batch_norm, evaluate_finally
 from bt_plugin.evaluation.knn import knn_accuracy
@@ -58,6 +61,19 @@ def test_knn_is_the_weighted_vote(device: str) -> None:
     there = [features.to(torch.device("cuda" if device == "gpu" else "cpu")) for features in (bank, queries)]
     assert top1(*there, k=20, temperature=0.1) == pytest.approx(expected)
     assert top1(*there, k=1000) == pytest.approx(by_hand(bank, queries, 200, 0.1))
+
+
+def test_the_smallest_temperature_is_the_vote_of_the_nearest() -> None:
+    """The weights of votes are float32. Below the smallest temperature of a recipe they would overflow."""
+    generator = torch.Generator().manual_seed(0)
+    bank = Features(torch.randn(60, 8, generator=generator), torch.arange(60) % 3)
+    queries = Features(torch.nn.functional.normalize(bank.values) + 1e-3, bank.targets)
+    for k in (20, 60):
+        assert top1(bank, queries, k=k, temperature=0.02) == by_hand(bank, queries, k, 0.02) == 1
+    with pytest.raises(ValidationError, match="temperature"):
+        Knn(temperature=0.011)
+    with pytest.raises(ValidationError, match="knn_temperature"):
+        Eval(knn_temperature=0.011)
 
 
 def test_knn_without_labels_is_refused() -> None:
