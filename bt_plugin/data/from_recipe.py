@@ -87,6 +87,12 @@ def open_pair(
     known = open_named("data.train", data.train, data, data.weights, given=train)
     if val is None and data.val is None:
         return known, None
+    if val is None and train is None and data.val == data.train and collectives.is_main():
+        logger.warning(
+            "data.val: %s is data.train too. Its accuracies say nothing about other images. Set data.val to images that"
+            " are not in data.train",
+            text_of(data.train),
+        )
     queries = open_named("data.val", data.val or "", with_range_of(data, known), given=val)
     check_same_depth(known, queries)
     return known, queries

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from bt_plugin.config.data import Data
 from bt_plugin.config.evaluation_recipe import EvaluationRecipe
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.data.from_recipe import build_loader, open_sources, with_classes_of
+from bt_plugin.data.from_recipe import build_loader, open_pair, open_sources, with_classes_of
 from bt_plugin.errors import RecipeError
 from bt_plugin.evaluation import run
 from bt_plugin.evaluation.subsets import at_most
@@ -149,6 +150,14 @@ def test_what_is_wrong_in_a_list_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / "bare" / "1.png", PIXELS)
     with pytest.raises(RecipeError, match=r"data\.train: the images of \[.*bare\] have no classes"):
         run._sources(protocol((folder, str(tmp_path / "bare")), folder))
+
+
+def test_validation_on_the_training_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = (str(write_tree(tmp_path / name, "a")) for name in ("one", "two"))
+    open_pair(Data(train=one, val=two))
+    assert not caplog.messages
+    open_pair(Data(train=one, val=one))
+    assert [message.split(". ")[0] for message in caplog.messages] == [f"data.val: {one} is data.train too"]
 
 
 def test_windows_are_for_images_in_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
