@@ -119,14 +119,17 @@ def _evaluation(recipe: Recipe, summary: dict[str, Any]) -> str:
     columns, rows = accuracy_table(summary)
     if not columns:
         return "## Evaluation\n\nThe run has no evaluation.\n"
-    val = _shortened(recipe.data.val or recipe.data.train)
-    explained = (
-        f"Labeled images: {val}. kNN: k {recipe.eval.knn_k}, temperature {recipe.eval.knn_temperature}. Intervals: 95"
-        " %, over the choice of the images. The calibrated network is the untrained one with BatchNorm statistics"
-        " re-estimated on training images.\n"
-    )
+    knn, linear, retrieval = (summary.get(key) for key in ("knn_top1", "linear_top1", "view_retrieval_top1"))
+    sentences = {
+        f"Labeled images: {_shortened(recipe.data.val or '')}.": recipe.data.val and (knn or linear),
+        f"kNN: k {recipe.eval.knn_k}, temperature {recipe.eval.knn_temperature}.": knn,
+        "View retrieval: the share of training images whose other view is the nearest one.": retrieval,
+        "Intervals: 95 %, over the choice of the images.": True,
+        "The calibrated network is the untrained one with BatchNorm statistics re-estimated on training images.": True,
+    }
+    explained = " ".join(sentence for sentence, applies in sentences.items() if applies)
     heading = ("network", *(" ".join(filter(None, column)) for column in columns))
-    return _table("Evaluation", heading, dict(rows)) + f"\n{explained}"
+    return _table("Evaluation", heading, dict(rows)) + f"\n{explained}\n"
 
 
 def _shortened(paths: str | tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from PIL import Image
 from torchvision import models
 
 from bt_plugin.config.optim import Optim
+from bt_plugin.config.recipe import Recipe
 from bt_plugin.formats import convert
-from bt_plugin.formats.card import _rates, _shortened
+from bt_plugin.formats.card import _evaluation, _rates, _shortened
 from bt_plugin.formats.hf import crop_pct
 from bt_plugin.weights.export_folder import write_imported_export
 from bt_plugin.weights.read_weights import read_weights
@@ -82,6 +84,23 @@ def test_the_model_card_says_what_the_files_say(run18: Path, tmp_path: Path) -> 
     ):
         assert row in card
     assert "mean (0.485, 0.456, 0.406)" in card
+
+
+@pytest.mark.parametrize(
+    ("results", "sentences"),
+    [
+        ({"view_retrieval_top1": {"raw": 0.5}, "view_retrieval_images": 4}, {"View"}),
+        ({"knn_top1": {"raw": 0.5}, "val_images": 4}, {"Labeled", "kNN:"}),
+        ({"linear_top1": {"raw": 0.5}, "val_images": 4}, {"Labeled"}),
+    ],
+)
+def test_a_model_card_explains_the_accuracies_that_it_has(results: dict[str, Any], sentences: set[str]) -> None:
+    content = {"data": {"train": "mine"}, "run": {"output_dir": "run"}}
+    if "val_images" in results:
+        content["data"]["val"] = "mine/val"
+    text = _evaluation(Recipe.model_validate(content), results)
+    explained = text.rpartition("|\n")[2]
+    assert {word for word in ("Labeled", "kNN:", "View") if word in explained} == sentences
 
 
 def test_a_model_card_has_the_rate_of_its_optimizer() -> None:
