@@ -99,4 +99,5 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
     share = hits / n
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # In exact arithmetic 0 and 1 are bounds of their own intervals. Rounding must not leave them outside.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

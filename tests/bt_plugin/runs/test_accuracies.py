@@ -12,6 +12,14 @@ def test_the_interval_is_wilsons(hits: int, n: int) -> None:
     assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
+def test_the_interval_contains_the_share_in_spite_of_rounding() -> None:
+    for n in range(1, 200):
+        for hits in (0, 1, n - 1, n):
+            low, high = wilson(hits, n)
+            assert low <= hits / n <= high
+    assert wilson(4, 4)[1] == 1
+
+
 def test_a_table_has_the_accuracies_that_were_measured() -> None:
     knn = {"pretrained": 0.8, "raw": 0.5}
     summary = {"knn_top1": knn, "val_images": 1000, "linear_top1": None, "view_retrieval_top1": {"raw": 0.25}}
