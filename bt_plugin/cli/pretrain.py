@@ -59,7 +59,7 @@ def print_summary(summary: Summary) -> None:
     print(f"  report     bt-plugin report {shlex.quote(run_dir)}")
     _print_accuracies(summary)
     if summary.knn_top1 is None:
-        print("kNN evaluation is off: it needs eval.knn, and class folders in both data.train and data.val")
+        print("kNN evaluation is off: it needs eval.knn, and labels of the same classes in data.train and data.val")
 
 
 def _print_accuracies(summary: Summary) -> None:

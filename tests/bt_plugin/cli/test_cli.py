@@ -218,4 +218,4 @@ def test_the_end_of_a_run_prints_accuracies_with_intervals(
     print_summary(Summary(**content | none))
     printed = capsys.readouterr().out
     assert "accuracy" not in printed
-    assert "kNN evaluation is off" in printed
+    assert "kNN evaluation is off: it needs eval.knn, and labels of the same classes" in printed
