@@ -43,8 +43,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _memory(arguments: argparse.Namespace, num_images: int) -> str:
-    """Return a line about the GPU memory of a rank."""
-    command = f"bt-plugin plan {shlex.quote(arguments.recipe)}"
+    """Return a line about the GPU memory of a rank, with the command that computes it."""
+    options = [f"--world-size={arguments.world_size}"] if arguments.world_size > 1 else []
+    if arguments.num_images is not None:
+        options.append(f"--num-images={arguments.num_images}")
+    command = f"bt-plugin plan {shlex.join([arguments.recipe, *arguments.overrides, *options])}"
     try:
         planned = api.plan(
             arguments.recipe, arguments.overrides, world_size=arguments.world_size, num_images=num_images

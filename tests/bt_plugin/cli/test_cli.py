@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -55,10 +56,21 @@ def test_check_prints_what_a_recipe_means(small_recipe: Path, capsys: pytest.Cap
     planned = rf"# (\S+) GiB of GPU memory on each rank with run.mixed_precision=no, by bt-plugin plan {small_recipe}"
     (gib,) = re.findall(planned, output)
     assert 1 <= float(gib) < 2, "mostly the context of CUDA"
+    assert output.endswith(f"by bt-plugin plan {small_recipe} --world-size=2\n")
     assert main(["check", str(small_recipe), "optim.accumulation_steps=4"]) == 0
     assert "# 8 images a step on each of 1 rank(s), in 4 micro-batches of 2" in capsys.readouterr().out
     assert "backbone: torchvision/shufflenet_v2_x0_5" in output
     assert "blur_sigma_px: [0.1, 2.0]" in output
+
+
+def test_check_names_the_plan_of_its_memory(small_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["model.projector=[64, 8192, 8192]", "--world-size", "2", "--num-images", "40"]
+    assert main(["check", str(small_recipe), *changes]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    _, command = line.split("by bt-plugin ")
+    assert main([*shlex.split(command), "--json"]) == 0
+    (total,) = [part["low"] for part in json.loads(capsys.readouterr().out)["memory"] if part["name"] == "total"]
+    assert line.startswith(f"# {total:.1f} GiB of GPU memory")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +198,8 @@ def build():
 """)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["check", str(small_recipe), "model.backbone=nets_that_read:build"]) == 0
-    assert f"# bt-plugin plan {small_recipe} says why the GPU memory of this run" in capsys.readouterr().out
+    command = f"bt-plugin plan {small_recipe} model.backbone=nets_that_read:build"
+    assert f"# {command} says why the GPU memory of this run" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
