@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -34,21 +35,34 @@ class _Remedy(NamedTuple):
 
 
 def advice(
-    recipe: Recipe, memory: Memory, *, usable_gib: float, world_size: int, fsdp: bool, measure: Measure
+    recipe: Recipe,
+    memory: Memory,
+    *,
+    most: int,
+    usable_gib: float,
+    world_size: int,
+    fsdp: bool,
+    measure: Measure,
+    largest: Callable[[Recipe], int],
 ) -> list[str]:
     """Return what to change, one sentence each, the cheapest first. Nothing if the step fits.
 
     Args:
         recipe: Recipe of the run.
         memory: Memory of its step.
+        most: Most images of one forward pass that fit.
         usable_gib: Memory of the GPU that can be used, in GiB.
         world_size: Number of ranks.
         fsdp: Whether the ranks shard the weights.
         measure: Function that returns the memory of a changed recipe.
+        largest: Function that returns the most images of one forward pass that fit with a changed recipe.
     """
     if memory.total.low <= usable_gib:
         return []
-    remedies = list(_remedies(recipe, memory, usable_gib=usable_gib, world_size=world_size, measure=measure))
+    accumulated = partial(_accumulated, usable_gib=usable_gib, world_size=world_size, measure=measure)
+    remedies = list(
+        _remedies(recipe, most=most, usable_gib=usable_gib, measure=measure, largest=largest, accumulated=accumulated)
+    )
     found = [f"The step does not fit: it needs {memory.total.low:.1f} GiB of {usable_gib:.1f}."]
     found += [remedy.said(usable_gib) for remedy in remedies]
     state_gib = memory.fixed_gib - CONTEXT_GIB
@@ -65,7 +79,13 @@ def advice(
 
 
 def _remedies(
-    recipe: Recipe, memory: Memory, *, usable_gib: float, world_size: int, measure: Measure
+    recipe: Recipe,
+    *,
+    most: int,
+    usable_gib: float,
+    measure: Measure,
+    largest: Callable[[Recipe], int],
+    accumulated: Callable[[Recipe, list[str], int], Iterator[_Remedy]],
 ) -> Iterator[_Remedy]:
     """Yield each remedy alone, and all together if none fits."""
     together, keys = recipe, []
@@ -78,16 +98,14 @@ def _remedies(
         yield remedy
         together, fits = changed(together), fits or remedy.needed_gib <= usable_gib
         keys.append(key)
-    most = memory.largest_micro_batch(usable_gib)
-    for remedy in _accumulated(recipe, [], most, usable_gib=usable_gib, world_size=world_size, measure=measure):
+    for remedy in accumulated(recipe, [], most):
         yield remedy
         fits = fits or remedy.needed_gib <= usable_gib
     if not fits and keys:
-        needed = measure(together)
-        yield _Remedy(" and ".join(keys), "costs what each of them costs", needed.total.low)
-        if needed.total.low > usable_gib:
-            most = needed.largest_micro_batch(usable_gib)
-            yield from _accumulated(together, keys, most, usable_gib=usable_gib, world_size=world_size, measure=measure)
+        needed_gib = measure(together).total.low
+        yield _Remedy(" and ".join(keys), "costs what each of them costs", needed_gib)
+        if needed_gib > usable_gib:
+            yield from accumulated(together, keys, largest(together))
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[str, str, Callable[[Recipe], Recipe]]]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bt_plugin.config.recipe import Recipe
-from bt_plugin.errors import UserError
+from bt_plugin.errors import RecipeError
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.from_recipe import build_model
 from bt_plugin.models.memory_format import lay_out
@@ -30,9 +31,9 @@ def build_without_memory(
     try:
         with torch.device("meta"):
             model = make()
-    except UserError:
+    except RecipeError:
         raise
-    except Exception:  # some networks read the values of their weights while they are built
+    except Exception:  # some networks read values while they are built, or while their features are counted
         model = make()
     return lay_out(model, recipe.run.memory_format, by_layer=False) if laid_out else model
 
@@ -79,6 +80,23 @@ def _fake(tensor: Tensor, address: int | None) -> Tensor:
     if address is not None:
         parameter.data_ptr = lambda: address  # type: ignore[method-assign]
     return parameter
+
+
+class WithoutResults(TorchDispatchMode):
+    """A context that skips operations which only change tensors in place, such as the steps of torch's optimizers.
+
+    torch runs those that it has no shapes for on real tensors, with the memory of all weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.namespace == "aten" and not func._schema.returns:
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 class GpuAutocast(TorchFunctionMode):

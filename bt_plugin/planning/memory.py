@@ -1,4 +1,4 @@
-"""The GPU memory of a rank at the peak of a step, by part, and the largest micro-batch that fits."""
+"""The GPU memory of a rank at the peak of a step, by part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIB = 2**30
 # the context.
 CONTEXT_GIB = 1.0
 # Blocks of the caching allocator that are free and too small or too scattered to be used.
-_FRAGMENTATION = 0.05
+FRAGMENTATION = 0.05
 # A decoded image of ImageNet has about this many bytes: 500 x 375 px, three channels.
 _DECODED_BYTES = 500 * 375 * 3
 
@@ -42,23 +42,12 @@ class Memory(NamedTuple):
         total: Their sum, in GiB.
         allocated: What torch.cuda.max_memory_allocated would report, in GiB.
         fixed_gib: What does not grow with the micro-batch.
-        per_image_gib: What each further image of the micro-batch adds.
     """
 
     parts: list[Quantity]
     total: Quantity
     allocated: Quantity
     fixed_gib: float
-    per_image_gib: float
-
-    def largest_micro_batch(self, usable_gib: float) -> int:
-        """Return the most images of one forward pass that fit, 0 if two do not.
-
-        Args:
-            usable_gib: Memory of the GPU that is free, in GiB.
-        """
-        most = int((usable_gib - self.fixed_gib) / self.per_image_gib)
-        return most if most >= 2 else 0
 
 
 def step_memory(recipe: Recipe, traced: TracedStep) -> Memory:
@@ -76,15 +65,15 @@ def step_memory(recipe: Recipe, traced: TracedStep) -> Memory:
         if size
     ]
     allocated_gib = sum(at_peak.values()) / GIB
-    loader = _loader_gib(recipe, n * recipe.optim.accumulation_steps)
+    loader = loader_gib(recipe, n * recipe.optim.accumulation_steps)
     extra: list[tuple[str, float, Kind, str]] = [
         ("loader on the GPU", loader, "assumed", _loader_source(recipe)),
         ("CUDA context, cuBLAS and cuDNN", CONTEXT_GIB, "assumed", "a typical size"),
-        ("fragmentation", _FRAGMENTATION * allocated_gib, "assumed", f"{_FRAGMENTATION:.0%} of what torch allocates"),
+        ("fragmentation", FRAGMENTATION * allocated_gib, "assumed", f"{FRAGMENTATION:.0%} of what torch allocates"),
     ]
     parts += [quantity(name, size, "GiB", kind=kind, source=source) for name, size, kind, source in extra]
     total_gib = sum(part.low for part in parts)
-    growing_gib = sum(at_peak.get(part, 0) for part in _GROWING) / GIB * (1 + _FRAGMENTATION) + loader
+    growing_gib = sum(at_peak.get(part, 0) for part in _GROWING) / GIB * (1 + FRAGMENTATION) + loader
     return Memory(
         parts=parts,
         total=quantity("total", total_gib, "GiB", kind="computed", source="the sum; assumed parts are marked"),
@@ -92,29 +81,46 @@ def step_memory(recipe: Recipe, traced: TracedStep) -> Memory:
             "allocated by torch", allocated_gib, "GiB", kind="computed", source="the traced step, at its peak"
         ),
         fixed_gib=total_gib - growing_gib,
-        per_image_gib=growing_gib / n,
     )
 
 
 def _with_all_micro_batches(recipe: Recipe, traced: TracedStep) -> dict[str, int]:
     """Return the bytes at the peak, by part, of a step with all micro-batches.
 
-    Views and embeddings of all micro-batches, and the embeddings' gradients, are kept until the step ends. The peak is
-    either in a backward pass or in the loss, which then has no activations next to it.
+    The peak is either in a backward pass or in the loss, which then has no activations next to it.
     """
-    more = recipe.optim.accumulation_steps - traced.micro_batches
-    in_backward = dict(traced.peak_bytes)
-    views = in_backward.get("views", 0) // traced.micro_batches
-    in_backward["views"] = views * recipe.optim.accumulation_steps
-    # Embeddings by micro-batch, the same joined, and their gradients.
-    in_backward[TEMPORARY] = in_backward.get(TEMPORARY, 0) + 3 * more * traced.embedding_bytes
-    embeddings = 2 * recipe.optim.accumulation_steps * traced.embedding_bytes
-    in_loss = {**traced.kept_bytes, "views": in_backward["views"], "loss": traced.loss_bytes + embeddings}
+    further_in_backward, further_in_loss = of_further_micro_batches(recipe, traced)
+    views = traced.peak_bytes.get("views", 0) // traced.micro_batches * recipe.optim.accumulation_steps
+    more_views = views - traced.peak_bytes.get("views", 0)
+    in_backward = {**traced.peak_bytes, "views": views}
+    in_backward[TEMPORARY] = in_backward.get(TEMPORARY, 0) + further_in_backward - more_views
+    of_embeddings = 2 * traced.micro_batches * traced.embedding_bytes + further_in_loss - more_views
+    in_loss = {**traced.kept_bytes, "views": views, "loss": traced.loss_bytes + of_embeddings}
     return max(in_backward, in_loss, key=lambda parts: sum(parts.values()))
 
 
-def _loader_gib(recipe: Recipe, n: int) -> float:
-    """Return the estimated memory of batches in flight, and of DALI's pools."""
+def of_further_micro_batches(recipe: Recipe, traced: TracedStep) -> tuple[int, int]:
+    """Return the bytes that micro-batches add which were not traced: in a backward pass, and in the loss.
+
+    Views and embeddings of all micro-batches, and the embeddings' gradients, are kept until the step ends.
+
+    Args:
+        recipe: Recipe of the run.
+        traced: Its traced step.
+    """
+    more = recipe.optim.accumulation_steps - traced.micro_batches
+    views = traced.peak_bytes.get("views", 0) // traced.micro_batches
+    # Embeddings by micro-batch, the same joined, and later their gradients.
+    return more * (views + 3 * traced.embedding_bytes), more * (views + 2 * traced.embedding_bytes)
+
+
+def loader_gib(recipe: Recipe, n: int) -> float:
+    """Return the estimated memory of batches in flight, and of DALI's pools.
+
+    Args:
+        recipe: Recipe of the run.
+        n: Images of a step on this rank.
+    """
     views_bytes = sum(view.channels * view.size_px**2 for view in recipe.preset.views) * n
     batches = recipe.data.prefetch
     if recipe.data.backend == "native":

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+
+from bt_plugin.planning.flop_formulas import FLOP_FORMULAS
 
 T = TypeVar("T")
 
@@ -65,31 +66,6 @@ class Collective(NamedTuple):
     waits: bool
 
 
-_ATEN = torch.ops.aten
-
-
-def _convolution_backward(
-    gradient: Tensor, images: Tensor, weight: Tensor, *options: Any, out_val: Any, **further: Any
-) -> int:
-    groups, wanted = options[6], options[7]
-    if groups == 1:
-        return int(flop_registry[_ATEN.convolution_backward](gradient, images, weight, *options, out_val=out_val))
-    # torch counts the gradient of the weights as if every output saw all inputs, 384 times too much for a ConvNeXt.
-    each = 2 * gradient.numel() * weight[0].numel()
-    return int(each * sum(wanted[:2]))
-
-
-# torch counts attention on GPUs only. The same formulas hold for its kernel on CPUs.
-_FORMULAS = {
-    **flop_registry,
-    _ATEN.convolution_backward: _convolution_backward,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        _ATEN._scaled_dot_product_flash_attention_backward
-    ],
-}
-
-
 class StepMeter(TorchDispatchMode):
     """A context that measures the operations inside.
 
@@ -106,11 +82,16 @@ class StepMeter(TorchDispatchMode):
         self.peak_bytes: dict[str, int] = {}
         """Bytes that were allocated at the peak, by part."""
         self._peak = 0
+        self.levels_bytes: list[int] = []
+        """Bytes that are allocated after each allocation, outside of functions that are measured on their own."""
+        self.outside_bytes = 0
+        """Bytes that were allocated when such a function was called."""
         self.phase: str = TEMPORARY
         """Part to which tensors belong that the backward pass needs."""
         self.operations: list[Operation] = []
         self.collectives: list[Collective] = []
         self._waits = False
+        self._is_paused = False
 
     def __enter__(self) -> StepMeter:
         resize = torch.UntypedStorage.resize_
@@ -139,6 +120,8 @@ class StepMeter(TorchDispatchMode):
         if any(kind.__name__ == "DTensor" for kind in types):
             return NotImplemented  # its local tensors come back here
         result = func(*args, **(kwargs or {}))
+        if self._is_paused:
+            return result
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if func.namespace == "c10d":
@@ -161,6 +144,7 @@ class StepMeter(TorchDispatchMode):
     def begin(self) -> None:
         """Forget the peak, the operations and the collectives so far."""
         self._peak, self.peak_bytes = 0, {}
+        self.levels_bytes.clear()
         self.operations.clear()
         self.collectives.clear()
 
@@ -183,6 +167,31 @@ class StepMeter(TorchDispatchMode):
                 self._waits = False
 
         return waited
+
+    def unseen(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return a function that is not measured."""
+
+        def called(*args: Any, **kwargs: Any) -> T:
+            self._is_paused = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._is_paused = False
+
+        return called
+
+    def on_its_own(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return a function whose memory is measured on its own, so that levels_bytes has no level of it."""
+
+        def called(*args: Any, **kwargs: Any) -> T:
+            begun = len(self.levels_bytes)
+            self.outside_bytes = sum(self.now_bytes.values())
+            try:
+                return function(*args, **kwargs)
+            finally:
+                del self.levels_bytes[begun:]
+
+        return called
 
     @property
     def flops(self) -> int:
@@ -231,6 +240,8 @@ class StepMeter(TorchDispatchMode):
     def _add(self, part: str, size: int) -> None:
         self.now_bytes[part] = self.now_bytes.get(part, 0) + size
         total = sum(self.now_bytes.values())
+        if size > 0:
+            self.levels_bytes.append(total)
         if total > self._peak:
             self._peak, self.peak_bytes = total, dict(self.now_bytes)
 
@@ -242,7 +253,7 @@ class StepMeter(TorchDispatchMode):
             return  # a view
         if not given or not (made or func._schema.is_mutable):
             return  # memory that is only allocated, or a question such as which device a tensor is on
-        formula: Callable[..., Any] | None = _FORMULAS.get(func._overloadpacket)
+        formula: Callable[..., Any] | None = FLOP_FORMULAS.get(func._overloadpacket)
         flops = int(formula(*args, **kwargs, out_val=result)) if formula else 0
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))
         products_of = next((tensor.dtype for tensor in given if tensor.is_floating_point()), None)

@@ -6,7 +6,7 @@ computes and sends is counted while it happens, in seconds, and on a machine wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -21,7 +21,8 @@ from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import RecipeError, UserError
 from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
 from bt_plugin.models.barlow_twins import BarlowTwins
-from bt_plugin.planning.fake_model import GpuAutocast, build_without_memory, fix, make_fake
+from bt_plugin.models.trial_forward import check_model
+from bt_plugin.planning.fake_model import GpuAutocast, WithoutResults, build_without_memory, fix, make_fake
 from bt_plugin.planning.fake_ranks import fake_rank, unverified
 from bt_plugin.planning.step_meter import Collective, Operation, StepMeter
 from bt_plugin.runtime import collectives
@@ -47,6 +48,8 @@ class TracedStep(NamedTuple):
         collectives: Collectives of the step.
         weights: Number of weights of the model, over all ranks if they are sharded.
         stored_bytes: Bytes of the model's parameters and buffers, over all ranks if they are sharded.
+        levels_bytes: Allocated bytes after each allocation of the step, in its order. Those in the loss are left out.
+        at_loss_bytes: Allocated bytes when the loss begins.
     """
 
     micro_batch_size: int
@@ -60,6 +63,8 @@ class TracedStep(NamedTuple):
     collectives: list[Collective]
     weights: int
     stored_bytes: int
+    levels_bytes: Sequence[int]
+    at_loss_bytes: int
 
 
 def trace_step(
@@ -91,20 +96,46 @@ def trace_step(
     n = micro_batch_size * recipe.optim.accumulation_steps
     with fake_rank(planned.run, world_size=world_size, fsdp=fsdp) as accelerator:
         model = build_without_memory(planned, build, laid_out=for_gpu and not accelerator.is_fsdp2)
-        loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
-        of_loss = loss_bytes(loss, n=n, d=recipe.model.projector[-1])
-        with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as emulated:
-            if for_gpu:
-                emulated.enter_context(GpuAutocast())
-            try:
+        of_loss = _of_loss(recipe, n)
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as emulated:
+                emulated.enter_context(WithoutResults())
+                if for_gpu:
+                    emulated.enter_context(GpuAutocast())
                 return _traced(planned, accelerator, model, micro_batch_size)._replace(loss_bytes=of_loss)
-            except UserError:
-                raise
-            except Exception as error:
-                raise RecipeError(
-                    f"model.backbone: {recipe.model.backbone} cannot be planned, because its step fails on tensors"
-                    f" without values: {str(error).strip().split(chr(10))[0]}. Measure it with bt-plugin bench on a GPU"
-                ) from error
+        except UserError:
+            raise
+        except Exception as error:
+            raise RecipeError(_explained(planned, build, error)) from error
+
+
+def _explained(recipe: Recipe, build: Callable[[], BarlowTwins] | None, error: Exception) -> str:
+    """Return why a step fails on fake tensors. Raise if it would fail in a run, too."""
+    check_model(recipe, build)
+    says = str(error).strip().split("\n")[0].rstrip(".")
+    return (
+        f"model.backbone: {recipe.model.backbone} cannot be planned, because its step fails on tensors without values:"
+        f" {says}. Measure it with bt-plugin bench on a GPU"
+    )
+
+
+def trace_loss(recipe: Recipe, *, micro_batch_size: int, world_size: int = 1) -> int:
+    """Return TracedStep.loss_bytes of a step, without tracing the rest of it.
+
+    Args:
+        recipe: Recipe of the run.
+        micro_batch_size: Images of one forward pass on this rank, 2 or more.
+        world_size: Number of ranks.
+    """
+    count = recipe.optim.accumulation_steps
+    run = _on_cpu(recipe, count, global_batch=recipe.optim.global_batch_size).run
+    with fake_rank(run, world_size=world_size, fsdp=False):
+        return _of_loss(recipe, micro_batch_size * count)
+
+
+def _of_loss(recipe: Recipe, n: int) -> int:
+    loss = BarlowTwinsLoss(recipe.loss.lambda_param, gather_distributed=True, form=recipe.loss.form)
+    return loss_bytes(loss, n=n, d=recipe.model.projector[-1])
 
 
 def _on_cpu(recipe: Recipe, micro_batches: int, *, global_batch: int) -> Recipe:
@@ -137,6 +168,7 @@ def _traced(recipe: Recipe, accelerator: Accelerator, model: BarlowTwins, n: int
             train_step = TrainStep(recipe, accelerator, model)
         # It reads the ranks' batch sizes, which are equal here.
         train_step._loss._check_sizes = lambda *_: None  # type: ignore[method-assign]
+        train_step._loss.terms = meter.on_its_own(train_step._loss.terms)  # type: ignore[method-assign]
         _mark_state(meter, train_step)
         activations = _follow(hooked, meter, train_step)
         batches = [_batch(recipe, n, meter) for _ in range(micro_batches)]
@@ -154,6 +186,8 @@ def _traced(recipe: Recipe, accelerator: Accelerator, model: BarlowTwins, n: int
             collectives=meter.collectives,
             weights=weights,
             stored_bytes=stored_bytes,
+            levels_bytes=tuple(meter.levels_bytes),
+            at_loss_bytes=meter.outside_bytes,
         )
 
 
@@ -209,6 +243,12 @@ def _follow(hooked: ExitStack, meter: StepMeter, train_step: TrainStep) -> dict[
         train_step.model.register_comm_hook(meter, lambda meter, bucket: _summed(meter, bucket))
     for name in ("all_reduce_sum_", "all_gather"):
         hooked.enter_context(patch.object(collectives, name, meter.waiting(getattr(collectives, name))))
+    if hasattr(train_step._plain, "reshard"):
+        # For each new operation DTensor asks for the shapes of whole tensors, which no rank has.
+        from torch.distributed.tensor._sharding_prop import ShardingPropagator as Shapes
+
+        asked = "_propagate_tensor_meta_non_cached"
+        hooked.enter_context(patch.object(Shapes, asked, meter.unseen(getattr(Shapes, asked))))
     return activations
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import bt_plugin
 from bt_plugin.cli import main
+from bt_plugin.config.recipe import Recipe
 from bt_plugin.config.recipe_file import load_recipe
 from bt_plugin.errors import RecipeError
 from bt_plugin.planning.cards import CARDS, find_card
@@ -69,17 +70,32 @@ def test_the_range_is_that_of_the_record() -> None:
     assert (round(min(shares), 2), round(max(shares), 2)) == module.ROOFLINE_SHARES
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_largest_micro_batch_fits(count: int) -> None:
-    recipe = step_recipe(optim__accumulation_steps=count, optim__global_batch_size=16 * count, data__backend="native")
-    memory = step_memory(recipe, trace_step(recipe, micro_batch_size=16))
-    assert memory.fixed_gib + 16 * memory.per_image_gib == pytest.approx(memory.total.low)
-    usable_gib = 1.5
-    largest = memory.largest_micro_batch(usable_gib)
-    changed = step_recipe(optim__accumulation_steps=count, optim__global_batch_size=largest * count)
-    at_largest = step_memory(changed, trace_step(changed, micro_batch_size=largest))
-    assert 0.9 * usable_gib < at_largest.total.low - named(at_largest.parts, "loader on the GPU").low < usable_gib
-    assert memory.largest_micro_batch(memory.fixed_gib + memory.per_image_gib) == 0
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "world_size"),
+    [
+        ({}, 1),
+        ({"optim__accumulation_steps": 3}, 1),
+        ({"data__backend": "native", "loss__form": "cross", "model__projector": [64, 2048]}, 1),
+        ({"model__projector": [64, 1024]}, 4),
+    ],
+)
+def test_the_largest_micro_batch_fits_and_one_more_does_not(changes: dict[str, Any], world_size: int) -> None:
+    def recipe_of(micro_batch_size: int) -> Recipe:
+        images = micro_batch_size * world_size * changes.get("optim__accumulation_steps", 1)
+        return step_recipe(**changes, optim__global_batch_size=images)
+
+    def needed_gib(n: int) -> float:
+        return step_memory(recipe_of(n), trace_step(recipe_of(n), micro_batch_size=n, world_size=world_size)).total.low
+
+    gpu = "1.9,100,1000"
+    most = plan_run(recipe_of(4), gpu=gpu, world_size=world_size, num_images=10**6).largest_micro_batch
+    assert most > 40
+    assert needed_gib(most) <= find_card(gpu).usable_gib < needed_gib(most + 1)
+
+
+def test_no_micro_batch_fits() -> None:
+    assert plan_run(step_recipe(), gpu="1,100,1000", num_images=100).largest_micro_batch == 0
 
 
 @pytest.mark.slow
@@ -110,7 +126,7 @@ def test_remedies_are_traced() -> None:
 
 
 def made_step(operations: list[Operation], collectives: list[Collective]) -> TracedStep:
-    return TracedStep(8, 1, {}, {}, {}, 0, 0, operations, collectives, 0, 0)
+    return TracedStep(8, 1, {}, {}, {}, 0, 0, operations, collectives, 0, 0, [], 0)
 
 
 def test_time_by_the_roofline() -> None:

@@ -163,6 +163,30 @@ def test_shards() -> None:
     assert activations <= shards.activation_bytes["backbone"] < activations + 4 * whole.weights
 
 
+def test_shapes_of_whole_tensors_are_no_memory() -> None:
+    # DTensor asks for the shapes of an operation once in a process. No other test has this width.
+    recipe = step_recipe(model__projector=[72, 64], optim__name="lars", optim__global_batch_size=32)
+    first, second = (trace_step(recipe, micro_batch_size=8, world_size=4, fsdp=True) for _ in range(2))
+    assert first.operations == second.operations
+    assert first.peak_bytes == second.peak_bytes
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
+def test_no_operation_needs_real_tensors(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    from torch._subclasses import fake_tensor
+
+    ran = []
+    real = fake_tensor.run_fallback_kernel
+
+    def noted(mode: Any, function: Any, *arguments: Any) -> Any:
+        ran.append(function)
+        return real(mode, function, *arguments)
+
+    monkeypatch.setattr(fake_tensor, "run_fallback_kernel", noted)
+    trace_step(step_recipe(optim__name=optimizer), micro_batch_size=8)
+    assert not ran
+
+
 def test_the_process_is_as_before() -> None:
     environment = dict(os.environ)
     known = dict(PartialState._shared_state)
@@ -206,6 +230,15 @@ def test_a_network_that_reads_values() -> None:
 
     with pytest.raises(RecipeError, match=r"model.backbone: timm/test_resnet cannot be planned.*bt-plugin bench"):
         trace_step(step_recipe(), micro_batch_size=8, build=build)
+    recipe = step_recipe(model__backbone=f"{__name__}:ReadsValues")
+    with pytest.raises(RecipeError, match=r"ReadsValues cannot be planned.*bt-plugin bench"):
+        trace_step(recipe, micro_batch_size=8)
+
+
+def test_images_of_a_size_that_the_network_does_not_take() -> None:
+    recipe = step_recipe(model__backbone="timm/test_vit", views__both__size_px=100)
+    with pytest.raises(RecipeError, match=r"cannot embed views of 100 px .* use the size that it is made for"):
+        trace_step(recipe, micro_batch_size=8)
 
 
 def test_grouped_convolutions() -> None:
