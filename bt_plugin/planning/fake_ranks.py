@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -114,4 +114,18 @@ def unverified() -> Iterator[None]:
         patch.object(ddp, "_verify_param_shape_across_processes", lambda *_, **__: True),
         patch.object(ddp, "_sync_module_states", lambda *_, **__: None),
     ):
+        yield
+
+
+@contextmanager
+def unseen_shapes(unseen: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Let no meter see the whole tensors whose shapes DTensor asks for, once for each operation. No rank has them.
+
+    Args:
+        unseen: Function that returns a function which is not measured.
+    """
+    from torch.distributed.tensor._sharding_prop import ShardingPropagator
+
+    asked = "_propagate_tensor_meta_non_cached"
+    with patch.object(ShardingPropagator, asked, unseen(getattr(ShardingPropagator, asked))):
         yield

@@ -23,7 +23,7 @@ from bt_plugin.loss.barlow_twins import BarlowTwinsLoss
 from bt_plugin.models.barlow_twins import BarlowTwins
 from bt_plugin.models.trial_forward import check_model
 from bt_plugin.planning.fake_model import GpuAutocast, WithoutResults, build_without_memory, fix, make_fake
-from bt_plugin.planning.fake_ranks import fake_rank, unverified
+from bt_plugin.planning.fake_ranks import fake_rank, unseen_shapes, unverified
 from bt_plugin.planning.step_meter import Collective, Operation, StepMeter
 from bt_plugin.runtime import collectives
 from bt_plugin.training.step import TrainStep
@@ -244,11 +244,7 @@ def _follow(hooked: ExitStack, meter: StepMeter, train_step: TrainStep) -> dict[
     for name in ("all_reduce_sum_", "all_gather"):
         hooked.enter_context(patch.object(collectives, name, meter.waiting(getattr(collectives, name))))
     if hasattr(train_step._plain, "reshard"):
-        # For each new operation DTensor asks for the shapes of whole tensors, which no rank has.
-        from torch.distributed.tensor._sharding_prop import ShardingPropagator as Shapes
-
-        asked = "_propagate_tensor_meta_non_cached"
-        hooked.enter_context(patch.object(Shapes, asked, meter.unseen(getattr(Shapes, asked))))
+        hooked.enter_context(unseen_shapes(meter.unseen))
     return activations
 
 
