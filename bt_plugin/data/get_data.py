@@ -48,7 +48,7 @@ def get_data(name: str, folder: str | Path, *, archive: str | Path | None = None
         >>> get_data("cifar10", "data/cifar10")
         True
     """
-    folder = Path(folder).resolve()
+    folder = _resolved(Path(folder))
     if name not in PUBLIC_DATA:
         raise UserError(f"NAME: {name} is not allowed; it must be one of {', '.join(PUBLIC_DATA)}")
     data = PUBLIC_DATA[name]
@@ -78,6 +78,13 @@ def about(data: PublicData) -> str:
     """
     url, _, md5 = data.archive()
     return f"{data.title}: {data.page}\nSource: {url}, md5 {md5}\nTerms: {data.terms}\n"
+
+
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except RuntimeError as error:  # Python up to 3.12. Newer versions leave it to the first access.
+        raise UserError(f"{KEY}: {folder} is a symbolic link to itself; name another folder") from error
 
 
 def _is_there(data: PublicData, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -53,7 +54,16 @@ def fake_rank(run: ProcessOptions, *, world_size: int, fsdp: bool) -> Iterator[A
     ours = _ranks(world_size) if world_size > 1 else {}
     environment = patch.dict(os.environ, {**kept, **ours, **(_FSDP if fsdp else {})}, clear=True)
     mesh = _mesh_of_real_numbers() if fsdp else nullcontext()
-    with environment, _accelerate_forgotten(), process_settings_restored(), _group(world_size), mesh:
+    with (
+        warnings.catch_warnings(),
+        environment,
+        _accelerate_forgotten(),
+        process_settings_restored(),
+        _group(world_size),
+        mesh,
+    ):
+        # Our models change no output of a part in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
         accelerator = build_accelerator(run)
         for state in (AcceleratorState, PartialState):
             # Accelerate names the CPU cpu:0, and fake tensors distinguish it from the CPU.

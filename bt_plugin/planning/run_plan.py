@@ -231,4 +231,7 @@ def _on_card(card: Card, memory: Memory, images_per_s: Quantity, most: int) -> d
         "fits": memory.total.low <= card.usable_gib,
         "largest_micro_batch": most,
         "images_per_s": [images_per_s.low, images_per_s.high],
+        "memory_kind": memory.total.kind,
+        "images_per_s_kind": images_per_s.kind,
+        "images_per_s_source": images_per_s.source,
     }

@@ -27,18 +27,18 @@ def _lines(plan: RunPlan) -> Iterator[str]:
     yield from _section("Memory of a rank", plan.memory)
     yield (
         f"  {'fits' if plan.fits else 'DOES NOT FIT'} in {setup['gpu']['memory_gib']:g} GiB; the largest micro-batch is"
-        f" {plan.largest_micro_batch}"
+        f" {plan.largest_micro_batch} (computed)"
     )
     yield from _section("Time", [*plan.time, *plan.run])
     yield from _section("Data and disk", plan.data)
     yield ""
-    yield "Other GPUs"
+    yield "Other GPUs, with computed micro-batches"
     yield f"  {'GPU':<12} {'GiB':>5}  {'fits':<5} {'micro-batch':>11}  images/s"
     for card in plan.cards:
         low, high = (number(rate) for rate in card["images_per_s"])
         yield (
             f"  {card['gpu']:<12} {card['memory_gib']:>5g}  {'yes' if card['fits'] else 'no':<5}"
-            f" {card['largest_micro_batch']:>11}  {low} to {high}"
+            f" {card['largest_micro_batch']:>11}  {low} to {high} {card['images_per_s_kind']}"
         )
     if plan.advice:
         yield ""

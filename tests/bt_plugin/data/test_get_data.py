@@ -185,6 +185,7 @@ def test_what_cannot_be_written_is_refused_before_the_download(
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_text("mine")
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
     locked = tmp_path / ".locked.partial"
     locked.mkdir()
     lock = RunLock(locked, "DIR")
@@ -192,6 +193,7 @@ def test_what_cannot_be_written_is_refused_before_the_download(
     for folder, rule in (
         ("photos", "DIR: .*photos contains files that are not CIFAR-10 .* does not exist yet"),
         ("file", "DIR: .*file: Not a directory"),
+        ("loop", "DIR: .*loop.* symbolic link"),
         ("locked", r"DIR: .* is being written by process \d+"),
     ):
         with pytest.raises(UserError, match=rule):
@@ -203,5 +205,5 @@ def test_what_cannot_be_written_is_refused_before_the_download(
     with pytest.raises(UserError, match=r"NAME: cifar is not allowed; it must be one of cifar10, cifar100, stl10"):
         get_data("cifar", tmp_path / "new")
     assert len(server.requests()) == requests
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".locked.partial", "file", "photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locked.partial", "file", "loop", "photos"]
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["mine.jpg"]

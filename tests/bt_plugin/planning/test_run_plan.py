@@ -55,6 +55,10 @@ def test_each_number_says_how_it_is_known(plan: RunPlan) -> None:
     assert all(number.source and number.low <= number.high for number in numbers)
     total = named(plan.memory, "total").low
     assert total == pytest.approx(sum(number.low for number in plan.memory[:-2]))
+    assert all(card["memory_kind"] == "computed" and card["images_per_s_source"] for card in plan.cards)
+    (same,) = [card for card in plan.cards if card["gpu"] == "h100"]
+    speed = named(plan.time, "speed")
+    assert (same["images_per_s"], same["images_per_s_kind"]) == ([speed.low, speed.high], speed.kind)
     # A record that is named exists.
     text = json.dumps(plan.to_dict())
     for record in ("2026-11-23_loader_stages.json", "2026-11-29_plan.json"):

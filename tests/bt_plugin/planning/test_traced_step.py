@@ -163,6 +163,7 @@ def test_shards() -> None:
     assert activations <= shards.activation_bytes["backbone"] < activations + 4 * whole.weights
 
 
+@pytest.mark.filterwarnings("error:FSDP2-wrapped module")
 def test_shapes_of_whole_tensors_are_no_memory() -> None:
     # DTensor asks for the shapes of an operation once in a process. No other test has this width.
     recipe = step_recipe(model__projector=[72, 64], optim__name="lars", optim__global_batch_size=32)
