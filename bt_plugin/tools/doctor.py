@@ -149,8 +149,7 @@ def _devices() -> Iterator[Finding]:
         if driver is None:
             yield Finding("warning", "no GPU: runs train on the CPU", "the CPU is only fast enough for trials")
         else:
-            remedy = f"torch is built for CUDA {torch.version.cuda}. Install a newer driver, or torch for an older CUDA"
-            yield Finding("error", f"NVIDIA driver {driver}, but torch sees no GPU", remedy)
+            yield Finding("error", f"NVIDIA driver {driver}, but torch sees no GPU", _other_torch())
         return
     for number in range(torch.cuda.device_count()):
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(number))
@@ -162,6 +161,15 @@ def _devices() -> Iterator[Finding]:
             else Finding("warning", what, "other programs use the rest. Find them with nvidia-smi")
         )
     yield _dali(driver)
+
+
+def _other_torch() -> str:
+    """Return what to install where torch sees no GPU in spite of a driver."""
+    cuda = torch.version.cuda
+    if cuda is None:
+        return "this torch is built without CUDA. Install the one that https://pytorch.org names for the driver"
+    older = ", or pip install 'bt-plugin[cuda12]'" if cuda.startswith("13.") else ""
+    return f"this torch is built for CUDA {cuda}. Install a newer driver{older}"
 
 
 def _driver() -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from bt_plugin.cli import main
@@ -114,6 +115,22 @@ def test_dalis_wheel_beside_the_driver(
     finding = doctor._dali(driver)
     assert finding.level == level
     assert said in f"{finding.what}; {finding.remedy}"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "said"),
+    [
+        ("13.0", "this torch is built for CUDA 13.0. Install a newer driver, or pip install 'bt-plugin[cuda12]'"),
+        ("12.8", "this torch is built for CUDA 12.8. Install a newer driver"),
+        (None, "this torch is built without CUDA. Install the one that https://pytorch.org names for the driver"),
+    ],
+)
+def test_a_torch_that_sees_no_gpu(monkeypatch: pytest.MonkeyPatch, cuda: str | None, said: str) -> None:
+    monkeypatch.setattr(doctor, "_driver", lambda: "570.10")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    (finding,) = doctor._devices()
+    assert finding == ("error", "NVIDIA driver 570.10, but torch sees no GPU", said)
 
 
 @pytest.mark.slow
