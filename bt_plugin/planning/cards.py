@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import NamedTuple
 
 from bt_plugin.errors import RecipeError
 
 # Part of the memory of the data sheet that the driver reports.
 USABLE_SHARE = 0.985
-_TRAILING = ("GB", "GIB")
+# Words in the names of nvidia-smi that do not distinguish two GPUs here.
+_COMMON = re.compile(r"nvidia|tesla|geforce|rtx|sxm\d?|hbm\d?e?")
+_SIZE = re.compile(r"(\d+)(gb|gib)?")
 
 
 class Card(NamedTuple):
@@ -75,8 +78,8 @@ def find_card(text: str) -> Card:
     """Return the GPU of a name, or of its numbers.
 
     Args:
-        text: A name of CARDS, with or without the size of its memory (a100-80GB), or "GiB,TFLOPS,GBPS": memory in GiB,
-            peak in bf16 in TFLOP/s, and bandwidth of the memory in GB/s.
+        text: A name of CARDS or of nvidia-smi, with or without the size of its memory, or "GiB,TFLOPS,GBPS": memory in
+            GiB, peak in bf16 in TFLOP/s, and bandwidth of the memory in GB/s.
 
     Raises:
         RecipeError: If it is neither.
@@ -84,19 +87,16 @@ def find_card(text: str) -> Card:
     Examples:
         >>> find_card("h100").memory_gib
         80
+        >>> find_card("NVIDIA A100-SXM4-40GB").name
+        'a100-40'
         >>> find_card("24,165,1008").low_tflops
         165.0
     """
     if "," in text:
         return _custom(text)
-    name = text.strip().lower().replace("_", "-").replace(" ", "-").removeprefix("nvidia-").removeprefix("rtx-")
-    name = {"a6000": "rtx-a6000"}.get(name, name)
-    for ending in _TRAILING:
-        name = name.removesuffix(ending.lower())
-    if name in CARDS:
-        return CARDS[name]
+    name, gib = _name_and_gib(text)
     for card in CARDS.values():
-        if name == f"{card.name}-{card.memory_gib:.0f}":
+        if name == _name_and_gib(card.name)[0] and gib in (None, card.memory_gib):
             return card
     near = difflib.get_close_matches(name, CARDS, n=1)
     raise RecipeError(
@@ -104,6 +104,13 @@ def find_card(text: str) -> Card:
         " its numbers as GiB,TFLOPS,GBPS: memory in GiB, peak in bf16 in TFLOP/s, bandwidth of the memory in GB/s, such"
         " as 80,989,3350"
     )
+
+
+def _name_and_gib(text: str) -> tuple[str, int | None]:
+    """Return the words that name a GPU, and the size of its memory if the text has it."""
+    first, *others = [word for word in re.findall(r"[a-z0-9]+", text.lower()) if not _COMMON.fullmatch(word)] or [""]
+    sizes = [int(size[1]) for size in map(_SIZE.fullmatch, others) if size]
+    return "-".join([first, *(word for word in others if not _SIZE.fullmatch(word))]), sizes[0] if sizes else None
 
 
 def _custom(text: str) -> Card:

@@ -39,9 +39,11 @@ def images_of(recipe: Recipe, num_images: int | None) -> Images:
         RecipeError: If there are fewer images than one global batch.
     """
     if num_images is not None:
-        if num_images < 1:
-            raise RecipeError(f"--num-images: {num_images} is not allowed; it must be at least 1")
-        recipe.steps_per_epoch(num_images)
+        if num_images < recipe.optim.global_batch_size:
+            raise RecipeError(
+                f"--num-images: {num_images} is not allowed; it must be at least optim.global_batch_size, which is"
+                f" {recipe.optim.global_batch_size}"
+            )
         return Images(num_images, None, [])
     try:
         train, _ = open_sources(recipe)

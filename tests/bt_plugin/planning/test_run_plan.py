@@ -162,9 +162,25 @@ def test_collectives_by_the_model_of_the_cluster() -> None:
         assert time.communication.low == time.communication.high > 0
 
 
-@pytest.mark.parametrize("name", ["h100", "H100", "nvidia-h100", "A100-80GB", "a100-40GB", "RTX A6000", "rtx-4090"])
-def test_names_of_cards(name: str) -> None:
-    assert find_card(name).name in CARDS
+@pytest.mark.parametrize(
+    ("names", "card"),
+    [
+        (("h100", "H100", "nvidia-h100", "NVIDIA H100 80GB HBM3"), "h100"),
+        (("h100_pcie", "NVIDIA H100 PCIe"), "h100-pcie"),
+        (("a100-80", "A100-80GB", "NVIDIA A100-SXM4-80GB"), "a100"),
+        (("a100-40GB", "NVIDIA A100-SXM4-40GB"), "a100-40"),
+        (("a6000", "RTX A6000", "NVIDIA RTX A6000"), "rtx-a6000"),
+        (("4090", "rtx-4090", "NVIDIA GeForce RTX 4090", "4090 24GB"), "4090"),
+        (("Tesla V100-SXM2-32GB",), "v100"),
+        (("Tesla T4",), "t4"),
+    ],
+)
+def test_names_of_cards(names: tuple[str, ...], card: str) -> None:
+    assert [find_card(name).name for name in names] == [card] * len(names)
+
+
+def test_each_card_has_its_own_name() -> None:
+    assert all(find_card(name) is card for name, card in CARDS.items())
 
 
 def test_ecc_takes_a_sixteenth_of_memory_that_has_no_bits_for_it() -> None:
@@ -181,6 +197,9 @@ def test_ecc_takes_a_sixteenth_of_memory_that_has_no_bits_for_it() -> None:
             "h101",
             r"--gpu: h101 is not known, did you mean h100\? use one of b200, .* or its numbers as GiB,TFLOPS,GBPS",
         ),
+        ("NVIDIA H100 NVL", r"--gpu: NVIDIA H100 NVL is not known, did you mean h100\?"),
+        ("Tesla V100-SXM2-16GB", r"is not known, did you mean v100\?"),
+        ("NVIDIA", r"--gpu: NVIDIA is not known; use one of b200"),
         ("80,989", r"--gpu: 80,989 is not allowed; it must be three positive numbers"),
         ("80,-1,3350", r"--gpu: 80,-1,3350 is not allowed"),
         ("80,nan,3350", r"--gpu: 80,nan,3350 is not allowed"),
@@ -199,7 +218,7 @@ def test_unknown_cards(gpu: str, said: str) -> None:
         ({"world_size": 4, "nodes": 3}, "--nodes: 3 is not allowed with --world-size 4"),
         ({"fsdp": True}, "--fsdp: is not allowed with --world-size 1"),
         ({"num_images": 0}, "--num-images: 0 is not allowed"),
-        ({"num_images": 4}, "optim.global_batch_size: 8 is more than the 4 images"),
+        ({"num_images": 4}, "--num-images: 4 is not allowed; it must be at least optim.global_batch_size, which is 8"),
     ],
 )
 def test_what_cannot_be_planned(options: dict[str, Any], said: str) -> None:
