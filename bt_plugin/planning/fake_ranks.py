@@ -91,6 +91,8 @@ def _group(world_size: int) -> Iterator[None]:
     if world_size == 1:
         yield
         return
+    # torch up to 2.10 knows the shapes of collectives only after this import.
+    import torch.distributed._tools.fake_collectives  # noqa: F401
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
