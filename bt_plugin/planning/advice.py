@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from bt_plugin.config.recipe import Recipe
 from bt_plugin.errors import UserError
 from bt_plugin.planning.memory import CONTEXT_GIB, Memory
+from bt_plugin.planning.step_tracer import StepTracer
 
-Measure = Callable[[Recipe], Memory]
 # Numbers of micro-batches that are tried.
 _MOST_TRIALS = 3
 
@@ -34,39 +33,23 @@ class _Remedy(NamedTuple):
         return f"Set {self.keys}, which {self.cost}. It then needs {self.needed_gib:.1f} GiB, and {verdict}."
 
 
-def advice(
-    recipe: Recipe,
-    memory: Memory,
-    *,
-    most: int,
-    usable_gib: float,
-    world_size: int,
-    fsdp: bool,
-    measure: Measure,
-    largest: Callable[[Recipe], int],
-) -> list[str]:
+def advice(recipe: Recipe, memory: Memory, tracer: StepTracer, *, most: int) -> list[str]:
     """Return what to change, one sentence each, the cheapest first. Nothing if the step fits.
 
     Args:
         recipe: Recipe of the run.
         memory: Memory of its step.
+        tracer: Tracer of changed steps.
         most: Most images of one forward pass that fit.
-        usable_gib: Memory of the GPU that can be used, in GiB.
-        world_size: Number of ranks.
-        fsdp: Whether the ranks shard the weights.
-        measure: Function that returns the memory of a changed recipe.
-        largest: Function that returns the most images of one forward pass that fit with a changed recipe.
     """
+    usable_gib = tracer.usable_gib
     if memory.total.low <= usable_gib:
         return []
-    accumulated = partial(_accumulated, usable_gib=usable_gib, world_size=world_size, measure=measure)
-    remedies = list(
-        _remedies(recipe, most=most, usable_gib=usable_gib, measure=measure, largest=largest, accumulated=accumulated)
-    )
+    remedies = list(_remedies(recipe, tracer, most))
     found = [f"The step does not fit: it needs {memory.total.low:.1f} GiB of {usable_gib:.1f}."]
     found += [remedy.said(usable_gib) for remedy in remedies]
     state_gib = memory.fixed_gib - CONTEXT_GIB
-    if state_gib > usable_gib / 2 and not fsdp:
+    if state_gib > usable_gib / 2 and not tracer.fsdp:
         found.append(
             f"Weights, gradients and the optimizer's state alone need {state_gib:.1f} GiB. Shard them: plan with"
             " --fsdp and more ranks, and launch with recipes/accelerate/fsdp.yaml."
@@ -78,34 +61,26 @@ def advice(
     return found
 
 
-def _remedies(
-    recipe: Recipe,
-    *,
-    most: int,
-    usable_gib: float,
-    measure: Measure,
-    largest: Callable[[Recipe], int],
-    accumulated: Callable[[Recipe, list[str], int], Iterator[_Remedy]],
-) -> Iterator[_Remedy]:
+def _remedies(recipe: Recipe, tracer: StepTracer, most: int) -> Iterator[_Remedy]:
     """Yield each remedy alone, and all together if none fits."""
     together, keys = recipe, []
     fits = False
     for key, cost, changed in _changes(recipe):
         try:
-            remedy = _Remedy(key, cost, measure(changed(recipe)).total.low)
+            remedy = _Remedy(key, cost, tracer.memory(changed(recipe)).total.low)
         except UserError:
             continue  # such as activation checkpointing of a network without blocks
         yield remedy
-        together, fits = changed(together), fits or remedy.needed_gib <= usable_gib
+        together, fits = changed(together), fits or remedy.needed_gib <= tracer.usable_gib
         keys.append(key)
-    for remedy in accumulated(recipe, [], most):
+    for remedy in _accumulated(recipe, tracer, most):
         yield remedy
-        fits = fits or remedy.needed_gib <= usable_gib
+        fits = fits or remedy.needed_gib <= tracer.usable_gib
     if not fits and keys:
-        needed_gib = measure(together).total.low
+        needed_gib = tracer.memory(together).total.low
         yield _Remedy(" and ".join(keys), "costs what each of them costs", needed_gib)
-        if needed_gib > usable_gib:
-            yield from accumulated(together, keys, largest(together))
+        if needed_gib > tracer.usable_gib:
+            yield from _accumulated(together, tracer, tracer.largest_micro_batch(together), keys)
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[str, str, Callable[[Recipe], Recipe]]]:
@@ -119,19 +94,17 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, str, Callable[[Recipe], Reci
         )
 
 
-def _accumulated(
-    recipe: Recipe, keys: list[str], most: int, *, usable_gib: float, world_size: int, measure: Measure
-) -> Iterator[_Remedy]:
-    """Yield the fewest micro-batches that fit, or the last that were tried."""
-    per_rank = recipe.optim.global_batch_size // world_size
+def _accumulated(recipe: Recipe, tracer: StepTracer, most: int, keys: Sequence[str] = ()) -> Iterator[_Remedy]:
+    """Yield the fewest micro-batches that fit, or the last that were tried. The keys are changed already."""
+    per_rank = recipe.optim.global_batch_size // tracer.world_size
     steps = range(recipe.optim.accumulation_steps + 1, per_rank // 2 + 1)
     candidates = (count for count in steps if per_rank % count == 0 and per_rank // count <= most)
     remedy = None
     for count in islice(candidates, _MOST_TRIALS):
-        needed_gib = measure(_changed(recipe, "optim", accumulation_steps=count)).total.low
+        needed_gib = tracer.memory(_changed(recipe, "optim", accumulation_steps=count)).total.low
         chosen = " and ".join([*keys, f"optim.accumulation_steps={count}"])
         remedy = _Remedy(chosen, "costs a second forward pass, about a third more time", needed_gib)
-        if needed_gib <= usable_gib:
+        if needed_gib <= tracer.usable_gib:
             break
     if remedy is not None:
         yield remedy

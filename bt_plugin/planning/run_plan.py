@@ -17,16 +17,14 @@ from bt_plugin.planning.advice import advice
 from bt_plugin.planning.cards import CARDS, Card, find_card
 from bt_plugin.planning.demand import disk_demand, loader_demand
 from bt_plugin.planning.images import images_of
-from bt_plugin.planning.largest_batch import largest_micro_batch, with_loss_of
+from bt_plugin.planning.largest_batch import largest_micro_batch
 from bt_plugin.planning.memory import Memory, step_memory
 from bt_plugin.planning.quantity import Quantity, quantity
 from bt_plugin.planning.step_time import step_time
-from bt_plugin.planning.traced_step import TracedStep, trace_loss, trace_step
+from bt_plugin.planning.step_tracer import StepTracer
 
 GPUS_PER_NODE = 8
 _MOST_RANKS = 2**14
-# Images for which the loss is traced, which takes time for each block of them. Beyond, its memory grows evenly.
-_MOST_OF_LOSS = 2**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,37 +93,18 @@ def plan_run(
     recipe = _with_precision(recipe)
     images = images_of(recipe, num_images)
 
-    def traced(changed: Recipe, *, times: int = 1) -> TracedStep:
-        size = times * changed.batch_size_per_rank(world_size) // changed.optim.accumulation_steps
-        return trace_step(changed, micro_batch_size=size, world_size=world_size, fsdp=fsdp, build=build)
-
-    def measured(changed: Recipe) -> Memory:
-        return step_memory(changed, traced(changed))
-
-    def growing(changed: Recipe) -> tuple[TracedStep, TracedStep]:
-        """Return the step with two micro-batches: with the recipe's, and with a larger one."""
-        step, larger = traced(changed), traced(changed, times=2)
-        most = largest_micro_batch(changed, step, larger, usable_gib=usable_gib)
-        size = min(most, _MOST_OF_LOSS)
-        if size <= step.micro_batch_size:
-            return step, larger
-        of_loss = trace_loss(changed, micro_batch_size=size, world_size=world_size)
-        return step, with_loss_of(step, larger, micro_batch_size=size, loss_bytes=of_loss)
-
-    def largest(changed: Recipe) -> int:
-        return largest_micro_batch(changed, *growing(changed), usable_gib=usable_gib)
-
-    usable_gib = card.usable_gib
-    step, larger = growing(recipe)
+    tracer = StepTracer(usable_gib=card.usable_gib, world_size=world_size, fsdp=fsdp, build=build)
+    step, larger = tracer.two_sizes(recipe)
     memory = step_memory(recipe, step)
     most = partial(largest_micro_batch, recipe, step, larger)
+    largest = most(usable_gib=card.usable_gib)
     timed = partial(step_time, recipe, step, world_size=world_size, gpus_per_node=gpus_per_node)
     time = timed(card)
     return RunPlan(
         setup=_setup(recipe, card, world_size=world_size, gpus_per_node=gpus_per_node, fsdp=fsdp, micro=micro_batch),
         memory=[*memory.parts, memory.total, memory.allocated],
-        fits=memory.total.low <= usable_gib,
-        largest_micro_batch=most(usable_gib=usable_gib),
+        fits=memory.total.low <= card.usable_gib,
+        largest_micro_batch=largest,
         time=list(time),
         run=_whole_run(recipe, time.images_per_s, images.number, world_size=world_size),
         data=[
@@ -133,16 +112,7 @@ def plan_run(
             *disk_demand(recipe, step),
         ],
         advice=[
-            *advice(
-                recipe,
-                memory,
-                most=most(usable_gib=usable_gib),
-                usable_gib=usable_gib,
-                world_size=world_size,
-                fsdp=fsdp,
-                measure=measured,
-                largest=largest,
-            ),
+            *advice(recipe, memory, tracer, most=largest),
             *images.notes,
             *(
                 ["The step was planned without run.compile, which needs less time and memory."]
