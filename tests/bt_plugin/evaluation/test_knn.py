@@ -118,7 +118,7 @@ def recipe_of(data: Path, **options: int) -> Recipe:
 
 
 def scores_of_rank(rank: int, data: Path) -> dict[str, dict[str, float] | None]:
-    """Of a trained network whose BatchNorm has the data's statistics on rank 0 and nonsense on the others."""
+    """Return the accuracies of a network whose BatchNorm has the statistics of the data on rank 0 only."""
     recipe = recipe_of(data)
     train, val = image_folder(data / "train"), image_folder(data / "val")
     cpu = torch.device("cpu")
