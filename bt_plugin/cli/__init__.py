@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from io import TextIOWrapper
+from itertools import pairwise
 
 from bt_plugin.cli import (
     bench,
@@ -77,7 +78,12 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     log_to_stderr()
     parser = build_parser()
-    parsed, late = parser.parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    for before, word in pairwise(["bt-plugin", *words]):
+        # The prefix of keys can be empty. An empty path would mean the working directory.
+        if not word and before != "--prefix":
+            parser.error(f"the argument after {before} is empty; check that the shell variable in its place is set")
+    parsed, late = parser.parse_known_args(words)
     # argparse itself accepts no overrides after an option.
     if late and (any(each.startswith("-") for each in late) or not hasattr(parsed, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(late)}")

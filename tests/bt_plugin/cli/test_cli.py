@@ -43,6 +43,26 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"bt-plugin {bt_plugin.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        (["get", "cifar10", ""], "cifar10"),
+        (["report", ""], "report"),
+        (["scan", "data", "-o", ""], "-o"),
+        (["check", "quickstart", ""], "quickstart"),
+        ([""], "bt-plugin"),
+    ],
+)
+def test_an_empty_argument_is_not_the_working_directory(
+    words: list[str], before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"the argument after {before} is empty; check that the shell variable" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_mistakes_are_found_without_importing_torch() -> None:
     program = "import sys, bt_plugin.cli; bt_plugin.cli.main(['check', 'x']); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
