@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     for before, word in pairwise(["bt-plugin", *words]):
         # The prefix of keys can be empty. An empty path would mean the working directory.
         if not word and before != "--prefix":
-            parser.error(f"the argument after {before} is empty; check that the shell variable in its place is set")
+            parser.error(f"the argument after {before} is empty; check that its shell variable is set")
     parsed, late = parser.parse_known_args(words)
     # argparse itself accepts no overrides after an option.
     if late and (any(each.startswith("-") for each in late) or not hasattr(parsed, "overrides")):

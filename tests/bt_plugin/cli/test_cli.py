@@ -59,7 +59,7 @@ def test_an_empty_argument_is_not_the_working_directory(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(words)
-    assert f"the argument after {before} is empty; check that the shell variable" in capsys.readouterr().err
+    assert f"the argument after {before} is empty; check that its shell variable is set" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
