@@ -25,11 +25,29 @@ _RECORDS = (
     *("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING", "TensorProperties", "TensorStorageMetadata"),
     *("BytesStorageMetadata", "StorageMeta", "Metadata", "MetadataIndex"),
 )
+
+
+def _refusal(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"it names {name}, which checkpoints of bt-plugin never contain. No code was run. Do not load this file with"
+        " other programs"
+    )
+
+
+def _memory_format(encoding: Any, name: Any) -> Any:
+    """Stand for `getattr`, with which Python 3.11.0 to 3.11.3 pickle an enum's members. It looks up nothing else."""
+    members = metadata._MEM_FORMAT_ENCODING.__members__
+    if encoding is not metadata._MEM_FORMAT_ENCODING or not isinstance(name, str) or name not in members:
+        raise _refusal("builtins.getattr")
+    return members[name]
+
+
 _METADATA_NAMES: dict[str, Any] = {
     **{f"{metadata.__name__}.{name}": getattr(metadata, name) for name in _RECORDS},
     **{f"{filesystem.__name__}.{name}": getattr(filesystem, name) for name in ("_StorageInfo", "_StoragePrefix")},
     "torch.serialization._get_layout": _get_layout,
     "torch.Size": torch.Size,
+    "builtins.getattr": _memory_format,
     # The folder's path, which is not used. Its name depends on the version of Python.
     **dict.fromkeys(("pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.WindowsPath"), lambda *parts: parts),
     **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
@@ -50,10 +68,7 @@ def read_allowed(content: bytes, allowed: Mapping[str, Any]) -> Any:
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             if f"{module}.{name}" not in allowed:
-                raise CheckpointError(
-                    f"it names {module}.{name}, which checkpoints of bt-plugin never contain. No code was run. Do not"
-                    " load this file with other programs"
-                )
+                raise _refusal(f"{module}.{name}")
             return allowed[f"{module}.{name}"]
 
     try:

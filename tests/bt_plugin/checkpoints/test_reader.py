@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.checkpoint import metadata
 
 from bt_plugin.checkpoints.folder import check_undamaged, damage_of, read_metadata
 from bt_plugin.checkpoints.random_states import from_pickle, random_states, set_random_states
@@ -48,6 +50,7 @@ def attacks(sentinel: Path) -> dict[str, Any]:
         "os.system": Calls(os.system, f"touch {sentinel}"),
         "os.mkdir": Calls(os.mkdir, str(sentinel)),
         "getattr": Calls(getattr, "text", "upper"),
+        "getattr of a record": Calls(getattr, metadata._MEM_FORMAT_ENCODING, "mro"),
         "inside of torch": Calls(torch.storage._load_from_bytes, nested.getvalue()),
         "torch.load": Calls(torch.load, io.BytesIO(nested.getvalue())),
     }
@@ -80,6 +83,23 @@ def test_metadata_that_calls_anything_is_refused_and_not_run(whole: Path, tmp_pa
     with pytest.raises(CheckpointError, match=r"\.metadata cannot be read: it names \S+, which"):
         restored(bad)
     assert not sentinel.exists()
+
+
+class PicklerOfPython3112(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def test_a_checkpoint_of_python_3_11_2_is_read(whole: Path, tmp_path: Path) -> None:
+    """Its enums name getattr, as Debian 12's Python 3.11.2 writes them."""
+    copy, content = copied(whole, tmp_path), io.BytesIO()
+    PicklerOfPython3112(content).dump(pickle.loads((whole / ".metadata").read_bytes()))
+    assert b"getattr" in content.getvalue()
+    (copy / ".metadata").write_bytes(content.getvalue())
+    metadata_of = CheckpointReader(copy).read_metadata()
+    assert metadata_of.state_dict_metadata == CheckpointReader(whole).read_metadata().state_dict_metadata
+    for name, tensor in restored(whole).state_dict().items():
+        torch.testing.assert_close(restored(copy, with_random_states=False).state_dict()[name], tensor, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("attack", attacks(Path("none")))
