@@ -31,7 +31,8 @@ def write(exported: Exported, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"--to onnx needs {error.name or 'packages that can be imported'}. Run pip install onnx onnxscript onnxruntime, or 'bt-plugin[export]'"
+            f"--to onnx cannot import {error.name or error}. Run pip install onnx onnxscript onnxruntime, or"
+            " 'bt-plugin[export]'"
         ) from error
 
     module = exported.module()
