@@ -249,8 +249,8 @@ def test_the_command(run18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("to", "package", "remedy"),
     [
-        ("onnx", "onnxruntime", "needs onnxruntime. Run pip install onnx onnxscript onnxruntime"),
-        ("onnx", "onnxscript", "needs onnxscript. Run pip install"),
+        ("onnx", "onnxruntime", "cannot import onnxruntime. Run pip install onnx onnxscript onnxruntime"),
+        ("onnx", "onnxscript", "cannot import onnxscript. Run pip install"),
         ("timm", "timm", "pip install timm"),
     ],
 )
