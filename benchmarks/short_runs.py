@@ -1,6 +1,6 @@
 """Keep the results of short runs on a CPU: the commands `On a CPU` in the headers of recipes, after they have ended.
 
-python benchmarks/short_runs.py runs/imagenette_resnet18 --images "JPEG copies of 224 x 268 px"
+python benchmarks/short_runs.py runs/imagenette_resnet18 --images "JPEG copies of 224 x 224 px"
 
 A run whose settings are not those of its recipe's command is refused.
 """
